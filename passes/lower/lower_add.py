@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lower an Add of two quantized tensors, with its Relu or Clip and requantization, to QAdd.
+
+Before:
+    { y = Add (DequantizeLinear (a_codes), DequantizeLinear (b_codes))   r = Relu (y)   r_codes = QuantizeLinear (r) }
+After:
+    { r_codes = com.qcompile.QAdd (a_codes, b_codes) }
+Refuses: an input or the output is not quantized.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from qcompile.graph import remove_dead, replace
+from qcompile.passes.lower.lowered import op, remember
+from qcompile.passes.lower.qdq import End, Static, end_of, static_of
+from qcompile.passes.rewrite import NodePass
+
+
+class LowerAdd(NodePass):
+    """Residual sums."""
+
+    stage = "lower"
+    op_types = ("Add",)
+
+    def match(self, node: ir.Node) -> tuple[Static, Static, End] | str | None:
+        """Both inputs' codes and where the sum becomes codes."""
+        a, b = static_of(node.inputs[0]), static_of(node.inputs[1])
+        if a is None and b is None:
+            return None
+        if a is None or b is None:
+            return "one of its inputs is not quantized"
+        end = end_of(node.outputs[0])
+        return (a, b, end) if end is not None else "its output does not become codes"
+
+    def rewrite(self, node: ir.Node, found: tuple[Static, Static, End]) -> None:
+        """QAdd in place of all that fuses."""
+        a, b, end = found
+        graph = node.graph
+        assert isinstance(graph, ir.Graph)
+        attributes = {
+            "a_multiplier": float(np.float32(a.scale / end.scale)),
+            "b_multiplier": float(np.float32(b.scale / end.scale)),
+            "a_zero_point": a.zero_point,
+            "b_zero_point": b.zero_point,
+            "y_zero_point": end.zero_point,
+            "y_min": end.y_min,
+            "y_max": end.y_max,
+        }
+        out = end.codes
+        name = out.name or ""
+        add = op(
+            "QAdd",
+            [a.codes, b.codes],
+            node.name or "",
+            f"{name}_sum",
+            ir.DataType.UINT8,
+            **attributes,
+        )
+        remember(add, [a.codes, b.codes], end)
+        add.outputs[0].shape = out.shape
+        add.outputs[0].metadata_props.update(out.metadata_props)
+        graph.insert_after(end.passed[-1], add)
+        replace(out, add.outputs[0])
+        remove_dead(graph, [node, *end.passed])
+        add.outputs[0].name = name

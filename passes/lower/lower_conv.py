@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lower a quantized 2-D Conv, with its bias, Relu or Clip and requantization, to QConv between NHWC transposes.
+
+Before:
+    { y = Conv (DequantizeLinear (x_codes), w_dequantized, b_dequantized)   r = Relu (y)   r_codes = QuantizeLinear (r) }
+After:
+    { x_nhwc = Transpose (x_codes)   r_nhwc = com.qcompile.QConv (x_nhwc, w_codes, b_codes, multiplier)
+      r_codes = Transpose (r_nhwc) }
+Refuses: a static Conv whose output does not become codes.
+
+A dynamic Conv takes and gives floats and quantizes each sample inside.
+"""
+
+from typing import Any
+
+import onnx_ir as ir
+
+from qcompile.graph import attribute, input_of, only_consumer, remove_dead, replace
+from qcompile.passes.lower.lowered import (
+    TO_NCHW,
+    TO_NHWC,
+    block_scales,
+    clip_attributes,
+    matrix_codes,
+    op,
+    output_multiplier,
+    permuted,
+    remember,
+    static_attributes,
+    transpose,
+    weight_attributes,
+)
+from qcompile.passes.lower.qdq import (
+    Dynamic,
+    End,
+    Static,
+    Weight,
+    bounds_of,
+    dynamic_of,
+    end_of,
+    static_of,
+    weight_codes_of,
+)
+from qcompile.passes.rewrite import NodePass
+from qcompile.products import is_relu
+
+
+class LowerConv(NodePass):
+    """Static and dynamic activations."""
+
+    stage = "lower"
+    op_types = ("Conv",)
+
+    def match(self, node: ir.Node) -> tuple[Weight, Static | Dynamic, End | None] | str | None:
+        """The weight, the activations, and where the output becomes codes."""
+        weight = weight_codes_of(node.inputs[1])
+        if weight is None:
+            return None
+        dynamic = dynamic_of(node.inputs[0])
+        if dynamic is not None:
+            return weight, dynamic, None
+        static, end = static_of(node.inputs[0]), end_of(node.outputs[0])
+        if static is None or end is None:
+            return "its activations are not quantized on both sides"
+        return weight, static, end
+
+    def rewrite(self, node: ir.Node, found: tuple[Weight, Static | Dynamic, End | None]) -> None:
+        """QConv between two transposes."""
+        weight, activation, end = found
+        if isinstance(activation, Static):
+            assert end is not None
+            self._static(node, weight, activation, end)
+        else:
+            self._dynamic(node, weight, activation)
+
+    def _static(self, node: ir.Node, weight: Weight, static: Static, end: End) -> None:
+        graph = node.graph
+        assert isinstance(graph, ir.Graph)
+        codes, n, k = matrix_codes(graph, weight)
+        bias = input_of(node, 2)
+        bias_back = bias.producer() if bias is not None else None
+        inputs = [
+            codes,
+            bias_back.inputs[0] if bias_back is not None else None,
+            output_multiplier(graph, node.outputs[0].name or "", static, weight, end, n),
+        ]
+        attributes = weight_attributes(weight, n, k, has_scale=False)
+        attributes |= static_attributes(static, end) | conv_attributes(node)
+        self._place(node, static.codes, inputs, end.codes, list(end.passed), attributes, end)
+
+    def _dynamic(self, node: ir.Node, weight: Weight, dynamic: Dynamic) -> None:
+        graph = node.graph
+        assert isinstance(graph, ir.Graph)
+        codes, n, k = matrix_codes(graph, weight)
+        attributes = weight_attributes(weight, n, k, has_scale=True) | conv_attributes(node)
+        attributes |= {"activation": "dynamic", "activation_bits": dynamic.bits}
+        out, passed = node.outputs[0], []
+        follower = only_consumer(out)
+        if follower is not None and is_relu(follower):
+            attributes |= clip_attributes(bounds_of(follower))
+            passed, out = [follower], follower.outputs[0]
+        inputs = [codes, input_of(node, 2), None, *block_scales(graph, weight, n)]
+        self._place(node, dynamic.source, inputs, out, passed, attributes, None)
+
+    def _place(
+        self,
+        node: ir.Node,
+        x: ir.Value,
+        inputs: list[ir.Value | None],
+        out: ir.Value,
+        passed: list[ir.Node],
+        attributes: dict[str, Any],
+        end: End | None,
+    ) -> None:
+        graph = node.graph
+        assert isinstance(graph, ir.Graph) and out.dtype is not None
+        before = transpose(x, TO_NHWC, f"{node.outputs[0].name}_x_nhwc")
+        conv = op(
+            "QConv",
+            [before.outputs[0], *inputs],
+            node.name or "",
+            f"{out.name}_nhwc",
+            out.dtype,
+            **attributes,
+        )
+        if end is not None:
+            remember(conv, [x], end)
+        conv.outputs[0].shape = permuted(node.outputs[0].shape, TO_NHWC)
+        conv.outputs[0].metadata_props.update(out.metadata_props)
+        after = transpose(conv.outputs[0], TO_NCHW, f"{out.name}_nchw")
+        graph.insert_after(passed[-1] if passed else node, [before, conv, after])
+        name = out.name
+        replace(out, after.outputs[0])
+        remove_dead(graph, [node, *passed])
+        after.outputs[0].name = name
+
+
+def conv_attributes(node: ir.Node) -> dict[str, Any]:
+    """The window and the groups."""
+    dims = [int(d) for d in node.inputs[1].shape or ()]  # type: ignore[union-attr, arg-type]
+    return {
+        "kernel_shape": dims[2:],
+        "strides": list(attribute(node, "strides", (1, 1))),
+        "pads": list(attribute(node, "pads", (0, 0, 0, 0))),
+        "dilations": list(attribute(node, "dilations", (1, 1))),
+        "group": int(attribute(node, "group", 1)),
+    }

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lower a Gather of rows of a quantized table to QGather.
+
+Before:
+    { y = Gather (w_dequantized, indices) }
+After:
+    { y = com.qcompile.QGather (indices, w_codes, , , w_scale, w_zero_point) }
+Refuses: indices that are not int64 (they are cast).
+"""
+
+import onnx_ir as ir
+
+from qcompile.graph import new_node, remove_dead, replace
+from qcompile.passes.lower.lowered import block_scales, matrix_codes, op, weight_attributes
+from qcompile.passes.lower.qdq import Weight, weight_codes_of
+from qcompile.passes.rewrite import NodePass
+
+
+class LowerGather(NodePass):
+    """Embeddings."""
+
+    stage = "lower"
+    op_types = ("Gather",)
+
+    def match(self, node: ir.Node) -> Weight | None:
+        """The table."""
+        return weight_codes_of(node.inputs[0])
+
+    def rewrite(self, node: ir.Node, found: Weight) -> None:
+        """QGather in its place; other index types are cast first."""
+        graph, indices = node.graph, node.inputs[1]
+        assert isinstance(graph, ir.Graph) and indices is not None
+        inserted: list[ir.Node] = []
+        if indices.dtype != ir.DataType.INT64:
+            int64 = ir.DataType.INT64
+            name = f"{indices.name}_int64"
+            cast = new_node("Cast", [indices], f"{name}/cast", name, dtype=int64, to=int(int64))
+            inserted, indices = [cast], cast.outputs[0]
+        codes, n, k = matrix_codes(graph, found)
+        inputs = [indices, codes, None, None, *block_scales(graph, found, n)]
+        attributes = weight_attributes(found, n, k, has_scale=True)
+        out = node.outputs[0]
+        gather = op(
+            "QGather", inputs, node.name or "", f"{out.name}_rows", ir.DataType.FLOAT, **attributes
+        )
+        gather.outputs[0].shape = out.shape
+        graph.insert_before(node, [*inserted, gather])
+        name = out.name or ""
+        replace(out, gather.outputs[0])
+        remove_dead(graph, [node])
+        gather.outputs[0].name = name

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lower a quantized MatMul or Gemm, with bias, Relu or Clip and requantization, to QMatMul.
+
+Before:
+    { t = Transpose (w_dequantized)   y = MatMul (x, t)   z = Add (y, b)   r = Relu (z) }
+After:
+    { r = com.qcompile.QMatMul <clip_min = 0.0> (x, w_codes, b, , w_scale, w_zero_point) }
+Refuses: a static product whose output does not become codes.
+"""
+
+from typing import Any
+
+import onnx_ir as ir
+
+from qcompile.graph import constant, input_of, is_op, only_consumer, remove_dead, replace
+from qcompile.passes.lower.lowered import (
+    block_scales,
+    clip_attributes,
+    matrix_codes,
+    op,
+    output_multiplier,
+    remember,
+    static_attributes,
+    weight_attributes,
+)
+from qcompile.passes.lower.qdq import (
+    Dynamic,
+    End,
+    Static,
+    Weight,
+    bounds_of,
+    dynamic_of,
+    end_of,
+    static_of,
+    weight_codes_of,
+)
+from qcompile.passes.rewrite import NodePass
+from qcompile.products import is_relu
+
+
+class LowerMatmul(NodePass):
+    """Static, dynamic and float activations."""
+
+    stage = "lower"
+    op_types = ("MatMul", "Gemm")
+
+    def match(
+        self, node: ir.Node
+    ) -> tuple[Weight, Static | Dynamic | None, End | None] | str | None:
+        """The weight, the activations (None: float), and where the output becomes codes."""
+        weight = weight_codes_of(node.inputs[1])
+        if weight is None:
+            return None
+        static = static_of(node.inputs[0])
+        if static is None:
+            return weight, dynamic_of(node.inputs[0]), None
+        _, passed = self._bias(node)
+        end = end_of(passed[-1].outputs[0] if passed else node.outputs[0])
+        return (weight, static, end) if end is not None else "its output does not become codes"
+
+    def rewrite(
+        self, node: ir.Node, found: tuple[Weight, Static | Dynamic | None, End | None]
+    ) -> None:
+        """QMatMul in place of all that fuses."""
+        weight, activation, end = found
+        graph = node.graph
+        assert isinstance(graph, ir.Graph)
+        codes, n, k = matrix_codes(graph, weight)
+        bias, passed = self._bias(node)
+        out = passed[-1].outputs[0] if passed else node.outputs[0]
+        attributes = weight_attributes(weight, n, k, has_scale=end is None)
+        inputs: list[ir.Value | None]
+        if isinstance(activation, Static):
+            assert end is not None
+            back = bias.producer() if bias is not None else None
+            scale = output_multiplier(graph, node.outputs[0].name or "", activation, weight, end, n)
+            inputs = [activation.codes, codes, back.inputs[0] if back is not None else None, scale]
+            attributes |= static_attributes(activation, end)
+            passed, out = [*passed, *end.passed], end.codes
+        else:
+            attributes |= _float_attributes(activation)
+            follower = only_consumer(out)
+            if follower is not None and is_relu(follower):
+                attributes |= clip_attributes(bounds_of(follower))
+                passed, out = [*passed, follower], follower.outputs[0]
+            x = node.inputs[0] if activation is None else activation.source
+            inputs = [x, codes, bias, None, *block_scales(graph, weight, n)]
+        self._place(node, inputs, out, passed, attributes, end)
+
+    def _bias(self, node: ir.Node) -> tuple[ir.Value | None, list[ir.Node]]:
+        """The bias, Gemm's own or that of the Add behind a MatMul, and the Add."""
+        if is_op(node, "Gemm"):
+            return input_of(node, 2), []
+        adder = only_consumer(node.outputs[0])
+        if adder is None or not is_op(adder, "Add"):
+            return None, []
+        other = next((v for v in adder.inputs if v is not node.outputs[0]), None)
+        if other is None:
+            return None, []
+        back = other.producer()
+        codes = back.inputs[0] if back is not None and is_op(back, "DequantizeLinear") else other
+        is_vector = (
+            constant(codes) is not None and codes is not None and len(codes.shape or ()) == 1
+        )
+        dims = node.outputs[0].shape
+        fits = is_vector and dims is not None and codes is not None and codes.shape == dims[-1:]
+        return (other, [adder]) if fits else (None, [])
+
+    def _place(
+        self,
+        node: ir.Node,
+        inputs: list[ir.Value | None],
+        out: ir.Value,
+        passed: list[ir.Node],
+        attributes: dict[str, Any],
+        end: End | None,
+    ) -> None:
+        graph = node.graph
+        assert isinstance(graph, ir.Graph)
+        dtype = out.dtype or ir.DataType.FLOAT
+        product = op("QMatMul", inputs, node.name or "", f"{out.name}_product", dtype, **attributes)
+        if end is not None:
+            assert inputs[0] is not None
+            remember(product, [inputs[0]], end)
+        product.outputs[0].shape = out.shape
+        product.outputs[0].metadata_props.update(out.metadata_props)
+        graph.insert_after(passed[-1] if passed else node, product)
+        name = out.name
+        replace(out, product.outputs[0])
+        remove_dead(graph, [node, *passed])
+        product.outputs[0].name = name
+
+
+def _float_attributes(activation: Dynamic | None) -> dict[str, Any]:
+    if activation is None:
+        return {"activation": "f32"}
+    return {"activation": "dynamic", "activation_bits": activation.bits}

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing the Lowered dialect: com.qcompile ops whose weights are still plain codes (layout "plain").
+
+Inputs of a weighted op: X (indices for QGather), codes int8 [N, K], bias, multiplier, scale [N, num_blocks], zero_point; pack folds
+the last two into the second.
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qcompile.graph import DOMAIN, add_initializer, new_node
+from qcompile.numerics.requantize import multiplier
+from qcompile.passes.lower.qdq import End, Static, Weight
+
+ABI = 1
+PLAIN = "plain"
+TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+CODES, BIAS, MULTIPLIER, SCALE, ZERO_POINT = 1, 2, 3, 4, 5
+
+
+def weight_attributes(weight: Weight, n: int, k: int, *, has_scale: bool) -> dict[str, Any]:
+    """The weight attributes of docs/ops.md."""
+    spec = weight.spec
+    attributes: dict[str, Any] = {
+        "abi": ABI,
+        "layout": PLAIN,
+        "format": spec.format.name,
+        "bits": spec.bits,
+        "is_signed": int(spec.format.is_signed and not spec.format.is_table),
+        "N": n,
+        "K": k,
+        "block_size": spec.block_size,
+        "scale_format": spec.scale_format if has_scale else "none",
+        "has_zero_point": int(weight.zero_point is not None),
+    }
+    if spec.format.table is not None:
+        attributes["table"] = list(spec.format.table)
+    return attributes
+
+
+def matrix_codes(graph: ir.Graph, weight: Weight) -> tuple[ir.Value, int, int]:
+    """The codes as an initializer [N, K], K = (kh, kw, c) for a Conv; shared by all who read the same weight."""
+    dims = [int(d) for d in weight.codes.shape or ()]  # type: ignore[arg-type]
+    n, k = dims[0], int(np.prod(dims[1:]))
+    if len(dims) == 2:
+        return weight.codes, n, k
+    name = f"{weight.codes.name}_nk"
+    if name in graph.initializers:
+        return graph.initializers[name], n, k
+    tensor = weight.codes.const_value
+    assert tensor is not None
+
+    def reorder() -> ir.TensorProtocol:
+        return ir.tensor(np.ascontiguousarray(tensor.numpy().transpose(0, 2, 3, 1)).reshape(n, k))
+
+    lazy = ir.LazyTensor(reorder, tensor.dtype, ir.Shape([n, k]), name=name)
+    return add_initializer(graph, name, lazy), n, k
+
+
+def block_scales(graph: ir.Graph, weight: Weight, n: int) -> list[ir.Value | None]:
+    """Scales and zero points as [N, num_blocks]; one scale of a whole tensor is repeated."""
+    out: list[ir.Value | None] = []
+    for value in (weight.scale, weight.zero_point):
+        if value is None:
+            out.append(None)
+            continue
+        if value.shape is not None and len(value.shape) == 2:
+            out.append(value)
+            continue
+        name, tensor = f"{value.name}_blocks", value.const_value
+        assert tensor is not None
+        if name not in graph.initializers:
+            lazy = _spread(tensor, n, name)
+            add_initializer(graph, name, lazy)
+        out.append(graph.initializers[name])
+    return out
+
+
+def _spread(tensor: ir.TensorProtocol, n: int, name: str) -> ir.LazyTensor:
+    def spread() -> ir.TensorProtocol:
+        return ir.tensor(
+            np.ascontiguousarray(np.broadcast_to(tensor.numpy().reshape(-1, 1), (n, 1)))
+        )
+
+    return ir.LazyTensor(spread, tensor.dtype, ir.Shape([n, 1]), name=name)
+
+
+def output_multiplier(
+    graph: ir.Graph, name: str, static: Static, weight: Weight, end: End, n: int
+) -> ir.Value:
+    """The multiplier [N] of N11, computed when it is read."""
+    tensor = weight.scale.const_value
+    assert tensor is not None
+
+    def compute() -> ir.TensorProtocol:
+        scale: NDArray = np.broadcast_to(tensor.numpy().ravel(), (n,))
+        return ir.tensor(multiplier(static.scale, scale, end.scale))
+
+    lazy = ir.LazyTensor(compute, ir.DataType.FLOAT, ir.Shape([n]), name=f"{name}_multiplier")
+    return add_initializer(graph, f"{name}_multiplier", lazy)
+
+
+def static_attributes(static: Static, end: End) -> dict[str, Any]:
+    """The attributes of a static product."""
+    return {
+        "activation": "static",
+        "x_zero_point": static.zero_point,
+        "y_zero_point": end.zero_point,
+        "y_min": end.y_min,
+        "y_max": end.y_max,
+    }
+
+
+def clip_attributes(bounds: tuple[float, float]) -> dict[str, Any]:
+    """clip_min and clip_max where they clamp at all."""
+    low, high = bounds
+    out: dict[str, Any] = {}
+    if np.isfinite(low):
+        out["clip_min"] = float(low)
+    if np.isfinite(high):
+        out["clip_max"] = float(high)
+    return out
+
+
+def op(
+    op_type: str,
+    inputs: list[ir.Value | None],
+    name: str,
+    output: str,
+    dtype: ir.DataType,
+    **attributes: Any,
+) -> ir.Node:
+    """A com.qcompile node; trailing absent inputs are left out."""
+    while inputs and inputs[-1] is None:
+        inputs.pop()
+    return new_node(op_type, inputs, name, output, domain=DOMAIN, dtype=dtype, **attributes)
+
+
+def remember(node: ir.Node, inputs: list[ir.Value], end: End) -> None:
+    """Note which codes of the QDQ graph a static node reads and writes and what they are worth, so that verify can compare."""
+    node.metadata_props["qcompile.inputs"] = "\n".join(v.name or "" for v in inputs)
+    node.metadata_props["qcompile.output"] = end.codes.name or ""
+    node.metadata_props["qcompile.scale"] = repr(end.scale)
+
+
+def permuted(shape: ir.Shape | None, perm: tuple[int, ...]) -> ir.Shape | None:
+    """The shape after a Transpose."""
+    return None if shape is None or len(shape) != len(perm) else ir.Shape([shape[i] for i in perm])
+
+
+def transpose(value: ir.Value, perm: tuple[int, ...], output: str) -> ir.Node:
+    """A Transpose of the value."""
+    return new_node(
+        "Transpose",
+        [value],
+        f"{output}/transpose",
+        output,
+        dtype=value.dtype or ir.DataType.FLOAT,
+        shape=permuted(value.shape, perm),
+        perm=list(perm),
+    )

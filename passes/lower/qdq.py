@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the QDQ graph: where codes come from, and where a product's output becomes codes again."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from qcompile.formats import FORMATS, Format
+from qcompile.graph import DOMAIN, attribute, constant, input_of, is_op, only_consumer
+from qcompile.numerics.quantize import quantize
+from qcompile.products import is_relu
+from qcompile.spec import QuantSpec
+
+
+@dataclass(frozen=True)
+class Static:
+    """Static codes uint8 with one scale; `back` is the node that dequantizes them."""
+
+    codes: ir.Value
+    scale: float
+    zero_point: int
+    back: ir.Node
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """A float value that its product quantizes at run time."""
+
+    source: ir.Value
+    bits: int
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Codes of a weight in its own shape, with scales and zero points as initializers, and its spec."""
+
+    codes: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value | None
+    spec: QuantSpec
+
+
+@dataclass(frozen=True)
+class End:
+    """Where an output becomes codes: the codes' value, its params, the codes that clamping allows, the nodes passed."""
+
+    codes: ir.Value
+    scale: float
+    zero_point: int
+    y_min: int
+    y_max: int
+    passed: tuple[ir.Node, ...]
+
+
+def static_of(value: ir.Value | None) -> Static | None:
+    """The static codes that a value is dequantized from."""
+    back = value.producer() if value is not None else None
+    if back is None or not is_op(back, "DequantizeLinear"):
+        return None
+    codes = back.inputs[0]
+    if codes is None or codes.dtype != ir.DataType.UINT8 or constant(codes) is not None:
+        return None
+    scale, zero_point = constant(back.inputs[1]), constant(input_of(back, 2))
+    if scale is None or scale.size != 1 or zero_point is None:
+        return None
+    return Static(codes, float(scale), int(zero_point), back)
+
+
+def dynamic_of(value: ir.Value | None) -> Dynamic | None:
+    """The float value behind a dynamic quantize–dequantize pair."""
+    back = value.producer() if value is not None else None
+    if back is None or not is_op(back, "Dequantize", domain=DOMAIN):
+        return None
+    forth = back.inputs[0].producer() if back.inputs[0] is not None else None
+    if forth is None or not is_op(forth, "Quantize", domain=DOMAIN) or forth.inputs[0] is None:
+        return None
+    return Dynamic(forth.inputs[0], int(attribute(forth, "bits")))
+
+
+def weight_codes_of(value: ir.Value | None) -> Weight | None:
+    """The codes of a weight, through the Transpose of a MatMul."""
+    back = value.producer() if value is not None else None
+    if back is not None and is_op(back, "Transpose") and back.inputs[0] is not None:
+        back = back.inputs[0].producer()
+    if back is None or "qcompile.spec" not in back.outputs[0].metadata_props:
+        return None
+    if not is_op(back, "DequantizeLinear") and not is_op(back, "Dequantize", domain=DOMAIN):
+        return None
+    spec = QuantSpec.parse(back.outputs[0].metadata_props["qcompile.spec"])
+    codes, scale = back.inputs[0], back.inputs[1]
+    if codes is None or scale is None or codes.const_value is None:
+        return None
+    return Weight(codes, scale, input_of(back, 2), spec)
+
+
+def end_of(value: ir.Value) -> End | None:
+    """The codes that the value becomes, through a Relu or Clip that only it feeds."""
+    passed: list[ir.Node] = []
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    follower = only_consumer(value)
+    if follower is not None and is_relu(follower):
+        bounds = bounds_of(follower)
+        passed.append(follower)
+        follower = only_consumer(follower.outputs[0])
+    if follower is None or not is_op(follower, "QuantizeLinear"):
+        return None
+    scale, zero_point = constant(follower.inputs[1]), constant(input_of(follower, 2))
+    if scale is None or zero_point is None or scale.size != 1:
+        return None
+    passed.append(follower)
+    codes, low, high = follower.outputs[0], 0, 255
+    after = only_consumer(codes)
+    if after is not None and is_op(after, "Clip"):
+        low, high = (int(np.asarray(constant(v))) for v in after.inputs[1:3])
+        passed.append(after)
+        codes = after.outputs[0]
+    y_min, y_max = codes_of_bounds(bounds, float(scale), int(zero_point), low, high)
+    return End(codes, float(scale), int(zero_point), y_min, y_max, tuple(passed))
+
+
+def bounds_of(node: ir.Node) -> tuple[float, float]:
+    """What Relu or Clip clamps to."""
+    if is_op(node, "Relu"):
+        return 0.0, np.inf
+    low, high = constant(input_of(node, 1)), constant(input_of(node, 2))
+    return (-np.inf if low is None else float(low), np.inf if high is None else float(high))
+
+
+def codes_of_bounds(
+    bounds: tuple[float, float], scale: float, zero_point: int, low: int, high: int
+) -> tuple[int, int]:
+    """Clamping before quantizing is clamping the codes, because quantizing is monotone (N2)."""
+    uint8: Format = FORMATS["uint8"]
+    codes = quantize(np.array(bounds, np.float32), scale, zero_point, uint8, symmetric=False)
+    return max(int(codes[0]), low), min(int(codes[1]), high)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Passes of the stage normalise; their order is in qcompile/passes/__init__.py."""

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fold what does not depend on the inputs, and lift every constant to an initializer.
+
+Before:
+    f (float[2] x) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {3, 4}> { c = Add (a, b)  y = Mul (x, c) }
+After:
+    f (float[2] x) => (float[2] y) <float[2] c = {4, 6}> { y = Mul (x, c) }
+Refuses: random ops; Quantize/DequantizeLinear (their codes are the point); inputs above 64 MiB.
+"""
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from onnxscript import optimizer
+
+_KEPT = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "QuantizeLinear",
+    "DequantizeLinear",
+}
+_LIMIT_BYTES = 64 << 20
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    if node.op_type in _KEPT:
+        return False
+    constants = (v.const_value for v in node.inputs if v is not None)
+    return True if sum(t.nbytes for t in constants if t is not None) <= _LIMIT_BYTES else None
+
+
+class FoldConstants(ir.passes.InPlacePass):
+    """onnxscript's folder, without its size limits, then constants as initializers."""
+
+    stage = "normalise"
+    name = "fold_constants"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fold to a fixed point."""
+        common.RemoveInitializersFromInputsPass()(model)
+        result = optimizer.fold_constants_ir(model, should_fold=_should_fold)
+        lifted = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(
+            model
+        )
+        unused = common.RemoveUnusedNodesPass()(model)
+        modified = bool(result.modified or lifted.modified or unused.modified)
+        return ir.passes.PassResult(model, modified)

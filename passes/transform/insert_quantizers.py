@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Insert quantize–dequantize pairs on activations: static ones from calibration, dynamic ones before their product.
+
+Before:
+    { y = Relu (x)   z = Conv (y, w_dequantized) }
+After:
+    { y = Relu (x)   y_codes = QuantizeLinear (y, y_scale, y_zero_point)
+      y_dequantized = DequantizeLinear (y_codes, y_scale, y_zero_point)   z = Conv (y_dequantized, w_dequantized) }
+Refuses: values that the plan leaves in float.
+
+Every reader of a static value reads its codes. Fewer than 8 bits: a Clip of the codes follows QuantizeLinear.
+Dynamic activations are com.qcompile::Quantize (one scale a row or sample), shared by the products that read the same value.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from qcompile.graph import DOMAIN, add_initializer, new_node, replace
+from qcompile.numerics.params import QuantParams
+from qcompile.passes.transform.round_weights import quantize_attributes
+from qcompile.passes.transform.stats import Work
+from qcompile.spec import QuantSpec
+
+
+class InsertQuantizers(ir.passes.InPlacePass):
+    """Static values first, then dynamic products."""
+
+    stage = "transform"
+    name = "insert_quantizers"
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self.work = work
+        self._dynamic: dict[tuple[str, str], ir.Value] = {}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Every activation of the plan."""
+        graph = model.graph
+        found = {v.name: v for v in graph.inputs} | {v.name: v for n in graph for v in n.outputs}
+        for name, spec in self.work.plan.activations.items():
+            self._insert_static(graph, found[name], spec)
+        for node in list(graph):
+            plan = self.work.plan.nodes.get(node.name or "")
+            if plan is not None and plan.activation is not None and plan.activation.is_dynamic:
+                self._insert_dynamic(graph, node, plan.activation)
+        model.opset_imports.setdefault(DOMAIN, 1)
+        return ir.passes.PassResult(model, modified=True)
+
+    def _insert_static(self, graph: ir.Graph, value: ir.Value, spec: QuantSpec) -> None:
+        name, params = value.name or "", self.work.params(value.name or "")
+        scale = add_initializer(graph, f"{name}_scale", np.array(params.scale, np.float32))
+        point = add_initializer(graph, f"{name}_zero_point", np.array(params.zero_point, np.uint8))
+        shape, uint8 = value.shape, ir.DataType.UINT8
+        inserted = [
+            new_node(
+                "QuantizeLinear",
+                [value, scale, point],
+                f"{name}/quantize",
+                f"{name}_codes",
+                dtype=uint8,
+                shape=shape,
+            )
+        ]
+        if spec.bits < 8:
+            low = add_initializer(graph, f"{name}_code_min", np.array(0, np.uint8))
+            high = add_initializer(
+                graph, f"{name}_code_max", np.array(spec.format.code_max, np.uint8)
+            )
+            codes = inserted[0].outputs[0]
+            codes.name = f"{name}_wide_codes"
+            inserted.append(
+                new_node(
+                    "Clip",
+                    [codes, low, high],
+                    f"{name}/clip",
+                    f"{name}_codes",
+                    dtype=uint8,
+                    shape=shape,
+                )
+            )
+        codes = inserted[-1].outputs[0]
+        codes.metadata_props["qcompile.spec"] = str(spec)
+        back = new_node(
+            "DequantizeLinear",
+            [codes, scale, point],
+            f"{name}/dequantize",
+            f"{name}_dequantized",
+            shape=shape,
+        )
+        self._place(graph, value, [*inserted, back])
+
+    def _place(self, graph: ir.Graph, value: ir.Value, inserted: list[ir.Node]) -> None:
+        """The nodes after the value's producer; every other reader reads the last one's output."""
+        producer, back = value.producer(), inserted[-1].outputs[0]
+        first_use = next(n for n in graph) if producer is None else producer
+        if producer is None:
+            graph.insert_before(first_use, inserted)
+        else:
+            graph.insert_after(producer, inserted)
+        replace(value, back)
+        inserted[0].replace_input_with(0, value)
+
+    def _insert_dynamic(self, graph: ir.Graph, node: ir.Node, spec: QuantSpec) -> None:
+        source = node.inputs[0]
+        assert source is not None
+        key = (source.name or "", str(spec))
+        if key not in self._dynamic:
+            self._dynamic[key] = self._dynamic_pair(graph, node, source, spec)
+        node.replace_input_with(0, self._dynamic[key])
+
+    def _dynamic_pair(
+        self, graph: ir.Graph, node: ir.Node, source: ir.Value, spec: QuantSpec
+    ) -> ir.Value:
+        name, attributes = f"{source.name}_{spec.granularity}", quantize_attributes(spec)
+        quantize = ir.node(
+            "Quantize",
+            [source, None, None],
+            attributes,
+            domain=DOMAIN,
+            num_outputs=2,
+            name=f"{name}/quantize",
+        )
+        codes, scale = quantize.outputs
+        codes.name, scale.name = f"{name}_codes", f"{name}_scale"
+        codes.type, scale.type = ir.TensorType(ir.DataType.INT8), ir.TensorType(ir.DataType.FLOAT)
+        codes.shape = source.shape
+        codes.metadata_props["qcompile.spec"] = str(spec)
+        back = new_node(
+            "Dequantize",
+            [codes, scale],
+            f"{name}/dequantize",
+            f"{name}_dequantized",
+            domain=DOMAIN,
+            shape=source.shape,
+            **attributes,
+        )
+        graph.insert_before(node, [quantize, back])
+        return back.outputs[0]
+
+
+def params_of(scale: ir.Value, zero_point: ir.Value, spec: QuantSpec) -> QuantParams:
+    """The params that two initializers hold."""
+    assert scale.const_value is not None and zero_point.const_value is not None
+    return QuantParams(
+        float(scale.const_value.numpy()), int(zero_point.const_value.numpy()), spec.format
+    )

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Round weights to the codes of their spec: the weight becomes a Dequantize of codes.
+
+Before:
+    { y = Conv (x, w) }
+After:
+    { w_dequantized = DequantizeLinear <axis = 0> (w_codes, w_scale)   y = Conv (x, w_dequantized) }
+Refuses: nodes that the plan leaves in float.
+
+Codes of every width travel as INT8 (uint8 as UINT8) in plain DequantizeLinear, so every ORT runs the graph; blocks and table formats
+use com.qcompile::Dequantize. The spec stands on the value (`qcompile.spec`).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qcompile.graph import DOMAIN, add_initializer, is_op, new_node
+from qcompile.numerics.weight import CodedWeight
+from qcompile.passes.rewrite import NodePass
+from qcompile.passes.transform.code_store import CodeStore, scale_method
+from qcompile.passes.transform.stats import Work
+from qcompile.plan import WEIGHTED_OPS
+from qcompile.products import weight_of
+from qcompile.spec import QuantSpec
+
+
+class RoundWeights(NodePass):
+    """Weights of quantized nodes, shared ones once."""
+
+    stage = "transform"
+    op_types = WEIGHTED_OPS
+
+    def __init__(self, work: Work, store: CodeStore) -> None:
+        super().__init__()
+        self.work, self.store = work, store
+        self._done: dict[str, ir.Value] = {}
+
+    def match(self, node: ir.Node) -> ir.Value | None:
+        """The weight's value."""
+        plan = self.work.plan.nodes.get(node.name or "")
+        return weight_of(node) if plan is not None and plan.is_quantized else None
+
+    def rewrite(self, node: ir.Node, found: ir.Value) -> None:
+        """The node (or the Transpose it reads through) reads the dequantized codes."""
+        name = found.name or ""
+        if name not in self._done:
+            self._done[name] = self._dequantized(node, found)
+        reader, index = node, 0 if is_op(node, "Gather") else 1
+        direct = node.inputs[index]
+        if direct is not found:
+            assert direct is not None
+            reader, index = direct.producer(), 0  # type: ignore[assignment]
+        if reader.inputs[index] is found:
+            reader.replace_input_with(index, self._done[name])
+
+    def _dequantized(self, node: ir.Node, value: ir.Value) -> ir.Value:
+        spec = self.work.plan.nodes[node.name or ""].weight
+        graph, tensor, name = node.graph, value.const_value, value.name or ""
+        assert isinstance(graph, ir.Graph) and tensor is not None and spec is not None
+        method = scale_method(spec, self.work.recipe.weight_scale_method)
+        self.store.add(name, tensor, spec, method)
+        codes, scale, zero_point = lazy_parts(self.store, name, tuple(value.shape or ()), spec)  # type: ignore[arg-type]
+        inputs: list[ir.Value | None] = [
+            add_initializer(graph, f"{name}_codes", codes),
+            add_initializer(graph, f"{name}_scale", scale),
+        ]
+        if zero_point is not None:
+            inputs.append(add_initializer(graph, f"{name}_zero_point", zero_point))
+        out = f"{name}_dequantized"
+        dequantize = dequantize_node(spec, inputs, f"{name}/dequantize", out)
+        dequantize.outputs[0].shape = value.shape
+        dequantize.outputs[0].metadata_props["qcompile.spec"] = str(spec)
+        first = next(n for n in graph if any(u.node is n for u in value.uses()))
+        graph.insert_before(first, dequantize)
+        return dequantize.outputs[0]
+
+
+def container(spec: QuantSpec) -> ir.DataType:
+    """What the codes travel as."""
+    return ir.DataType.UINT8 if spec.format.name == "uint8" and is_plain(spec) else ir.DataType.INT8
+
+
+def is_plain(spec: QuantSpec) -> bool:
+    """Whether ONNX's own DequantizeLinear says it."""
+    return spec.granularity in ("tensor", "axis") and not spec.format.is_table
+
+
+def dequantize_node(
+    spec: QuantSpec, inputs: list[ir.Value | None], name: str, output: str
+) -> ir.Node:
+    """DequantizeLinear where ONNX has it, else com.qcompile::Dequantize."""
+    if is_plain(spec):
+        axis = {"axis": spec.axis} if spec.granularity == "axis" else {}
+        return new_node("DequantizeLinear", inputs, name, output, **axis)
+    return new_node("Dequantize", inputs, name, output, domain=DOMAIN, **quantize_attributes(spec))
+
+
+def quantize_attributes(spec: QuantSpec) -> dict:
+    """The attributes of com.qcompile::Quantize and Dequantize (docs/ops.md)."""
+    attributes: dict = {
+        "bits": spec.bits,
+        "is_signed": int(spec.format.is_signed and not spec.format.is_table),
+        "granularity": spec.granularity,
+        "axis": spec.axis,
+        "block_size": spec.block_size,
+    }
+    if spec.format.table is not None:
+        attributes["table"] = [float(v) for v in spec.format.table]
+    return attributes
+
+
+def lazy_parts(
+    store: CodeStore, name: str, dims: tuple[int, ...], spec: QuantSpec
+) -> tuple[ir.LazyTensor, ir.LazyTensor, ir.LazyTensor | None]:
+    """Codes in the weight's own shape, scales and zero points as tensors that are computed when read."""
+    dtype = container(spec)
+    columns = int(np.prod(dims[1:]))
+    blocks = -(-columns // spec.block_size) if spec.granularity == "block" else 1
+    per = {"tensor": (), "axis": (dims[0],)}.get(spec.granularity, (dims[0], blocks))
+
+    def lazily(
+        kind: ir.DataType, shape: tuple, part: Callable[[CodedWeight], NDArray]
+    ) -> ir.LazyTensor:
+        return ir.LazyTensor(
+            lambda: ir.tensor(np.ascontiguousarray(part(store.get(name)).reshape(shape))),
+            kind,
+            ir.Shape(shape),
+        )
+
+    def narrow(codes: NDArray) -> NDArray:
+        return codes.astype(np.uint8) if dtype == ir.DataType.UINT8 else codes.astype(np.int8)
+
+    def first(values: NDArray | None) -> NDArray:
+        assert values is not None
+        return values[:1] if spec.granularity == "tensor" else values
+
+    codes = lazily(dtype, dims, lambda w: narrow(w.codes))
+    scale = lazily(ir.DataType.FLOAT, per, lambda w: first(w.scale))
+    if spec.is_symmetric:
+        return codes, scale, None
+    return codes, scale, lazily(dtype, per, lambda w: narrow(first(w.zero_point)))

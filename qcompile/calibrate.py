@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""calibrate: run the float model over the data and keep, in bounded memory, what transform needs."""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qcompile.data import Data
+from qcompile.errors import InputError
+from qcompile.numerics.params import params_of_range
+from qcompile.observers import OBSERVERS
+from qcompile.passes.transform.stats import Stats
+from qcompile.plan import Plan
+from qcompile.recipe import Recipe
+from qcompile.session import open_model, with_outputs
+
+
+class _Mean:
+    """The mean over samples: a whole map [C, H, W] while all have one size, else per channel [C, 1, 1]; rows give [K]."""
+
+    def __init__(self) -> None:
+        self.total: NDArray[np.float64] | None = None
+        self.count = 0
+
+    def update(self, x: NDArray[np.float32], *, is_map: bool) -> None:
+        wide = x.astype(np.float64)
+        if not is_map:
+            part, size = wide.reshape(-1, x.shape[-1]).sum(0), x.size // max(x.shape[-1], 1)
+        else:
+            part, size = wide.sum(0), len(x)
+            if self.total is not None and self.total.shape != part.shape:
+                self.total = self.total.mean((1, 2), keepdims=True)
+                part = part.mean((1, 2), keepdims=True)
+        self.total = part if self.total is None else self.total + part
+        self.count += size
+
+    def value(self) -> NDArray[np.float64]:
+        assert self.total is not None
+        return self.total / max(self.count, 1)
+
+
+def calibrate(model: ir.Model, plan: Plan, recipe: Recipe, data: Data | None) -> Stats:
+    """Ranges of the static activations and means of the inputs of weighted nodes; empty without data."""
+    if data is None:
+        return Stats({}, {})
+    leaders = sorted(set(plan.leaders.values()))
+    inputs = _mean_inputs(model, plan) if recipe.bias_correction else {}
+    names = sorted({*leaders, *inputs})
+    if not names:
+        return Stats({}, {})
+    graph_inputs = {v.name for v in model.graph.inputs}
+    fetched = [n for n in names if n not in graph_inputs]
+    session = open_model(with_outputs(model, fetched)) if fetched else None
+    observer = OBSERVERS[recipe.calibration_method]
+    watching = {n: observer(plan.activations[n].format) for n in leaders}
+    means = {n: _Mean() for n in inputs}
+    for number in range(observer.num_passes if leaders else 1):
+        if number:
+            for watched in watching.values():
+                watched.next_pass()
+        for feed in data:
+            found = dict(zip(fetched, session.run(fetched, feed), strict=True)) if session else {}
+            found |= {n: feed[n] for n in names if n in graph_inputs}
+            for name, watched in watching.items():
+                if np.isnan(found[name]).any():
+                    raise InputError(f'calibration: the float model gives NaN at "{name}"')
+                watched.update(found[name])
+            for name, mean in means.items() if number == 0 else ():
+                mean.update(found[name], is_map=inputs[name])
+    ranges = {n: params_of_range(*w.range(), w.format) for n, w in watching.items()}
+    return Stats(ranges, {n: m.value() for n, m in means.items()})
+
+
+def _mean_inputs(model: ir.Model, plan: Plan) -> dict[str, bool]:
+    """Input name of every quantized product → whether it is a map [B, C, H, W]."""
+    found: dict[str, bool] = {}
+    for node in model.graph:
+        node_plan = plan.nodes.get(node.name or "")
+        if node_plan is None or not node_plan.is_quantized or node_plan.op_type == "Gather":
+            continue
+        source = node.inputs[0]
+        assert source is not None
+        found[source.name or ""] = node_plan.op_type == "Conv"
+    return found

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: arguments in, one call, rendering out."""
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from qcompile import report as render
+from qcompile import targets
+from qcompile.artifact import Artifact
+from qcompile.compare import bench as run_bench
+from qcompile.compare import compare as run_compare
+from qcompile.compile import Limits, compile, plan_only
+from qcompile.errors import QcompileError
+from qcompile.load import load as load_model
+from qcompile.normalise import normalise
+from qcompile.passes import LOWER_CPU, NORMALISE, TRANSFORM
+from qcompile.passes.transform.stats import Stats, Work
+from qcompile.plan import Plan
+from qcompile.recipe import Recipe, Rule
+from qcompile.version import VERSION
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+COMMANDS = ("compile", "inspect", "compare", "bench", "targets", "formats", "passes")
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else 200
+    return Console(width=width, highlight=False, markup=False, soft_wrap=True)
+
+
+def _rules(exclude: str | None) -> tuple[Rule, ...]:
+    return (
+        () if exclude is None else (Rule(match=exclude, exclude=True, source="--nodes-to-exclude"),)
+    )
+
+
+@app.command("compile")
+def compile_command(
+    model: Annotated[Path, typer.Argument(help="a float ONNX model")],
+    target: Annotated[str, typer.Option(help="see `qcompile targets`")] = "cpu",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="folder; default MODEL.qc")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an artifact that exists")] = False,
+    preset: Annotated[str | None, typer.Option(help="w<1-8>a<2-8|16|4-dynamic|8-dynamic>")] = None,
+    edge_bits: Annotated[
+        int | None, typer.Option(help="bits of first and last weights (8)")
+    ] = None,
+    weight_format: Annotated[str | None, typer.Option(help="see `qcompile formats`")] = None,
+    activation_format: Annotated[str | None, typer.Option(help="of static activations")] = None,
+    block_size: Annotated[int | None, typer.Option(help="weights that share a scale")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML or TOML")] = None,
+    calibration_data: Annotated[
+        str | None, typer.Option(help="FILE.npz, DIR or MODULE:FUNCTION")
+    ] = None,
+    num_calibration_samples: Annotated[int | None, typer.Option(help="at most (256)")] = None,
+    calibration_method: Annotated[str | None, typer.Option(help="minmax or mse")] = None,
+    nodes_to_exclude: Annotated[
+        str | None, typer.Option(help="REGEX of node names kept float")
+    ] = None,
+    op_types_to_quantize: Annotated[
+        str | None, typer.Option(help="Conv,MatMul,Gemm,Gather")
+    ] = None,
+    min_sqnr: Annotated[float | None, typer.Option(help="fail below this many dB")] = None,
+    seed: Annotated[int | None, typer.Option(help="of random inputs")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show the plan, write nothing")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the manifest on stdout")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose")] = False,
+) -> None:
+    """Compile a float ONNX model into a low-bit artifact."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
+    chosen = (Recipe.read(recipe) if recipe is not None else Recipe()).with_flags(
+        preset=preset,
+        edge_bits=edge_bits,
+        weight_format=weight_format,
+        activation_format=activation_format,
+        block_size=block_size,
+        num_calibration_samples=num_calibration_samples,
+        calibration_method=calibration_method,
+        op_types_to_quantize=None
+        if op_types_to_quantize is None
+        else tuple(op_types_to_quantize.split(",")),
+        seed=seed,
+    )
+    chosen = chosen.with_flags(rules=(*chosen.rules, *_rules(nodes_to_exclude)))
+    console = _console()
+    if dry_run:
+        plan, chosen_target = plan_only(model, target, chosen, calibration_data)
+        nodes = {n.name: n for n in normalise(load_model(model)).graph}
+        render.dry_run(plan, chosen_target, console, nodes)
+        return
+    artifact = compile(
+        model,
+        target,
+        output,
+        recipe=chosen,
+        calibration_data=calibration_data,
+        force=force,
+        limits=Limits(min_sqnr=min_sqnr),
+    )
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "folder": str(artifact.folder),
+                    "content": artifact.content,
+                    "measured": artifact.measured,
+                }
+            )
+        )
+    elif not quiet:
+        render.report(artifact, console)
+
+
+@app.command()
+def inspect(path: Annotated[Path, typer.Argument(help="an artifact or an .onnx file")]) -> None:
+    """Formats, bits, sizes, kernels, coverage, and every float fallback with its reason."""
+    console = _console()
+    if path.is_dir():
+        render.inspect_artifact(Artifact.read(path), console)
+        return
+    plan, target = plan_only(path, "cpu", Recipe())
+    render.dry_run(plan, target, console, {n.name: n for n in normalise(load_model(path)).graph})
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="the reference: .onnx file or artifact")],
+    b: Annotated[Path, typer.Argument(help=".onnx file or artifact")],
+    data: Annotated[str, typer.Option(help="FILE.npz, DIR or MODULE:FUNCTION")],
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Outputs side by side: SQNR, cosine, top-1 agreement, worst nodes."""
+    result = run_compare(a, b, data)
+    if as_json:
+        print(json.dumps(asdict(result)))
+    else:
+        render.comparison(result, _console())
+
+
+@app.command()
+def bench(
+    path: Annotated[Path, typer.Argument(help=".onnx file or artifact")],
+    vs: Annotated[Path | None, typer.Option("--vs", help="measured interleaved")] = None,
+    threads: Annotated[int, typer.Option(help="of both")] = 1,
+    data: Annotated[
+        str | None, typer.Option(help="FILE.npz, DIR or MODULE:FUNCTION; default random")
+    ] = None,
+) -> None:
+    """Time of one input; with --vs the ratio of the two, interleaved in one run."""
+    found = run_bench(path, vs, threads, data)
+    print(
+        f"{path}: {found['compiled_ms']:.3f} ms, {threads} threads, median of {found['runs']} runs"
+    )
+    if vs is not None:
+        print(f"{vs}: {found['float_ms']:.3f} ms; {path} runs at {found['ratio']:.2f}× its speed")
+
+
+@app.command("targets")
+def targets_command() -> None:
+    """What this build can compile for."""
+    rows = render.table("target", "")
+    for t in targets.TARGETS.values():
+        rows.add_row(t.name, t.summary)
+    _console().print(rows)
+
+
+@app.command()
+def formats() -> None:
+    """Every number format."""
+    render.format_rows(_console())
+
+
+@app.command()
+def passes() -> None:
+    """Every pass, in its order."""
+    empty = Work(Plan("", "", {}), Stats(), Recipe())
+    rows = render.table("stage", "pass", "")
+    for stage, made in (
+        ("normalise", NORMALISE()),
+        ("transform", TRANSFORM(empty)),
+        ("lower", LOWER_CPU()),
+    ):
+        for each in made:
+            text = sys.modules[type(each).__module__].__doc__ or ""
+            rows.add_row(
+                stage, getattr(each, "name", type(each).__name__), text.strip().splitlines()[0]
+            )
+    _console().print(rows)
+
+
+def _arguments(argv: list[str]) -> list[str]:
+    """`qcompile MODEL …` means `qcompile compile MODEL …`; snake_case flags are accepted."""
+    out = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        out.append(flag.replace("_", "-") + equals + value if word.startswith("--") else word)
+    if out and out[0] not in COMMANDS and out[0] not in ("--help", "--version"):
+        out.insert(0, "compile")
+    return out
+
+
+def main() -> None:
+    """The entry point: exit codes of architecture §5."""
+    arguments = _arguments(sys.argv[1:])
+    if arguments[:1] == ["--version"]:
+        print(f"qcompile {VERSION}")
+        return
+    try:
+        app(arguments, standalone_mode=False)
+    except QcompileError as error:
+        _fail(str(error), error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; nothing was written", 130)
+    except MemoryError:
+        _fail("out of memory; nothing was written", 2)
+    except Exception as error:
+        show = getattr(error, "format_message", None)
+        if show is None:
+            logging.getLogger("qcompile").exception("a bug of qcompile")
+            _fail(f"qcompile failed, which is a bug: {type(error).__name__}: {error}", 1)
+        _fail(show(), 2)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

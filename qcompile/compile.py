@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""THE pipeline: load, normalise, annotate, calibrate, transform, lower, pack, emit, verify, report."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from qcompile import targets
+from qcompile.annotate import annotate
+from qcompile.artifact import Artifact, load, sha256
+from qcompile.calibrate import calibrate
+from qcompile.data import Data, read_data, synthetic_data
+from qcompile.emit import emit, staging
+from qcompile.errors import InputError, VerificationError
+from qcompile.load import load as load_model
+from qcompile.lower import lower
+from qcompile.normalise import normalise
+from qcompile.pack import pack
+from qcompile.plan import Plan
+from qcompile.recipe import Recipe
+from qcompile.session import open_model, session_options
+from qcompile.stage import Inspector
+from qcompile.targets.target import Target
+from qcompile.transform import transform
+from qcompile.verdict import Verdict
+from qcompile.verify import verify
+
+Metric = Callable[[ort.InferenceSession], float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user demands of the result: SQNR in dB at least, and loss of the metric at most."""
+
+    min_sqnr: float | None = None
+    max_drop: float | None = None
+
+
+def compile(
+    model: str | Path,
+    target: str = "cpu",
+    output: str | Path | None = None,
+    *,
+    recipe: Recipe | None = None,
+    calibration_data: Any = None,
+    force: bool = False,
+    limits: Limits | None = None,
+    metric: Metric | None = None,
+    inspect: Inspector | None = None,
+) -> Artifact:
+    """Compile a float ONNX file into a low-bit artifact, verify it, and give it back.
+
+    model: path of the .onnx file. output: folder, default MODEL.qc beside it. calibration_data: a path, an iterable of
+    {input name: array}, or an object with get_next(). metric: scores a session, greater is better; it is run on the float model and on the
+    artifact. Raises InputError (bad input), VerificationError (the artifact is wrong, or misses a limit; nothing is written).
+    """
+    recipe, limits, chosen = recipe or Recipe(), limits or Limits(), targets.get(target)
+    if limits.max_drop is not None and metric is None:
+        raise InputError(
+            "a largest drop needs a metric: qcompile.compile(…, metric=function of a session)"
+        )
+    path, out = Path(model), Path(output) if output is not None else default_output(Path(model))
+    with staging(out, force=force) as folder:
+        source = load_model(path)
+        normalised = normalise(source, inspect)
+        data = _data(calibration_data, list(normalised.graph.inputs), recipe)
+        plan = annotate(normalised, recipe, chosen, has_data=data is not None)
+        stats = calibrate(normalised, plan, recipe, data)
+        quantized = transform(normalised, plan, stats, recipe, inspect)
+        lowered = lower(quantized, plan, chosen, inspect)
+        packed = pack(lowered, chosen)
+        artifact = emit(packed, plan, recipe, chosen, _describe(path), folder)
+        shown = data or synthetic_data(normalised, recipe.seed)
+        verdict = verify(artifact, source, normalised, quantized, lowered, plan, chosen, shown)
+        if metric is not None:
+            verdict = _with_metric(verdict, metric, path, artifact)
+        _judge(verdict, limits)
+        artifact.measured.update(verdict.as_dict() | {"synthetic_data": shown.is_synthetic})
+        artifact.write_manifest()
+    return replace(artifact, folder=out)
+
+
+def plan_only(
+    model: str | Path, target: str, recipe: Recipe, calibration_data: Any = None
+) -> tuple[Plan, Target]:
+    """What --dry-run shows: load, normalise and annotate; nothing is calibrated or written."""
+    chosen = targets.get(target)
+    normalised = normalise(load_model(model))
+    data = _data(calibration_data, list(normalised.graph.inputs), recipe)
+    return annotate(normalised, recipe, chosen, has_data=data is not None), chosen
+
+
+def default_output(model: Path) -> Path:
+    """MODEL.onnx → MODEL.qc."""
+    return model.with_suffix(".qc")
+
+
+def _data(source: Any, inputs: list, recipe: Recipe) -> Data | None:
+    return None if source is None else read_data(source, inputs, recipe.num_calibration_samples)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """The user's file in the manifest; external data counts into the size."""
+    size = path.stat().st_size
+    for value in load_model(path).graph.initializers.values():
+        size += getattr(value.const_value, "length", None) or 0
+    return {"file": path.name, "sha256": sha256(path), "bytes": size}
+
+
+def _with_metric(verdict: Verdict, metric: Metric, path: Path, artifact: Artifact) -> Verdict:
+    before = float(metric(open_model(load_model(path), session_options())))
+    after = float(metric(load(artifact.folder)))
+    return replace(verdict, metric={"float": before, "compiled": after, "drop": before - after})
+
+
+def _judge(verdict: Verdict, limits: Limits) -> None:
+    """Exit code 3 for a failed rung, NaN, or a limit of the user's."""
+    problems = [
+        f"{c.rung}: {c.measured:.6g} is above {c.limit:.6g} ({c.source}); worst: {c.worst}"
+        for c in verdict.failures
+    ]
+    if limits.min_sqnr is not None and (
+        verdict.sqnr_db is None or verdict.sqnr_db < limits.min_sqnr
+    ):
+        problems.append(f"SQNR is {verdict.sqnr_db} dB; --min-sqnr asks for {limits.min_sqnr}")
+    if limits.max_drop is not None and not verdict.metric["drop"] <= limits.max_drop:
+        problems.append(
+            f"the metric drops by {verdict.metric['drop']:.4g}; --max-drop allows {limits.max_drop}"
+        )
+    if problems:
+        raise VerificationError(
+            "verification failed; nothing was written\n  " + "\n  ".join(problems)
+        )

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""emit: the packed model as a folder on disk, whole or not at all."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+import qcompile.runtime_ops as runtime_ops
+from qcompile.artifact import MODEL, WEIGHTS, Artifact, sha256
+from qcompile.errors import InputError
+from qcompile.graph import DOMAIN, DOMAIN_VERSION
+from qcompile.plan import NodePlan, Plan
+from qcompile.recipe import Recipe
+from qcompile.targets.target import Target
+from qcompile.version import VERSION
+
+INLINE_BYTES = 1024  # shapes, axes and other small tensors stay in the model file
+PAGE, LINE = 4096, 64  # offsets of tensors of at least 64 KiB, and of smaller ones
+LARGE_BYTES = 64 << 10
+# opset → (IR version, oldest ONNX Runtime); the op library needs ORT 1.17 (API 17).
+NEEDS = {20: (9, "1.17"), 21: (10, "1.18"), 23: (11, "1.23"), 24: (12, "1.24"), 26: (13, "1.31")}
+
+
+@contextmanager
+def staging(out: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` on success and vanishes otherwise."""
+    out = out.absolute()
+    if out.exists() and not force:
+        raise InputError(f"{out} exists: give --force to replace it, or another -o")
+    if (
+        out.exists()
+        and not (out / "manifest.json").is_file()
+        and any(out.iterdir() if out.is_dir() else [out])
+    ):
+        raise InputError(
+            f"{out} exists and is no qcompile artifact, so --force does not replace it: remove it, or give another -o"
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise InputError(f"{out}: cannot write there: {error.strerror}") from None
+    try:
+        yield folder
+        folder.chmod(0o755)
+        _publish(folder, out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InputError(f"{out}: the disk is full; nothing was written") from None
+        raise InputError(f"{out}: {error.strerror or error}; nothing was written") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(folder: Path, out: Path) -> None:
+    if not out.exists():
+        folder.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old."))
+    out.rename(old / out.name)
+    try:
+        folder.rename(out)
+    except OSError:
+        (old / out.name).rename(out)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def emit(
+    packed: ir.Model,
+    plan: Plan,
+    recipe: Recipe,
+    target: Target,
+    source: dict[str, Any],
+    folder: Path,
+) -> Artifact:
+    """Write model, weights, op library and manifest into `folder`; `source` describes the user's file."""
+    model = packed.clone()
+    _settle_versions(model)
+    write_weights(model, folder)
+    ir.save(model, folder / MODEL)
+    library = None
+    if target.needs_library:
+        path = runtime_ops.library_path()
+        shutil.copyfile(path, folder / path.name)
+        library = {"file": path.name, "abi": runtime_ops.ABI}
+    files = {
+        p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(folder.iterdir())
+    }
+    opset = model.graph.opset_imports[""]
+    content = {
+        "qcompile": VERSION,
+        "source": source,
+        "target": target.name,
+        "preset": plan.preset,
+        "recipe": asdict(recipe),
+        "notes": list(plan.notes),
+        "onnx": {
+            "opset": opset,
+            "ir_version": model.ir_version,
+            "oldest_onnxruntime": needs(opset)[1],
+        },
+        "library": library,
+        "files": files,
+        "coverage": plan.coverage(),
+        "nodes": node_rows(packed, plan, target),
+        "float_nodes": dict(plan.reasons),
+    }
+    artifact = Artifact(folder, content, {})
+    artifact.write_manifest()
+    return artifact
+
+
+def needs(opset: int) -> tuple[int, str]:
+    """IR version and oldest ONNX Runtime for an opset."""
+    return next(NEEDS[o] for o in sorted(NEEDS) if opset <= o)
+
+
+def _settle_versions(model: ir.Model) -> None:
+    """The lowest IR version that the opset needs, and just the domains in use."""
+    common.RemoveUnusedOpsetsPass()(model)
+    if any(n.domain == DOMAIN for n in model.graph):
+        model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
+    model.ir_version = needs(model.graph.opset_imports[""])[0]
+    model.producer_name, model.producer_version = "qcompile", VERSION
+
+
+def write_weights(model: ir.Model, folder: Path) -> None:
+    """Stream the large initializers into model.onnx.data, one in memory at a time (architecture §4: alignment)."""
+    path = folder / WEIGHTS
+    with path.open("wb") as file:
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes <= INLINE_BYTES:
+                continue
+            step = PAGE if tensor.nbytes >= LARGE_BYTES else LINE
+            offset = -(-file.tell() // step) * step
+            file.write(b"\0" * (offset - file.tell()))
+            data = tensor.tobytes()
+            file.write(data)
+            value.const_value = ir.ExternalTensor(
+                WEIGHTS,
+                offset,
+                len(data),
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape),
+                name=value.name or "",
+                base_dir=folder,
+            )
+            release = getattr(tensor, "release", None)
+            if release is not None:
+                del data
+                release()
+        file.flush()
+        os.fsync(file.fileno())
+    if not path.stat().st_size:
+        path.unlink()
+
+
+def node_rows(packed: ir.Model, plan: Plan, target: Target) -> list[dict[str, Any]]:
+    """What happened to every weighted node: formats, kernel, bytes, or the reason for float."""
+    nodes = {n.name: n for n in packed.graph}
+    return [_row(p, nodes.get(p.node), target) for p in plan.nodes.values()]
+
+
+def _row(plan: NodePlan, node: ir.Node | None, target: Target) -> dict[str, Any]:
+    row: dict[str, Any] = {"node": plan.node, "op": plan.op_type, "weight_tensor": plan.weight_name}
+    row |= {"elements": plan.num_elements, "decided_by": plan.rule}
+    if not plan.is_quantized:
+        return row | {"weight": None, "activation": None, "kernel": None, "reason": plan.reason}
+    held = 0
+    if node is not None and node.domain == DOMAIN and node.inputs[1] is not None:
+        tensor = node.inputs[1].const_value
+        held = tensor.nbytes if tensor is not None else 0
+    kernel = node.op_type if node is not None else ""
+    form = node.attributes.get("activation") if node is not None else None
+    return row | {
+        "weight": str(plan.weight),
+        "activation": None if plan.activation is None else str(plan.activation),
+        "kernel": f"{kernel} {form.value}" if form is not None else kernel,
+        "layout": node.attributes["layout"].value
+        if node is not None and "layout" in node.attributes
+        else None,
+        "packed_bytes": held,
+        "reason": None,
+    }

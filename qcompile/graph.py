@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and editing onnx_ir graphs: constants, neighbours, attributes, new nodes."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+DOMAIN = "com.qcompile"
+DOMAIN_VERSION = 1
+
+
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array of an initializer or Constant, or None. Maps, does not copy, where the file allows."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether the value is an initializer that no caller can replace."""
+    return value is not None and value.const_value is not None and not value.is_graph_input()
+
+
+def only_consumer(value: ir.Value) -> ir.Node | None:
+    """The one node that reads the value, if there is just one and the value is no graph output."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    return uses[0].node
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    """The attribute's Python value, or the default."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+def is_op(node: ir.Node | None, *op_types: str, domain: str = "") -> bool:
+    """Whether the node is one of these ops of the domain."""
+    return (
+        node is not None
+        and node.domain in (domain, "ai.onnx" if not domain else domain)
+        and (node.op_type in op_types)
+    )
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value | None:
+    """Input `index`, None where it is absent."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """The value's number of dimensions, if known."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def static_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """The shape where all of it is known."""
+    if value.shape is None or not all(isinstance(d, int) for d in value.shape):
+        return None
+    return tuple(int(d) for d in value.shape if isinstance(d, int))
+
+
+def add_initializer(graph: ir.Graph, name: str, tensor: NDArray | ir.TensorProtocol) -> ir.Value:
+    """A new initializer under a name not yet taken in the graph."""
+    if isinstance(tensor, np.ndarray):
+        tensor = ir.tensor(tensor, name=name)
+    taken = {v.name for v in values(graph)}
+    unique, number = name, 1
+    while unique in taken:
+        unique, number = f"{name}_{number}", number + 1
+    value = ir.Value(
+        name=unique,
+        shape=ir.Shape(tensor.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    tensor.name = unique
+    graph.register_initializer(value)
+    return value
+
+
+def values(graph: ir.Graph) -> Iterable[ir.Value]:
+    """Every value of the graph: inputs, initializers, node outputs."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
+
+
+def new_node(
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    output: str,
+    *,
+    domain: str = "",
+    dtype: ir.DataType = ir.DataType.FLOAT,
+    shape: ir.Shape | None = None,
+    **attributes: Any,
+) -> ir.Node:
+    """A node with one named, typed output (ONNX inference stops at custom ops, so passes say types themselves)."""
+    node = ir.node(op_type, inputs, attributes, domain=domain, name=name)
+    node.outputs[0].name = output
+    node.outputs[0].type = ir.TensorType(dtype)
+    node.outputs[0].shape = shape
+    return node
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """All readers of `old`, the graph's outputs among them, read `new`, which takes the output's name."""
+    if old.is_graph_output():
+        graph = old.graph
+        assert graph is not None
+        name = old.name
+        old.name = f"{name}_float"
+        new.name = name
+        for i, output in enumerate(graph.outputs):
+            if output is old:
+                graph.outputs[i] = new
+        if new.shape is None:
+            new.shape = old.shape
+    old.replace_all_uses_with(new)
+
+
+def remove_dead(graph: ir.Graph, nodes: Iterable[ir.Node]) -> None:
+    """Remove those of the nodes that nothing reads, last first."""
+    for node in reversed(list(nodes)):
+        if node.graph is graph and not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            graph.remove(node, safe=True)

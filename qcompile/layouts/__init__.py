@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packed byte layouts, one file each; LAYOUTS is the only list of them."""
+
+from qcompile.layouts.kc import KC
+from qcompile.layouts.layout import Layout, Shape
+from qcompile.layouts.n16k4 import N16K4
+from qcompile.layouts.rows import ROWS
+
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in [N16K4, KC, ROWS]}
+
+__all__ = ["LAYOUTS", "Layout", "Shape"]

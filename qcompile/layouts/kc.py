@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kc/1: depthwise weights, one bit string of channels a tap (docs/layouts.md)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcompile.layouts.layout import (
+    SCALE_TYPES,
+    Layout,
+    Shape,
+    decode_parts,
+    from_bits,
+    scale_bytes,
+    to_bits,
+    zero_point_bytes,
+)
+from qcompile.numerics.weight import CodedWeight
+
+NAME = "kc/1"
+
+
+def num_bytes(shape: Shape) -> int:
+    """Bytes of the whole buffer."""
+    per_output = scale_bytes(shape.scale_format) + int(shape.has_zero_point)
+    return shape.K * -(-shape.N * shape.format.bits // 8) + shape.N * per_output
+
+
+def pack(weight: CodedWeight) -> NDArray[np.uint8]:
+    """The bytes of a depthwise weight [C, kh·kw]."""
+    if weight.num_blocks > 1:
+        raise ValueError(f"{NAME}: one scale a channel; {weight.num_blocks} blocks were given")
+    parts = [to_bits(np.ascontiguousarray(weight.unsigned().T), weight.format.bits).ravel()]
+    if weight.scale is not None:
+        parts.append(weight.scale[:, 0].astype(SCALE_TYPES[weight.scale_format]).view(np.uint8))
+    zero_point = zero_point_bytes(weight)
+    if zero_point is not None:
+        parts.append(zero_point[:, 0])
+    return np.concatenate(parts)
+
+
+def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
+    """The inverse of `pack`."""
+    at = shape.K * -(-shape.N * shape.format.bits // 8)
+    u = from_bits(data[:at].reshape(shape.K, -1), shape.N, shape.format.bits).T
+    sized = scale_bytes(shape.scale_format)
+    end = at + shape.N * sized
+    scale = data[at:end].view(SCALE_TYPES[shape.scale_format])[:, None] if sized else None
+    points = data[end : end + shape.N][:, None] if shape.has_zero_point else None
+    return decode_parts(u, scale, points, shape)
+
+
+KC = Layout(NAME, pack, unpack, num_bytes)

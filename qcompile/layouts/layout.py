@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every layout shares: bit fields, bit strings, and scales as bytes (docs/layouts.md)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcompile.formats import Format
+from qcompile.numerics.weight import CodedWeight
+
+FIELDS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
+SCALE_TYPES: dict[str, type] = {"f16": np.float16, "f32": np.float32}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a buffer alone does not say of its weight."""
+
+    N: int
+    K: int
+    format: Format
+    block_size: int
+    scale_format: str
+    has_zero_point: bool
+
+    @property
+    def block(self) -> int:
+        """Columns of a full block."""
+        return self.block_size or max(self.K, 1)
+
+    @property
+    def num_blocks(self) -> int:
+        """ceil(K / block_size)."""
+        return -(-self.K // self.block)
+
+    @classmethod
+    def of(cls, weight: CodedWeight) -> "Shape":
+        """The shape of a weight."""
+        n, k = weight.shape
+        has_zero_point = weight.zero_point is not None
+        return cls(n, k, weight.format, weight.block_size, weight.scale_format, has_zero_point)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Byte order: pack, unpack, size; name and version as the `layout` attribute spells them."""
+
+    name: str
+    pack: Callable[[CodedWeight], NDArray[np.uint8]]
+    unpack: Callable[[NDArray[np.uint8], Shape], CodedWeight]
+    num_bytes: Callable[[Shape], int]
+
+
+def scale_bytes(scale_format: str) -> int:
+    """Bytes of one scale; 0 for "none"."""
+    return 0 if scale_format == "none" else np.dtype(SCALE_TYPES[scale_format]).itemsize
+
+
+def to_bits(unsigned: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Codes [rows, n] as a bit string a row, least significant bit first: uint8 [rows, ceil(n·bits/8)]."""
+    each = (unsigned[..., None] >> np.arange(bits, dtype=np.uint8)) & 1
+    return np.packbits(each.reshape(len(unsigned), -1), axis=1, bitorder="little")
+
+
+def from_bits(rows: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint8]:
+    """The inverse of `to_bits`: uint8 [rows, count]."""
+    each = np.unpackbits(rows, axis=1, count=count * bits, bitorder="little")
+    weights = (1 << np.arange(bits)).astype(np.uint8)
+    return (each.reshape(len(rows), count, bits) * weights).sum(axis=2, dtype=np.uint8)
+
+
+def decode_parts(
+    unsigned: NDArray[np.uint8],
+    scale: NDArray | None,
+    zero_point: NDArray[np.uint8] | None,
+    shape: Shape,
+) -> CodedWeight:
+    """Unpacked parts [N, …] as a weight."""
+    return CodedWeight(
+        unsigned.astype(np.int16) - np.int16(shape.format.offset),
+        None if scale is None else scale.astype(np.float32),
+        None if zero_point is None else zero_point.astype(np.int16) - np.int16(shape.format.offset),
+        shape.format,
+        shape.block_size,
+        shape.scale_format,
+    )
+
+
+def zero_point_bytes(weight: CodedWeight) -> NDArray[np.uint8] | None:
+    """Zero points in units of u, uint8 [N, num_blocks]."""
+    if weight.zero_point is None:
+        return None
+    return (weight.zero_point + weight.format.offset).astype(np.uint8)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lower: the QDQ graph in the target's ops."""
+
+import onnx_ir as ir
+
+from qcompile.errors import QcompileError
+from qcompile.plan import Plan
+from qcompile.stage import Inspector, run_passes
+from qcompile.targets.target import Target
+
+
+def lower(
+    quantized: ir.Model, plan: Plan, target: Target, inspect: Inspector | None = None
+) -> ir.Model:
+    """A lowered copy. Every node of the plan must be lowered: a node that is not is a bug, and is named with the refusals."""
+    passes = target.lower()
+    lowered = run_passes(quantized.clone(), "lower", passes, inspect)
+    left = {n.name for n in lowered.graph if n.domain in ("", "ai.onnx")}
+    missed = [p.node for p in plan.nodes.values() if p.is_quantized and p.node in left]
+    if missed and target.packs:
+        reasons = [r for each in passes for r in getattr(each, "refusals", []) if r.node in missed]
+        why = "; ".join(f"{r.node}: {r.reason}" for r in reasons) or "no pass matched"
+        raise QcompileError(f"target {target.name} did not lower {', '.join(missed)} ({why})")
+    return lowered

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QAdd: the sum of two quantized tensors (N20)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def qadd(
+    a: NDArray[np.uint8],
+    b: NDArray[np.uint8],
+    a_multiplier: float,
+    b_multiplier: float,
+    a_zero_point: int,
+    b_zero_point: int,
+    y_zero_point: int,
+    y_min: int = 0,
+    y_max: int = 255,
+) -> NDArray[np.uint8]:
+    """uint8 codes of a + b, broadcast (N20); multipliers are `scale / y_scale`.
+
+    >>> qadd(np.uint8([130]), np.uint8([10]), 0.5, 2.0, 128, 8, 100).tolist()
+    [105]
+    """
+    left = (a.astype(np.int32) - a_zero_point).astype(np.float32) * np.float32(a_multiplier)
+    right = (b.astype(np.int32) - b_zero_point).astype(np.float32) * np.float32(b_multiplier)
+    code = np.rint(left + right).astype(np.float64) + y_zero_point
+    return np.clip(code, y_min, y_max).astype(np.uint8)

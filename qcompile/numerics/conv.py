@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QConv: 2-D convolutions, NHWC, grouped and depthwise (N10 … N15)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcompile.numerics.matmul import INFINITE, UNIT, exact_product
+from qcompile.numerics.quantize import quantize_dynamic
+from qcompile.numerics.requantize import requantize
+from qcompile.numerics.weight import CodedWeight
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a kernel looks: kernel (kh, kw), strides, pads (top, left, bottom, right), dilations."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the output; 0 where the kernel does not fit."""
+        out = []
+        for i, size in enumerate((height, width)):
+            span = self.dilations[i] * (self.kernel[i] - 1) + 1
+            room = size + self.pads[i] + self.pads[i + 2] - span
+            out.append(max(room // self.strides[i] + 1, 0) if room >= 0 else 0)
+        return out[0], out[1]
+
+
+def patches(x: NDArray, window: Window, pad: int | float = 0) -> NDArray:
+    """x [B, H, W, C] to [B, OH, OW, kh·kw, C]; the border reads `pad`."""
+    top, left, bottom, right = window.pads
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=pad)
+    oh, ow = window.output_size(x.shape[1], x.shape[2])
+    (sh, sw), (dh, dw) = window.strides, window.dilations
+    taps = [
+        padded[
+            :, i * dh : i * dh + (oh - 1) * sh + 1 : sh, j * dw : j * dw + (ow - 1) * sw + 1 : sw
+        ]
+        if oh and ow
+        else padded[:, :0, :0].reshape(x.shape[0], oh, ow, -1)[..., : x.shape[3]]
+        for i in range(window.kernel[0])
+        for j in range(window.kernel[1])
+    ]
+    return np.stack(taps, axis=3)
+
+
+def accumulate(codes: NDArray, values: NDArray, window: Window, group: int) -> NDArray[np.int64]:
+    """Exact sums [B, OH, OW, N] of centred codes [B, H, W, C] with values [N, kh·kw·C/group]."""
+    columns = patches(codes, window)
+    b, oh, ow, taps, channels = columns.shape
+    out_group, in_group = values.shape[0] // group, channels // group
+    parts = []
+    for g in range(group):
+        chosen = columns[..., g * in_group : (g + 1) * in_group].reshape(
+            b * oh * ow, taps * in_group
+        )
+        parts.append(exact_product(chosen, values[g * out_group : (g + 1) * out_group]))
+    return np.concatenate(parts, axis=1).reshape(b, oh, ow, -1)
+
+
+def qconv_static(
+    x: NDArray[np.uint8],
+    weight: CodedWeight,
+    bias: NDArray[np.int32] | None,
+    multiplier: NDArray[np.float32],
+    window: Window,
+    group: int,
+    x_zero_point: int,
+    y_zero_point: int,
+    y_min: int = 0,
+    y_max: int = 255,
+) -> NDArray[np.uint8]:
+    """Static uint8 [B, H, W, C] to uint8 [B, OH, OW, N] (N11, N15)."""
+    acc = accumulate(x.astype(np.int32) - x_zero_point, weight.values(), window, group)
+    return requantize(acc, 0 if bias is None else bias, multiplier, y_zero_point, y_min, y_max)
+
+
+def qconv_dynamic(
+    x: NDArray[np.float32],
+    weight: CodedWeight,
+    bias: NDArray[np.float32] | None,
+    window: Window,
+    group: int = 1,
+    bits: int = 8,
+    clip: tuple[float, float] = INFINITE,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Dynamic activations, one scale a sample: [B, H, W, C] to (y, bound), float64 [B, OH, OW, N] (N4, N13)."""
+    assert weight.scale is not None
+    codes, x_scale = quantize_dynamic(x, (1, 2, 3), bits)
+    values, size = weight.values(), weight.block
+    y = np.float64(0)
+    magnitude = np.float64(0)
+    for block in range(weight.num_blocks):
+        inside = np.zeros_like(values)
+        inside[:, block * size : (block + 1) * size] = values[:, block * size : (block + 1) * size]
+        term = weight.scale[:, block].astype(np.float64) * accumulate(codes, inside, window, group)
+        y, magnitude = y + term, magnitude + np.abs(term)
+    offset = np.float64(0) if bias is None else bias.astype(np.float64)
+    bound = (weight.num_blocks + 4) * UNIT * (x_scale * magnitude + np.abs(offset))
+    return np.clip(x_scale * y + offset, *clip), bound

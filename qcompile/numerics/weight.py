@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CodedWeight: a quantized weight as codes, scales and zero points, before any packing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcompile.formats import Format
+
+
+@dataclass(frozen=True)
+class CodedWeight:
+    """A weight [N, K] in codes.
+
+    codes int16 [N, K] (the signed or unsigned integer, or the index into a table); scale float32 [N, num_blocks] or None where
+    a static product carries it in its multiplier; zero_point int16 [N, num_blocks] or None; block_size 0 = one block of K.
+    """
+
+    codes: NDArray[np.int16]
+    scale: NDArray[np.float32] | None
+    zero_point: NDArray[np.int16] | None
+    format: Format
+    block_size: int = 0
+    scale_format: str = "f32"
+
+    def __post_init__(self) -> None:
+        n, k = self.codes.shape
+        low, high = self.format.code_min, self.format.code_max
+        if self.codes.size and (self.codes.min() < low or self.codes.max() > high):
+            raise ValueError(f"codes leave {low} … {high} of {self.format}")
+        for name, part in (("scale", self.scale), ("zero_point", self.zero_point)):
+            if part is not None and part.shape != (n, self.num_blocks):
+                raise ValueError(f"{name} is {part.shape}; needs {(n, self.num_blocks)}")
+        if self.format.is_table and self.zero_point is not None:
+            raise ValueError(f"table format {self.format} has no zero point (N1)")
+        if (self.scale is None) != (self.scale_format == "none"):
+            raise ValueError(f'scale_format "{self.scale_format}" does not fit the scales given')
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    @property
+    def block(self) -> int:
+        """Columns of a full block."""
+        return self.block_size or max(self.codes.shape[1], 1)
+
+    @property
+    def num_blocks(self) -> int:
+        """ceil(K / block_size) (N5)."""
+        return -(-self.codes.shape[1] // self.block)
+
+    def unsigned(self) -> NDArray[np.uint8]:
+        """The packed form of the codes (docs/layouts.md), uint8 [N, K]."""
+        return (self.codes + self.format.offset).astype(np.uint8)
+
+    def values(self) -> NDArray[np.int32]:
+        """`code − zero_point`, or the table's value: int32 [N, K], unscaled."""
+        values = self.format.values[self.codes - self.format.code_min].astype(np.int32)
+        return values if self.zero_point is None else values - self.per_column(self.zero_point)
+
+    def per_column(self, per_block: NDArray) -> NDArray:
+        """[N, num_blocks] repeated to [N, K]."""
+        return np.repeat(per_block, self.block, axis=1)[:, : self.codes.shape[1]]
+
+    def decode(self) -> NDArray[np.float32]:
+        """The real weight, float32 [N, K] (N1); needs scales."""
+        if self.scale is None:
+            raise ValueError("this weight carries its scales in a multiplier")
+        return self.values().astype(np.float32) * self.per_column(self.scale)
+
+
+def coded_weight(
+    format: Format,
+    block_size: int,
+    scale_format: str,
+    codes: NDArray,
+    scale: NDArray | None,
+    zero_point: NDArray | None,
+    rows: slice = slice(None),
+) -> CodedWeight:
+    """Rows of a lowered weight. Codes of uint8 (and zero points) may come in an int8 container."""
+    return CodedWeight(
+        _widen(codes[rows], format),
+        None if scale is None else scale[rows].astype(np.float32),
+        None if zero_point is None else _widen(zero_point[rows], format),
+        format,
+        block_size,
+        scale_format,
+    )
+
+
+def _widen(codes: NDArray, format: Format) -> NDArray[np.int16]:
+    wide = codes.astype(np.int16)
+    return wide & 0xFF if format.code_max > 127 else wide

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pack: plain codes become the target's byte layout; equal weights are packed once."""
+
+import numpy as np
+import onnx_ir as ir
+
+from qcompile.formats import FORMATS, Format
+from qcompile.graph import DOMAIN, add_initializer, attribute, constant, input_of
+from qcompile.layouts import LAYOUTS, Shape
+from qcompile.layouts.kc import KC
+from qcompile.layouts.n16k4 import N16K4
+from qcompile.layouts.rows import ROWS
+from qcompile.numerics.weight import CodedWeight, coded_weight
+from qcompile.passes.lower.lowered import CODES, PLAIN, SCALE, ZERO_POINT
+from qcompile.targets.target import Target
+
+PACKED_OPS = ("QConv", "QMatMul", "QGather")
+
+
+def pack(lowered: ir.Model, target: Target) -> ir.Model:
+    """A packed copy; each weight is packed when it is written. A target that does not pack gets the copy as it is."""
+    model = lowered.clone()
+    if not target.packs:
+        return model
+    graph = model.graph
+    shared = _gathered_and_multiplied(graph)
+    done: dict[tuple, ir.Value] = {}
+    for node in list(graph):
+        if node.domain == DOMAIN and node.op_type in PACKED_OPS:
+            _pack_node(graph, node, layout_of(node, shared), done)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+    return model
+
+
+def layout_of(node: ir.Node, shared: set[str]) -> str:
+    """kc for depthwise, rows for tables that only Gather reads, n16k4 for the rest (docs/layouts.md)."""
+    codes = node.inputs[CODES]
+    if node.op_type == "QConv":
+        group, n = int(attribute(node, "group")), int(attribute(node, "N"))
+        taps = int(np.prod(attribute(node, "kernel_shape")))
+        if group > 1 and group == n and int(attribute(node, "K")) == taps:
+            return KC.name
+    if node.op_type == "QGather" and codes is not None and codes.name not in shared:
+        return ROWS.name
+    return N16K4.name
+
+
+def _gathered_and_multiplied(graph: ir.Graph) -> set[str]:
+    """Codes that both a QGather and a float or dynamic QMatMul read: one packed tensor serves both."""
+    readers: dict[str, set[str]] = {}
+    for node in graph:
+        if node.domain == DOMAIN and node.op_type in PACKED_OPS:
+            codes = node.inputs[CODES]
+            kind = "static" if attribute(node, "activation") == "static" else node.op_type
+            readers.setdefault(codes.name or "" if codes is not None else "", set()).add(kind)
+    return {name for name, kinds in readers.items() if {"QGather", "QMatMul"} <= kinds}
+
+
+def _pack_node(graph: ir.Graph, node: ir.Node, layout: str, done: dict[tuple, ir.Value]) -> None:
+    codes = node.inputs[CODES]
+    assert codes is not None
+    group = int(attribute(node, "group", 1)) if layout == N16K4.name else 1
+    key = (codes.name, layout, attribute(node, "scale_format"), group)
+    if key not in done:
+        done[key] = add_initializer(graph, f"{codes.name}_packed", _lazy(node, layout, group))
+    node.replace_input_with(CODES, done[key])
+    kept = min(len(node.inputs), SCALE)
+    while kept > 2 and node.inputs[kept - 1] is None:
+        kept -= 1
+    node.resize_inputs(kept)
+    node.attributes["layout"] = ir.AttrString("layout", layout)
+
+
+def _lazy(node: ir.Node, layout: str, group: int) -> ir.LazyTensor:
+    tensors = [
+        None if v is None else v.const_value
+        for v in (node.inputs[CODES], input_of(node, SCALE), input_of(node, ZERO_POINT))
+    ]
+    format, block_size = format_of(node), int(attribute(node, "block_size"))
+    scale_format = attribute(node, "scale_format")
+    n, k = int(attribute(node, "N")), int(attribute(node, "K"))
+    has_zero_point = bool(attribute(node, "has_zero_point"))
+    shape = Shape(n // group, k, format, block_size, scale_format, has_zero_point)
+    size = LAYOUTS[layout].num_bytes(shape) * group
+
+    def packed() -> ir.TensorProtocol:
+        codes, scale, zero_point = (None if t is None else t.numpy() for t in tensors)
+        assert codes is not None
+        step = n // group
+        parts = [
+            LAYOUTS[layout].pack(
+                coded_weight(format, block_size, scale_format, codes, scale, zero_point, rows)
+            )
+            for rows in (slice(i, i + step) for i in range(0, n, step))
+        ]
+        return ir.tensor(np.concatenate(parts))
+
+    return ir.LazyTensor(packed, ir.DataType.UINT8, ir.Shape([size]))
+
+
+def format_of(node: ir.Node) -> Format:
+    """The weight format that the node's attributes say."""
+    name = attribute(node, "format")
+    table = attribute(node, "table")
+    if name in FORMATS:
+        return FORMATS[name]
+    signed = bool(attribute(node, "is_signed"))
+    return Format(name, int(attribute(node, "bits")), signed, tuple(table) if table else None)
+
+
+def weight_of_packed(node: ir.Node) -> CodedWeight:
+    """The weight of a lowered or packed node, as numerics takes it."""
+    n, k = int(attribute(node, "N")), int(attribute(node, "K"))
+    format, block_size = format_of(node), int(attribute(node, "block_size"))
+    scale_format, layout = attribute(node, "scale_format"), attribute(node, "layout")
+    data = constant(node.inputs[CODES])
+    assert data is not None
+    if layout == PLAIN:
+        scale, point = constant(input_of(node, SCALE)), constant(input_of(node, ZERO_POINT))
+        return coded_weight(format, block_size, scale_format, data, scale, point)
+    group = int(attribute(node, "group", 1)) if layout == N16K4.name else 1
+    has_zero_point = bool(attribute(node, "has_zero_point"))
+    shape = Shape(n // group, k, format, block_size, scale_format, has_zero_point)
+    parts = [LAYOUTS[layout].unpack(part, shape) for part in np.split(data, group)]
+    if group == 1:
+        return parts[0]
+    return CodedWeight(
+        np.concatenate([p.codes for p in parts]),
+        np.concatenate([p.scale for p in parts]) if parts[0].scale is not None else None,
+        np.concatenate([p.zero_point for p in parts]) if parts[0].zero_point is not None else None,
+        format,
+        block_size,
+        scale_format,
+    )

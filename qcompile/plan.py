@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plan: for every weighted node and every activation what was decided, and why."""
+
+from dataclasses import dataclass, field
+
+from qcompile.spec import QuantSpec
+
+WEIGHTED_OPS = ("Conv", "MatMul", "Gemm", "Gather")
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """A weighted node: its weight's spec and how it takes activations, or the reason why it stays float.
+
+    activation is the spec of the input: static (`uint8/tensor`), dynamic (`int8/row`, `int8/sample`) or None (float).
+    """
+
+    node: str
+    op_type: str
+    weight_name: str
+    num_elements: int
+    weight: QuantSpec | None = None
+    activation: QuantSpec | None = None
+    reason: str = ""
+    rule: str = ""
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the node runs from packed codes."""
+        return self.weight is not None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """nodes: weighted nodes by name. activations: value name → spec of static codes. leaders: value name → the value whose
+    statistics it shares. reasons: other nodes that stay float inside quantized neighbourhoods, and why."""
+
+    preset: str
+    target: str
+    nodes: dict[str, NodePlan]
+    activations: dict[str, QuantSpec] = field(default_factory=dict)
+    leaders: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def coverage(self) -> float:
+        """Weight elements that run from packed codes ÷ all (architecture §5); a tied weight counts once."""
+        sizes = {p.weight_name: p.num_elements for p in self.counted()}
+        total = sum(sizes.values())
+        packed = {p.weight_name for p in self.counted() if p.is_quantized}
+        return sum(sizes[name] for name in packed) / total if total else 0.0
+
+    def counted(self) -> list[NodePlan]:
+        """The nodes whose weights coverage counts: Conv, MatMul, Gemm, and tables that are quantized or tied."""
+        products = {p.weight_name for p in self.nodes.values() if p.op_type != "Gather"}
+        return [
+            p
+            for p in self.nodes.values()
+            if p.op_type != "Gather" or p.is_quantized or p.weight_name in products
+        ]

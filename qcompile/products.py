@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading weighted products: where the weight is, and what fuses with the output."""
+
+import onnx_ir as ir
+
+from qcompile.graph import (
+    attribute,
+    input_of,
+    is_constant,
+    is_op,
+    only_consumer,
+    rank,
+    static_shape,
+)
+from qcompile.numerics.conv import Window
+
+
+def weight_of(node: ir.Node) -> ir.Value | None:
+    """The constant weight of a weighted node, [N, K], [N, C/g, kh, kw] or a table, through a Transpose."""
+    value = node.inputs[0] if is_op(node, "Gather") else input_of(node, 1)
+    if value is not None and is_op(value.producer(), "Transpose") and is_op(node, "MatMul"):
+        producer = value.producer()
+        assert producer is not None
+        value = producer.inputs[0]
+    return value if is_constant(value) else None
+
+
+def fused_end(node: ir.Node) -> ir.Value:
+    """The value at the end of what fuses with the node: a constant bias (MatMul only), then Relu or a constant Clip."""
+    value = node.outputs[0]
+    if is_op(node, "MatMul"):
+        value = end_of_bias(value) or value
+    follower = only_consumer(value)
+    return follower.outputs[0] if follower is not None and is_relu(follower) else value
+
+
+def end_of_bias(value: ir.Value) -> ir.Value | None:
+    """The output of an Add of a constant vector that alone reads the value."""
+    follower = only_consumer(value)
+    if follower is None or not is_op(follower, "Add"):
+        return None
+    other = next((v for v in follower.inputs if v is not value), None)
+    if other is None or not is_constant(other) or rank(other) != 1 or value.shape is None:
+        return None
+    return follower.outputs[0] if static_shape(other) == (value.shape[-1],) else None
+
+
+def is_relu(node: ir.Node) -> bool:
+    """Relu, or Clip between constants."""
+    return is_op(node, "Relu") or (
+        is_op(node, "Clip") and all(v is None or is_constant(v) for v in node.inputs[1:])
+    )
+
+
+def window_of(node: ir.Node, kernel: tuple[int, int]) -> Window:
+    """The window of a 2-D Conv or pool."""
+    strides = tuple(attribute(node, "strides", (1, 1)))
+    pads = tuple(attribute(node, "pads", (0, 0, 0, 0)))
+    dilations = tuple(attribute(node, "dilations", (1, 1)))
+    return Window(kernel, strides, pads, dilations)  # type: ignore[arg-type]

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""report: what was done, as plain tables; every figure here was measured on the artifact."""
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from qcompile.annotate import request_of
+from qcompile.artifact import Artifact
+from qcompile.compare import Comparison
+from qcompile.formats import FORMATS
+from qcompile.plan import NodePlan, Plan
+from qcompile.targets.target import Request, Target
+
+
+def table(*columns: str, right: tuple[int, ...] = ()) -> Table:
+    """A plain table: no colours, no box, whole words."""
+    made = Table(box=None, pad_edge=False, show_edge=False)
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="right" if i in right else "left", overflow="fold")
+    return made
+
+
+def size(count: float) -> str:
+    """Bytes as kB.
+
+    >>> size(274537)
+    '274.5 kB'
+    """
+    return f"{count / 1000:,.1f} kB"
+
+
+def report(artifact: Artifact, console: Console) -> None:
+    """The report of one compilation."""
+    content, measured = artifact.content, artifact.measured
+    before, after = content["source"]["bytes"], artifact.model_bytes
+    rows = table("", "")
+    rows.add_row("artifact", str(artifact.folder))
+    rows.add_row("target, preset", f"{content['target']}, {content['preset']}")
+    rows.add_row("size", f"{size(before)} → {size(after)} ({before / max(after, 1):.2f}× smaller)")
+    rows.add_row("coverage", coverage_line(content))
+    for line in _measured_lines(measured):
+        rows.add_row(*line)
+    console.print(rows)
+    for note in content["notes"]:
+        console.print(f"note: {note}")
+    for line in warnings(artifact):
+        console.print(f"WARNING: {line}")
+    _print_floats(content, console)
+
+
+def _measured_lines(measured: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = []
+    if measured.get("sqnr_db") is not None:
+        where = "random inputs" if measured.get("synthetic_data") else "calibration data"
+        lines.append(
+            (
+                "SQNR",
+                f"{measured['sqnr_db']:.1f} dB of the outputs against the float model ({where})",
+            )
+        )
+    if measured.get("worst_nodes"):
+        name, value = measured["worst_nodes"][0]
+        lines.append(("worst node", f"{name} ({value:.1f} dB)"))
+    if measured.get("metric"):
+        m = measured["metric"]
+        lines.append(("metric", f"{m['float']:.4g} → {m['compiled']:.4g}"))
+    if measured.get("speed"):
+        s = measured["speed"]
+        text = f"{s['float_ms']:.3f} ms → {s['compiled_ms']:.3f} ms ({s['ratio']:.2f}× the float model's speed, 1 thread)"
+        lines.append(("time of one input", text))
+    checks = measured.get("checks", [])
+    if checks:
+        lines.append(
+            ("verified", ", ".join(dict.fromkeys(c["rung"].split(":")[0] for c in checks)))
+        )
+    return lines
+
+
+def coverage_line(content: dict[str, Any]) -> str:
+    """Share of the weights that run from packed codes, and at which formats."""
+    counts: Counter[str] = Counter()
+    seen = set()
+    for row in content["nodes"]:
+        if row["weight"] is not None and row["weight_tensor"] not in seen:
+            seen.add(row["weight_tensor"])
+            counts[row["weight"].split("/")[0]] += row["elements"]
+    total = sum(counts.values())
+    parts = ", ".join(f"{name} {100 * n / total:.1f} %" for name, n in counts.most_common())
+    return f"{100 * content['coverage']:.1f} % of the weights run from packed codes ({parts})"
+
+
+def warnings(artifact: Artifact) -> list[str]:
+    """What the user would not want to find out later."""
+    found = []
+    speed = artifact.measured.get("speed") or {}
+    if speed and speed["ratio"] < 1:
+        found.append(
+            f"the compiled model is slower than the float one here ({speed['ratio']:.2f}×)"
+        )
+    if artifact.model_bytes >= artifact.content["source"]["bytes"]:
+        found.append("the compiled model is not smaller than the float one")
+    if artifact.measured.get("synthetic_data"):
+        found.append(
+            "accuracy was not measured: without --calibration-data the check ran on random inputs"
+        )
+    return found
+
+
+def _print_floats(content: dict[str, Any], console: Console) -> None:
+    left = [(r["op"], r["node"], r["reason"]) for r in content["nodes"] if r["weight"] is None]
+    left += [("", node, reason) for node, reason in content["float_nodes"].items()]
+    if not left:
+        return
+    console.print(f"{len(left)} nodes stay in float:")
+    rows = table("op", "node", "reason")
+    for row in left:
+        rows.add_row(*row)
+    console.print(rows)
+
+
+def inspect_artifact(artifact: Artifact, console: Console) -> None:
+    """`qcompile inspect` of an artifact: every weighted node."""
+    rows = table("node", "weight", "activation", "kernel", "layout", "bytes", right=(5,))
+    for r in artifact.content["nodes"]:
+        if r["weight"] is not None:
+            held = f"{r['packed_bytes']:,}"
+            rows.add_row(
+                r["node"],
+                r["weight"],
+                r["activation"] or "f32",
+                r["kernel"],
+                r["layout"] or "",
+                held,
+            )
+    console.print(rows)
+    report(artifact, console)
+
+
+def dry_run(plan: Plan, target: Target, console: Console, nodes: dict[str, Any]) -> None:
+    """`--dry-run`: per node the format and kernel or the reason for float, bytes, and the coverage."""
+    console.print(f"target {target.name}, preset {plan.preset}")
+    rows = table("node", "op", "weight", "activation", "kernel", "bytes", "decided by", right=(5,))
+    for p in plan.nodes.values():
+        if not p.is_quantized:
+            rows.add_row(
+                p.node, p.op_type, "float", "", p.reason, f"{4 * p.num_elements:,}", p.rule
+            )
+            continue
+        assert p.weight is not None
+        request = request_of(nodes[p.node], p.weight, p.activation)
+        activation = "f32" if p.activation is None else str(p.activation)
+        kernel = target.kernel(request)
+        rows.add_row(
+            p.node,
+            p.op_type,
+            str(p.weight),
+            activation,
+            kernel,
+            f"{code_bytes(p, request):,}",
+            p.rule,
+        )
+    console.print(rows)
+    console.print(f"coverage {100 * plan.coverage():.1f} %")
+    for note in plan.notes:
+        console.print(f"note: {note}")
+    for node, reason in plan.reasons.items():
+        console.print(f"float: {node}: {reason}")
+
+
+def code_bytes(plan: NodePlan, request: Request) -> int:
+    """Bytes of codes and scales, without the padding of a layout."""
+    assert plan.weight is not None
+    n = plan.num_elements // max(request.K, 1)
+    per_row = -(-request.K // plan.weight.block_size) if plan.weight.granularity == "block" else 1
+    scale = (2 if plan.weight.scale_format == "f16" else 4) + (not plan.weight.is_symmetric)
+    return -(-plan.num_elements * plan.weight.bits // 8) + n * per_row * scale
+
+
+def comparison(result: Comparison, console: Console) -> None:
+    """`qcompile compare`."""
+    rows = table("output", "SQNR dB", "cosine", "top-1 agreement", right=(1, 2, 3))
+    for r in result.outputs:
+        rows.add_row(r.name, f"{r.sqnr_db:.2f}", f"{r.cosine:.6f}", f"{100 * r.top1:.2f} %")
+    console.print(rows)
+    if result.worst_nodes:
+        worst = table("worst nodes", "SQNR dB", right=(1,))
+        for name, value in result.worst_nodes:
+            worst.add_row(name, f"{value:.2f}")
+        console.print(worst)
+    console.print(f"{result.num_samples} samples")
+
+
+def format_rows(console: Console) -> None:
+    """`qcompile formats`."""
+    rows = table("format", "bits", "codes", "values", right=(1,))
+    for f in FORMATS.values():
+        values = f"{f.values.min() * f.table_scale:g} … {f.values.max() * f.table_scale:g}"
+        rows.add_row(
+            f.name, str(f.bits), "table" if f.is_table else f"{f.code_min} … {f.code_max}", values
+        )
+    console.print(rows)

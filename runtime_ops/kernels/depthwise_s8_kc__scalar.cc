@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// Depthwise: every channel has its own taps; N11 and N13 as for dense products.
+#include "epilogue.h"
+
+namespace qcompile {
+namespace {
+
+void store(const depthwise_s8_kc_args& a, int64_t pixel, int64_t c, int32_t acc) {
+  const Epilogue& e = a.epilogue;
+  const int64_t at = pixel * a.num_channels + c;
+  if (e.output == Output::kRequantized) {
+    const int64_t total = int64_t{acc} + e.correction[c];
+    static_cast<uint8_t*>(a.y)[at] = requantize_f32(total, e.bias_codes[c], e.multiplier[c], e);
+  } else {
+    static_cast<float*>(a.y)[at] =
+        finish_float(a.scales[c] * static_cast<float>(acc), e.x_scales[0], e.bias[c], e);
+  }
+}
+
+}  // namespace
+
+void depthwise_s8_kc__scalar(depthwise_s8_kc_args& a) {
+  for (int64_t pixel = 0; pixel < a.num_pixels; ++pixel) {
+    const int8_t* x = a.x + pixel * a.pixel_stride;
+    for (int64_t c = 0; c < a.num_channels; ++c) {
+      int32_t acc = 0;
+      for (int64_t tap = 0; tap < a.num_taps; ++tap) {
+        acc += x[a.tap_offsets[tap] + c] * a.values[tap * a.padded_channels + c];
+      }
+      store(a, pixel, c, acc);
+    }
+  }
+}
+
+}  // namespace qcompile

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels that walk arrays once: plain loops that the compiler vectorizes for the flags of the
+// file that includes this one. QC_ISA_NAME(kernel) is kernel__<isa>.
+#include "epilogue.h"
+
+namespace qcompile {
+
+void QC_ISA_NAME(amax_f32)(amax_f32_args& a) {
+  int32_t amax = a.amax_bits;
+  for (int64_t i = 0; i < a.count; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, a.x + i, 4);
+    bits &= 0x7fffffff;
+    amax = bits > amax ? bits : amax;
+  }
+  a.amax_bits = amax;
+}
+
+void QC_ISA_NAME(quantize_f32_s8)(quantize_f32_s8_args& a) {
+  const int64_t count = a.count;
+  if (a.scale != a.scale) {
+    std::memset(a.codes, 0, static_cast<size_t>(count));
+    return;
+  }
+  const float scale = a.scale, limit = static_cast<float>(a.limit);
+  const float* __restrict__ x = a.x;
+  int8_t* __restrict__ codes = a.codes;
+  for (int64_t i = 0; i < count; ++i) {
+    // |x / scale| may pass the limit by a rounding, or by much where scale was raised to 2^-126.
+    float v = x[i] / scale;
+    v = v < -limit ? -limit : v;
+    v = v > limit ? limit : v;
+    codes[i] = static_cast<int8_t>(static_cast<int32_t>(round_small(v)));
+  }
+}
+
+void QC_ISA_NAME(centre_u8_s8)(centre_u8_s8_args& a) {
+  const int64_t count = a.count;
+  const uint8_t* __restrict__ x = a.x;
+  int8_t* __restrict__ y = a.y;
+  for (int64_t i = 0; i < count; ++i) y[i] = static_cast<int8_t>(x[i] ^ 0x80);
+}
+
+namespace {
+
+// With a_step and b_step known, so that the loop vectorizes.
+template <int kStepA, int kStepB>
+void add_loop(const add_u8_u8_args& a) {
+  const uint8_t* __restrict__ left = a.a;
+  const uint8_t* __restrict__ right = a.b;
+  uint8_t* __restrict__ y = a.y;
+  const float a_multiplier = a.a_multiplier, b_multiplier = a.b_multiplier;
+  const int32_t a_zero_point = a.a_zero_point, b_zero_point = a.b_zero_point;
+  const int32_t zero_point = a.y_zero_point, y_min = a.y_min, y_max = a.y_max;
+  const int64_t count = a.count;
+  for (int64_t i = 0; i < count; ++i) {
+    const float scaled_a = static_cast<float>(left[i * kStepA] - a_zero_point) * a_multiplier;
+    const float scaled_b = static_cast<float>(right[i * kStepB] - b_zero_point) * b_multiplier;
+    y[i] = static_cast<uint8_t>(code_of(scaled_a + scaled_b, zero_point, y_min, y_max));
+  }
+}
+
+void max_pool(const pool_u8_args& a) {
+  const int64_t channels = a.num_channels;
+  uint8_t* __restrict__ y = a.y;
+  std::memcpy(y, a.x, static_cast<size_t>(channels));
+  for (int64_t i = 0; i < a.num_rows; ++i) {
+    for (int64_t j = 0; j < a.num_columns; ++j) {
+      const uint8_t* __restrict__ x = a.x + i * a.row_stride + j * a.column_stride;
+      for (int64_t c = 0; c < channels; ++c) y[c] = x[c] > y[c] ? x[c] : y[c];
+    }
+  }
+}
+
+void average_pool(const pool_u8_args& a) {
+  constexpr int64_t kChannels = 64;  // sums that stay in registers or the first cache
+  const int32_t taps = static_cast<int32_t>(a.num_rows * a.num_columns);
+  for (int64_t first = 0; first < a.num_channels; first += kChannels) {
+    const int64_t left = a.num_channels - first, channels = left < kChannels ? left : kChannels;
+    int32_t sums[kChannels] = {};
+    for (int64_t i = 0; i < a.num_rows; ++i) {
+      for (int64_t j = 0; j < a.num_columns; ++j) {
+        const uint8_t* x = a.x + i * a.row_stride + j * a.column_stride + first;
+        for (int64_t c = 0; c < channels; ++c) sums[c] += x[c];
+      }
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      const float v = static_cast<float>(sums[c] - taps * a.x_zero_point) * a.multiplier;
+      a.y[first + c] = static_cast<uint8_t>(code_of(v, a.y_zero_point, a.y_min, a.y_max));
+    }
+  }
+}
+
+}  // namespace
+
+void QC_ISA_NAME(add_u8_u8)(add_u8_u8_args& a) {
+  if (a.a_step && a.b_step) return add_loop<1, 1>(a);
+  if (a.a_step) return add_loop<1, 0>(a);
+  if (a.b_step) return add_loop<0, 1>(a);
+  add_loop<0, 0>(a);
+}
+
+void QC_ISA_NAME(pool_u8)(pool_u8_args& a) {
+  if (a.is_average) return average_pool(a);
+  max_pool(a);
+}
+
+}  // namespace qcompile

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every kernel computes and the arguments it takes. Kernels trust their arguments: ops check.
+#pragma once
+
+#include <cstdint>
+
+#include "weight.h"
+
+namespace qcompile {
+
+enum class Output {
+  kRequantized,  // uint8, N11
+  kFloat,        // float, N13
+  kSum,          // int32: the exact sum itself
+};
+
+// What follows an exact sum `acc`, per output n.
+struct Epilogue {
+  Output output = Output::kSum;
+  // N11: x is centred by 128, so acc = sum(x' * w) and the term of the zero point is
+  // correction[n] = -(x_zero_point - 128) * sum_k(w[n, k]).
+  const int64_t* correction = nullptr;
+  const int32_t* bias_codes = nullptr;  // null: no bias
+  const float* multiplier = nullptr;
+  int32_t y_zero_point = 0, y_min = 0, y_max = 255;
+  // N13
+  const float* x_scales = nullptr;      // one a row
+  const float* bias = nullptr;          // null: no bias
+  float clip_min = 0, clip_max = 0;
+};
+
+// The epilogue whose first output is `n` of this one.
+inline Epilogue at_output(Epilogue e, int64_t n) {
+  if (e.correction) e.correction += n;
+  if (e.bias_codes) e.bias_codes += n;
+  if (e.multiplier) e.multiplier += n;
+  if (e.bias) e.bias += n;
+  return e;
+}
+
+// A contiguous piece of a row of activations: `num_groups` groups of 4 columns from `x_offset`.
+struct Run {
+  int64_t x_offset;
+  int64_t num_groups;
+};
+
+// y[m, n] = epilogue(sum over blocks and columns of x[m, k] * w[n, k]), one panel of outputs, N10.
+// Row m is runs of bytes relative to x_rows[m]; block b owns runs[run_ends[b-1] .. run_ends[b]).
+// Bytes of a row beyond K inside its last group must be 0.
+// x_sums [num_rows, num_blocks]: sum of the row's bytes of each block.
+struct matmul_s8_n16k4_args {
+  const Weight* weight;
+  int64_t panel;
+  const int8_t* const* x_rows;
+  int64_t num_rows;
+  const Run* runs;
+  const int64_t* run_ends;
+  // Rows are one piece of zero-padded chunks: column k of the weight is byte k, and K is readable
+  // up to the end of its chunk.
+  bool is_contiguous;
+  const int32_t* x_sums;
+  uint8_t* scratch;      // n16k4_scratch_bytes(), 64-byte aligned
+  Epilogue epilogue;     // arrays start at the panel's first output
+  void* y;               // element (row 0, the panel's first output)
+  int64_t y_stride;      // elements from row to row
+};
+inline int64_t n16k4_scratch_bytes(const Weight& w) {
+  return ((w.num_blocks - 1) * w.padded_columns_of(0) + w.padded_columns_of(w.num_blocks - 1)) *
+         kPanel;
+}
+
+// y[m, n] = clip(sum_k x[m, k] * w[n, k] + bias[n]), one panel of outputs, N14.
+// Every row is readable, and 0, beyond K to the end of the last chunk.
+struct matmul_f32_n16k4_args {
+  const Weight* weight;
+  int64_t panel;
+  const float* const* x_rows;
+  int64_t num_rows;
+  const float* bias;     // the panel's first output; null: none
+  float clip_min, clip_max;
+  float* y;
+  int64_t y_stride;
+};
+
+// y[p, c] = epilogue(sum_taps x[p * pixel_stride + tap_offsets[t] + c] * w[t, c]), for one row of
+// pixels. values [taps, padded channels] hold code - zero_point (|value| <= 255) in int32;
+// x is readable 16 bytes beyond the last channel.
+struct depthwise_s8_kc_args {
+  const int8_t* x;
+  const int64_t* tap_offsets;
+  int64_t num_taps;
+  int64_t pixel_stride;
+  int64_t num_pixels;
+  int64_t num_channels;
+  int64_t padded_channels;  // a multiple of 16
+  const int32_t* values;
+  const float* scales;      // [padded channels], N13 only
+  Epilogue epilogue;        // arrays of padded_channels; x_scales[0] covers all pixels
+  void* y;                  // [num_pixels, num_channels]
+};
+
+// sums[m, b] = sum of the bytes of block b of row m; for at most 2^24 columns a block.
+struct rowsum_s8_args {
+  const int8_t* const* x_rows;
+  int64_t num_rows;
+  const Run* runs;
+  const int64_t* run_ends;
+  int64_t num_blocks;
+  int32_t* sums;
+};
+
+// amax_bits = max over i of the bits of |x[i]|: for floats without sign the order of the bits is
+// the order of the numbers, and infinities and NaNs (>= 0x7f800000) come out on top, N4.
+struct amax_f32_args {
+  const float* x;
+  int64_t count;
+  int32_t amax_bits;  // in and out: the maximum so far
+};
+
+// codes[i] = clamp(rint(x[i] / scale), -limit, limit), all 0 where scale is NaN; N2, N4.
+struct quantize_f32_s8_args {
+  const float* x;
+  int64_t count;
+  float scale;
+  int32_t limit;
+  int8_t* codes;
+};
+
+// y[i] = x[i] - 128
+struct centre_u8_s8_args {
+  const uint8_t* x;
+  int64_t count;
+  int8_t* y;
+};
+
+// N20; a step of 0 repeats one element.
+struct add_u8_u8_args {
+  const uint8_t* a;
+  const uint8_t* b;
+  int64_t a_step, b_step;  // 0 or 1
+  int64_t count;
+  float a_multiplier, b_multiplier;
+  int32_t a_zero_point, b_zero_point, y_zero_point, y_min, y_max;
+  uint8_t* y;
+};
+
+// N21, N22: one output pixel of all channels from the window's taps that lie inside the input.
+struct pool_u8_args {
+  const uint8_t* x;            // the first tap inside
+  int64_t num_rows, num_columns;      // taps inside
+  int64_t row_stride, column_stride;  // bytes
+  int64_t num_channels;
+  bool is_average;
+  float multiplier;            // already divided by the count
+  int32_t x_zero_point, y_zero_point, y_min, y_max;
+  uint8_t* y;
+};
+
+// y[k] = scale * (code - zero_point) of one row n of the weight; N23.
+struct gather_f32_args {
+  const Weight* weight;
+  int64_t row;
+  float* y;
+};
+using gather_f32_n16k4_args = gather_f32_args;
+using gather_f32_rows_args = gather_f32_args;
+
+// One number at a time, any format of at most 8 bits; N1, N2, N4.
+struct code_f32_args {
+  bool is_quantize;
+  float* real;
+  int8_t* codes;               // bit patterns
+  int64_t count;
+  float scale;
+  int32_t zero_point;
+  int bits;
+  bool is_signed, is_symmetric;
+  const float* table;          // 2^bits values or null
+};
+
+#define QC_KERNEL(name, isa) QC_KERNEL_##isa(name)
+#define QC_KERNEL_scalar(name) void name##__scalar(name##_args& args);
+#ifdef QC_X86
+#define QC_KERNEL_avx2(name) void name##__avx2(name##_args& args);
+#define QC_KERNEL_avxvnni(name) void name##__avxvnni(name##_args& args);
+#define QC_KERNEL_avx512vnni(name) void name##__avx512vnni(name##_args& args);
+#else
+#define QC_KERNEL_avx2(name)
+#define QC_KERNEL_avxvnni(name)
+#define QC_KERNEL_avx512vnni(name)
+#endif
+#include "kernels.inc"
+#undef QC_KERNEL
+#undef QC_KERNEL_scalar
+#undef QC_KERNEL_avx2
+#undef QC_KERNEL_avxvnni
+#undef QC_KERNEL_avx512vnni
+
+// The kernels of the active ISA: for each name the last line of kernels.inc that it covers.
+struct Kernels {
+  void (*matmul_s8_n16k4)(matmul_s8_n16k4_args&);
+  void (*matmul_f32_n16k4)(matmul_f32_n16k4_args&);
+  void (*depthwise_s8_kc)(depthwise_s8_kc_args&);
+  void (*rowsum_s8)(rowsum_s8_args&);
+  void (*amax_f32)(amax_f32_args&);
+  void (*quantize_f32_s8)(quantize_f32_s8_args&);
+  void (*centre_u8_s8)(centre_u8_s8_args&);
+  void (*add_u8_u8)(add_u8_u8_args&);
+  void (*pool_u8)(pool_u8_args&);
+  void (*gather_f32_n16k4)(gather_f32_n16k4_args&);
+  void (*gather_f32_rows)(gather_f32_rows_args&);
+  void (*code_f32)(code_f32_args&);
+};
+
+enum class Isa : int { scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3 };
+constexpr int kNumIsas = 4;
+extern const char* const kIsaNames[kNumIsas];
+
+bool is_supported(Isa isa);                 // by this processor and this build
+// The kernels for `forced` (a name, or null or "" for the best supported one). On failure returns
+// false and leaves the reason in `message` (a static or thread-local string).
+bool choose_kernels(const char* forced, Kernels* out, const char** message);
+
+}  // namespace qcompile

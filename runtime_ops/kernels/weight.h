@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// A packed weight as the kernels see it, and the places of its parts (docs/layouts.md).
+// Sizes here are trusted: ops/weight_input.cc checks them against the buffer first.
+#pragma once
+
+#include <cstdint>
+
+namespace qcompile {
+
+constexpr int kTile = 16;           // outputs of one 64-byte vector
+constexpr int kPanelTiles = 4;      // tiles of a full panel
+constexpr int kPanel = kTile * kPanelTiles;
+constexpr int kGroup = 4;           // columns of one 64-byte vector
+constexpr int kGroupBytes = 64;     // bytes of one decoded group of a tile
+
+// The widths of the bit fields of a b-bit code, largest first; 0 ends the list.
+struct BitFields {
+  int width[3];
+};
+constexpr BitFields kBitFields[9] = {{{0, 0, 0}}, {{1, 0, 0}}, {{2, 0, 0}}, {{2, 1, 0}},
+                                     {{4, 0, 0}}, {{4, 1, 0}}, {{4, 2, 0}}, {{4, 2, 1}},
+                                     {{8, 0, 0}}};
+
+constexpr int smallest_field(int bits) {
+  const BitFields f = kBitFields[bits];
+  return f.width[2] ? f.width[2] : f.width[1] ? f.width[1] : f.width[0];
+}
+constexpr int chunk_columns(int bits) { return 32 / smallest_field(bits); }
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Weight {
+  const uint8_t* data = nullptr;
+  int64_t N = 0, K = 0;
+  int64_t block_size = 0;   // columns of a full block; K where the attribute is 0
+  int64_t num_blocks = 0;
+  int bits = 0;
+  int scale_bytes = 0;      // 0, 2 (f16) or 4 (f32)
+  bool has_zero_point = false;
+  // Integer products: value = byte - offset, byte = table ? byte_table[u] : u. With zero points the
+  // stored one takes the place of offset.
+  int32_t offset = 0;
+  int32_t max_byte = 0;     // the largest byte: 127 or less fits a signed operand and vpmaddubsw
+  const uint8_t* byte_table = nullptr;
+  // Float products and gathers: the value of every u (null for integers).
+  const float* float_table = nullptr;
+
+  int64_t columns_of(int64_t block) const {
+    const int64_t first = block * block_size;
+    return K - first < block_size ? K - first : block_size;
+  }
+  int64_t padded_columns_of(int64_t block) const {
+    const int64_t chunk = chunk_columns(bits);
+    return ceil_div(columns_of(block), chunk) * chunk;
+  }
+};
+
+// ---- n16k4 ----
+inline int64_t n16k4_num_panels(const Weight& w) { return ceil_div(w.N, kPanel); }
+inline int n16k4_tiles(const Weight& w, int64_t panel) {
+  const int64_t outputs = w.N - panel * kPanel;
+  return outputs >= kPanel ? kPanelTiles : static_cast<int>(ceil_div(outputs, kTile));
+}
+inline int64_t n16k4_block_code_bytes(const Weight& w, int64_t block, int tiles) {
+  return tiles * 2 * w.padded_columns_of(block) * w.bits;
+}
+inline int64_t n16k4_block_bytes(const Weight& w, int64_t block, int tiles) {
+  return n16k4_block_code_bytes(w, block, tiles) +
+         tiles * kTile * (w.scale_bytes + (w.has_zero_point ? 1 : 0));
+}
+inline int64_t n16k4_panel_bytes(const Weight& w, int tiles) {
+  // All blocks but the last are full.
+  return (w.num_blocks - 1) * n16k4_block_bytes(w, 0, tiles) +
+         n16k4_block_bytes(w, w.num_blocks - 1, tiles);
+}
+inline const uint8_t* n16k4_panel(const Weight& w, int64_t panel) {
+  return w.data + panel * n16k4_panel_bytes(w, kPanelTiles);
+}
+inline int64_t n16k4_bytes(const Weight& w) {
+  const int64_t last = n16k4_num_panels(w) - 1;
+  return last * n16k4_panel_bytes(w, kPanelTiles) + n16k4_panel_bytes(w, n16k4_tiles(w, last));
+}
+
+// ---- bit strings: kc and rows ----
+inline int64_t bit_string_bytes(int64_t count, int bits) { return ceil_div(count * bits, 8); }
+inline int64_t kc_bytes(const Weight& w) {
+  return w.K * bit_string_bytes(w.N, w.bits) + w.N * (w.scale_bytes + (w.has_zero_point ? 1 : 0));
+}
+inline int64_t rows_row_bytes(const Weight& w) {
+  return bit_string_bytes(w.K, w.bits) + w.num_blocks * (w.scale_bytes + (w.has_zero_point ? 1 : 0));
+}
+
+}  // namespace qcompile

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// One code, scale or zero point of a packed weight: slow, literal readings of docs/layouts.md for
+// the scalar kernels. Everything is static: a copy compiled with SIMD flags must never be the one
+// that the linker gives to the scalar kernels.
+#pragma once
+
+#include <cstring>
+
+#include "weight.h"
+
+namespace qcompile {
+namespace {
+
+inline float f16_to_f32(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const uint32_t exponent = (h >> 10) & 31u, mantissa = h & 0x3ffu;
+  uint32_t bits;
+  if (exponent == 0) {
+    // Denormal: mantissa * 2^-24, exact in f32.
+    const float magnitude = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
+    std::memcpy(&bits, &magnitude, 4);
+  } else {
+    const uint32_t e = exponent == 31 ? 255u : exponent + 112u;
+    bits = (e << 23) | (mantissa << 13);
+  }
+  bits |= sign;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+inline float read_scale(const uint8_t* scales, int64_t index, int scale_bytes) {
+  if (scale_bytes == 0) return 1.0f;
+  if (scale_bytes == 2) {
+    uint16_t half;
+    std::memcpy(&half, scales + 2 * index, 2);
+    return f16_to_f32(half);
+  }
+  float value;
+  std::memcpy(&value, scales + 4 * index, 4);
+  return value;
+}
+
+// Code `index` of a bit string, least significant bit first.
+inline uint32_t bit_string_code(const uint8_t* string, int64_t index, int bits) {
+  uint32_t code = 0;
+  for (int bit = 0; bit < bits; ++bit) {
+    const int64_t at = index * bits + bit;
+    code |= static_cast<uint32_t>((string[at / 8] >> (at % 8)) & 1) << bit;
+  }
+  return code;
+}
+
+// Code of output `n` of a panel, column `k` of a block; `block` points at the block's bytes.
+inline uint32_t n16k4_code(const uint8_t* block, int tiles, int bits, int64_t n, int64_t k) {
+  const int smallest = smallest_field(bits), chunk = chunk_columns(bits);
+  const int vectors = bits / smallest;
+  const int64_t group = (k % chunk) / kGroup;
+  const uint8_t* vector = block + ((k / chunk) * tiles + n / kTile) * vectors * 64;
+  const int64_t byte = (n % kTile) * 4 + k % kGroup;
+  uint32_t code = 0;
+  int shift = 0;
+  for (int width : kBitFields[bits].width) {
+    if (width == 0) break;
+    const int64_t slots = 8 / width;
+    const uint32_t field = vector[(group / slots) * 64 + byte] >> ((group % slots) * width);
+    code |= (field & ((1u << width) - 1)) << shift;
+    shift += width;
+    vector += width / smallest * 64;
+  }
+  return code;
+}
+
+// value - zero_point of an integer, or the byte table's value: what integer products multiply.
+inline int32_t integer_value(const Weight& w, uint32_t code, int32_t zero_point) {
+  const int32_t byte = w.byte_table ? w.byte_table[code] : static_cast<int32_t>(code);
+  return byte - (w.has_zero_point ? zero_point : w.offset);
+}
+
+// The unscaled value as float, exact: |value| <= 32767.
+inline float float_value(const Weight& w, uint32_t code, int32_t zero_point) {
+  if (w.float_table) return w.float_table[code];
+  return static_cast<float>(static_cast<int32_t>(code) -
+                            (w.has_zero_point ? zero_point : w.offset));
+}
+
+}  // namespace
+}  // namespace qcompile

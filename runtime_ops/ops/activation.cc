@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "activation.h"
+
+#include <cmath>
+
+namespace qcompile {
+
+Activation::Activation(const Node& node, const WeightInput& weight, bool float_is_possible)
+    : node_(node), N_(weight.N()) {
+  const std::string kind = node.text("activation");
+  clip_min_ = node.number("clip_min", -INFINITY);
+  clip_max_ = node.number("clip_max", INFINITY);
+  if (!(clip_min_ <= clip_max_)) {
+    node.refuse("clip_min = " + std::to_string(clip_min_) + " is not below clip_max = " +
+                    std::to_string(clip_max_), "docs/ops.md", "Correct them.");
+  }
+  if (kind == "static") {
+    kind_ = ActivationKind::kStatic;
+    read_static(node);
+  } else if (kind == "dynamic") {
+    kind_ = ActivationKind::kDynamic;
+    limit_ = (1 << (node.integer_between("activation_bits", 2, 8) - 1)) - 1;
+  } else if (kind != "f32" || !float_is_possible) {
+    node.refuse("activation = \"" + kind + "\"; it is " +
+                    (float_is_possible ? "f32, dynamic or static" : "dynamic or static"),
+                "docs/ops.md", "Correct it.");
+  }
+  if ((weight.shape().scale_bytes == 0) != is_static()) {
+    node.refuse("activation = \"" + kind + "\" with scale_format " +
+                    (is_static() ? "f16 or f32" : "none"),
+                "docs/ops.md: none for static activations, scales for the others",
+                "Pack the model again with this version of qcompile.");
+  }
+  if (kind_ != ActivationKind::kFloat) check_sums(weight);
+}
+
+void Activation::read_static(const Node& node) {
+  x_zero_point_ = static_cast<int32_t>(node.integer_between("x_zero_point", 0, 255));
+  y_zero_point_ = static_cast<int32_t>(node.integer_between("y_zero_point", 0, 255));
+  y_max_ = static_cast<int32_t>(node.integer_between("y_max", 0, 255));
+  y_min_ = static_cast<int32_t>(node.integer_between("y_min", 0, y_max_));
+}
+
+void Activation::check_sums(const WeightInput& weight) {
+  const Weight& w = weight.shape();
+  const bool has_table = !node_.integers("table").empty();
+  if (has_table && !weight.has_byte_table()) {
+    node_.refuse("the table of " + weight.format() + " reaches " + std::to_string(weight.absmax()),
+                 "docs/ops.md: -128 ... 127 for integer products",
+                 "Use activation f32, or a table that fits.");
+  }
+  constexpr int64_t kLimit = int64_t{1} << 31;
+  if (w.K * int64_t{weight.absmax()} >= kLimit) {
+    node_.refuse("K = " + std::to_string(w.K) + " of values up to " +
+                     std::to_string(weight.absmax()), "docs/numerics.md N10: sums are exact",
+                 "Split K.");
+  }
+  // One int32 accumulator holds a block, and in static products all of K with x - x_zero_point.
+  const bool block_fits = w.block_size * 128 * int64_t{w.max_byte} < kLimit;
+  const bool sum_fits = !is_static() || w.K * 255 * int64_t{weight.absmax()} < kLimit;
+  product_ = block_fits && sum_fits ? kernels().matmul_s8_n16k4 : matmul_s8_n16k4__scalar;
+}
+
+void Activation::check_operands(const Tensor& x, const Tensor& bias,
+                                const Tensor& multiplier) const {
+  const ort::TensorType x_type = is_static() ? ort::kUint8 : ort::kFloat;
+  if (x.type != x_type) {
+    node_.refuse(std::string("X is no ") + (is_static() ? "uint8" : "float") + " tensor",
+                 "docs/ops.md: uint8 for static activations, float for the others",
+                 "Correct the attribute activation or the graph.");
+  }
+  const ort::TensorType bias_type = is_static() ? ort::kInt32 : ort::kFloat;
+  if (bias.type != ort::kUndefined && (bias.type != bias_type || bias.count != N_)) {
+    node_.refuse("bias has " + std::to_string(bias.count) + " elements of ONNX type " +
+                     std::to_string(bias.type) + "; N = " + std::to_string(N_) + " of type " +
+                     std::to_string(bias_type) + " are needed", "docs/ops.md", "Correct bias.");
+  }
+  if (is_static() && (multiplier.type != ort::kFloat || multiplier.count != N_)) {
+    node_.refuse("multiplier has " + std::to_string(multiplier.count) + " elements of ONNX type " +
+                     std::to_string(multiplier.type) + "; N = " + std::to_string(N_) +
+                     " floats are needed", "docs/numerics.md N11", "Correct multiplier.");
+  }
+}
+
+Epilogue Activation::epilogue(const Tensor& bias, const Tensor& multiplier,
+                              const std::vector<int64_t>& corrections, int64_t first) const {
+  Epilogue e;
+  e.output = is_static() ? Output::kRequantized : Output::kFloat;
+  if (is_static()) {
+    e.correction = corrections.data() + first;
+    e.bias_codes = bias.data ? bias.as<int32_t>() + first : nullptr;
+    e.multiplier = multiplier.as<float>() + first;
+  } else {
+    e.bias = bias.data ? bias.as<float>() + first : nullptr;
+  }
+  e.y_zero_point = y_zero_point_;
+  e.y_min = y_min_;
+  e.y_max = y_max_;
+  e.clip_min = clip_min_;
+  e.clip_max = clip_max_;
+  return e;
+}
+
+std::vector<int64_t> Activation::corrections(const WeightInput& weight,
+                                             const Tensor& buffer) const {
+  // A product with a row of ones gives the sums of the weights at the speed of the kernel.
+  const Weight& shape = weight.shape();
+  const Runs runs = contiguous_runs(shape);
+  std::vector<int8_t> ones(static_cast<size_t>(padded_row(shape) + 64), 0);
+  std::fill(ones.begin(), ones.begin() + shape.K, int8_t{1});
+  const int8_t* row = ones.data();
+  std::vector<int32_t> x_sums;
+  for (int64_t b = 0; b < shape.num_blocks; ++b) {
+    x_sums.push_back(static_cast<int32_t>(shape.columns_of(b)));
+  }
+  static thread_local Scratch scratch;
+  std::vector<int32_t> sums(static_cast<size_t>(ceil_div(weight.N(), kPanel) * kPanel + kPanel));
+  std::vector<int64_t> result;
+  for (int64_t first = 0; first < weight.N(); first += shape.N) {
+    const Weight w = weight.weight(buffer, first / shape.N);
+    for (int64_t panel = 0; panel < n16k4_num_panels(w); ++panel) {
+      matmul_s8_n16k4_args args{&w, panel, &row, 1, runs.runs.data(), runs.ends.data(), true,
+                                x_sums.data(), scratch.get<uint8_t>(n16k4_scratch_bytes(w)),
+                                Epilogue(), sums.data(), 0};
+      product_(args);
+      const int64_t left = w.N - panel * kPanel;
+      for (int64_t n = 0; n < (left < kPanel ? left : kPanel); ++n) {
+        result.push_back(correction_of(sums[static_cast<size_t>(n)]));
+      }
+    }
+  }
+  return result;
+}
+
+Runs contiguous_runs(const Weight& weight) {
+  Runs runs;
+  for (int64_t b = 0; b < weight.num_blocks; ++b) {
+    runs.runs.push_back({b * weight.block_size, ceil_div(weight.columns_of(b), kGroup)});
+    runs.ends.push_back(b + 1);
+  }
+  return runs;
+}
+
+int64_t padded_row(const Weight& weight) {
+  const int64_t last = weight.num_blocks - 1;
+  return last * weight.block_size + weight.padded_columns_of(last);
+}
+
+}  // namespace qcompile

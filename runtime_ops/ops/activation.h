@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a product treats its activations and its result: what QMatMul and QConv share.
+#pragma once
+
+#include <vector>
+
+#include "weight_input.h"
+
+namespace qcompile {
+
+enum class ActivationKind { kFloat, kDynamic, kStatic };
+
+class Activation {
+ public:
+  // Reads and checks the attributes; `weight` decides which sums are possible.
+  Activation(const Node& node, const WeightInput& weight, bool float_is_possible);
+
+  ActivationKind kind() const { return kind_; }
+  int32_t limit() const { return limit_; }                // of dynamic codes
+  int32_t pad_code() const { return is_static() ? x_zero_point_ - 128 : 0; }  // N15, centred
+  bool is_static() const { return kind_ == ActivationKind::kStatic; }
+  float clip_min() const { return clip_min_; }
+  float clip_max() const { return clip_max_; }
+
+  // Refuses an X of the other element type, and bias or multiplier that do not agree with N.
+  void check_operands(const Tensor& x, const Tensor& bias, const Tensor& multiplier) const;
+  // The epilogue of output `first` onwards. x_scales are set by the op.
+  Epilogue epilogue(const Tensor& bias, const Tensor& multiplier,
+                    const std::vector<int64_t>& corrections, int64_t first) const;
+  // -(x_zero_point - 128) * sum_k w[n, k] of all N outputs; for n16k4 weights that are static.
+  std::vector<int64_t> corrections(const WeightInput& weight, const Tensor& buffer) const;
+  int64_t correction_of(int64_t weight_sum) const { return -int64_t{pad_code()} * weight_sum; }
+  // The product's kernel: the active one, or the scalar one where int32 sums could overflow, N10.
+  void (*product() const)(matmul_s8_n16k4_args&) { return product_; }
+
+ private:
+  void read_static(const Node& node);
+  void check_sums(const WeightInput& weight);
+  const Node node_;
+  int64_t N_;
+  ActivationKind kind_ = ActivationKind::kFloat;
+  int32_t limit_ = 127;
+  int32_t x_zero_point_ = 0, y_zero_point_ = 0, y_min_ = 0, y_max_ = 255;
+  float clip_min_, clip_max_;
+  void (*product_)(matmul_s8_n16k4_args&) = nullptr;
+};
+
+// The runs of rows that are one piece (column k is byte k): one run a block.
+struct Runs {
+  std::vector<Run> runs;
+  std::vector<int64_t> ends;
+};
+Runs contiguous_runs(const Weight& weight);
+// Columns of such a row with its last block padded to a whole chunk.
+int64_t padded_row(const Weight& weight);
+
+}  // namespace qcompile

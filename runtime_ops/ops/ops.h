@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operators of com.qcompile: each file adds its registrations.
+#pragma once
+
+#include <list>
+
+#include "op.h"
+
+namespace qcompile {
+
+using Definitions = std::list<OpDefinition>;  // addresses stay: ORT keeps them
+using Ports = std::vector<Port>;
+
+void add_qmatmul(Definitions* out);
+void add_qconv(Definitions* out);
+void add_qgather(Definitions* out);
+void add_qadd(Definitions* out);
+void add_qpool(Definitions* out);
+void add_quantize(Definitions* out);
+
+}  // namespace qcompile

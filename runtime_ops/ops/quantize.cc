@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+// Quantize and Dequantize: the slow exact meaning of any format of at most 8 bits (docs/ops.md).
+#include <algorithm>
+#include <cstring>
+
+#include "../kernels/epilogue.h"
+#include "ops.h"
+
+namespace qcompile {
+namespace {
+
+// How scales are laid over a tensor: the tensor is [outer, axis, inner]; an axis of blocks.
+struct Grid {
+  int64_t outer = 1, axis = 1, inner = 1, block = 1;
+  bool has_scale_per_inner = false;     // blocked: [outer, blocks, inner] scales
+  std::vector<int64_t> scale_dims;      // of a scale that the op computes
+
+  int64_t blocks() const { return ceil_div(axis, block); }
+  int64_t num_scales() const {
+    return has_scale_per_inner ? outer * blocks() * inner : blocks();
+  }
+};
+
+class Coding {
+ public:
+  explicit Coding(const Node& node) : node_(node) {
+    bits_ = static_cast<int>(node.integer_between("bits", 1, 8));
+    is_signed_ = node.integer_between("is_signed", 0, 1);
+    table_ = node.numbers("table");
+    granularity_ = node.text("granularity");
+    axis_ = node.integer("axis", 0);
+    block_size_ = node.integer("block_size", 0);
+    if (!table_.empty() && table_.size() != size_t{1} << bits_) {
+      node.refuse("table of " + std::to_string(table_.size()) + " values with bits = " +
+                      std::to_string(bits_), "docs/ops.md: 2^bits values", "Correct table.");
+    }
+    const char* const known[] = {"tensor", "axis", "block", "row", "sample"};
+    if (std::find(known, known + 5, granularity_) == known + 5) {
+      node.refuse("granularity = \"" + granularity_ + "\"; it is tensor, axis, block, row or sample",
+                  "docs/ops.md", "Correct it.");
+    }
+    if (granularity_ == "block" && block_size_ < 1) {
+      node.refuse("block_size = " + std::to_string(block_size_), "docs/ops.md: 1 or more",
+                  "Set block_size.");
+    }
+  }
+
+  bool is_dynamic() const { return granularity_ == "row" || granularity_ == "sample"; }
+  int bits() const { return bits_; }
+  bool is_signed() const { return is_signed_; }
+  bool has_table() const { return !table_.empty(); }
+
+  Grid grid(const std::vector<int64_t>& dims) const {
+    Grid grid;
+    const int64_t rank = static_cast<int64_t>(dims.size());
+    if (granularity_ == "tensor") {
+      grid.inner = count_elements(dims);
+    } else if (granularity_ == "sample" || granularity_ == "row") {
+      if (rank == 0) refuse_rank(dims);
+      const size_t kept = granularity_ == "sample" ? 1 : dims.size() - 1;
+      for (size_t i = 0; i < dims.size(); ++i) (i < kept ? grid.axis : grid.inner) *= dims[i];
+      grid.scale_dims.assign(dims.size(), 1);
+      std::copy_n(dims.begin(), kept, grid.scale_dims.begin());
+    } else {
+      const int64_t axis = axis_ < 0 ? axis_ + rank : axis_;
+      if (axis < 0 || axis >= rank) refuse_rank(dims);
+      for (int64_t i = 0; i < rank; ++i) {
+        const int64_t dim = dims[static_cast<size_t>(i)];
+        (i < axis ? grid.outer : i == axis ? grid.axis : grid.inner) *= i == axis ? 1 : dim;
+        if (i == axis) grid.axis = dim;
+      }
+      grid.has_scale_per_inner = granularity_ == "block";
+      if (grid.has_scale_per_inner) grid.block = block_size_;
+    }
+    return grid;
+  }
+
+  void check_scales(const Grid& grid, const Tensor& scale, const Tensor& zero_point) const {
+    const bool is_scale = scale.type == ort::kFloat && scale.count == grid.num_scales();
+    const bool is_zero_point = zero_point.type == ort::kUndefined ||
+                               (zero_point.type == ort::kInt8 && zero_point.count == scale.count);
+    if (!is_scale || !is_zero_point || (zero_point.data && has_table())) {
+      node_.refuse("scale has " + std::to_string(scale.count) + " and zero_point " +
+                       std::to_string(zero_point.count) + " elements; granularity " + granularity_ +
+                       " needs " + std::to_string(grid.num_scales()) + " scales",
+                   "docs/ops.md: as many zero points or none, none with a table",
+                   "Correct the graph.");
+    }
+  }
+
+  // Runs the kernel over every piece that has one scale.
+  void run(const Grid& grid, bool is_quantize, float* real, int8_t* codes, const float* scales,
+           const Tensor& zero_point) const {
+    code_f32_args args{};
+    args.is_quantize = is_quantize;
+    args.bits = bits_;
+    args.is_signed = is_signed_;
+    args.is_symmetric = zero_point.data == nullptr;  // N3
+    args.table = table_.empty() ? nullptr : table_.data();
+    const int64_t piece = grid.has_scale_per_inner ? 1 : grid.inner;
+    for (int64_t at = 0, end = grid.outer * grid.axis * grid.inner; at < end; at += piece) {
+      const int64_t i = at % grid.inner, a = at / grid.inner % grid.axis;
+      const int64_t o = at / grid.inner / grid.axis;
+      const int64_t index = grid.has_scale_per_inner
+                                ? (o * grid.blocks() + a / grid.block) * grid.inner + i
+                                : a;
+      args.real = real + at;
+      args.codes = codes + at;
+      args.count = piece;
+      args.scale = scales[index];
+      args.zero_point = zero_point.data ? point(zero_point, index) : 0;
+      kernels().code_f32(args);
+    }
+  }
+
+ private:
+  int32_t point(const Tensor& zero_point, int64_t index) const {
+    const int8_t stored = zero_point.as<int8_t>()[index];
+    return is_signed_ ? stored : static_cast<uint8_t>(stored);
+  }
+  [[noreturn]] void refuse_rank(const std::vector<int64_t>& dims) const {
+    node_.refuse("axis = " + std::to_string(axis_) + " on a tensor of shape " + to_string(dims),
+                 "docs/ops.md: granularity " + granularity_ + " needs the axis", "Correct axis.");
+  }
+
+  const Node node_;
+  int bits_;
+  bool is_signed_;
+  std::vector<float> table_;
+  std::string granularity_;
+  int64_t axis_, block_size_;
+};
+
+class Quantize final : public OpKernel {
+ public:
+  explicit Quantize(const Node& node) : coding_(node) {
+    if (coding_.is_dynamic() && (coding_.has_table() || !coding_.is_signed() || coding_.bits() < 2)) {
+      node.refuse("granularity " + node.text("granularity") + " with bits = " +
+                      std::to_string(coding_.bits()) + ", is_signed = " +
+                      std::to_string(coding_.is_signed()),
+                  "docs/numerics.md N4: signed integers of 2 to 8 bits", "Use another format.");
+    }
+  }
+
+  void compute(const Context& context) const override {
+    const Tensor x = context.input(0), scale = context.input(1), zero_point = context.input(2);
+    const Grid grid = coding_.grid(x.dims);
+    const bool is_dynamic = coding_.is_dynamic();
+    if (!is_dynamic) coding_.check_scales(grid, scale, zero_point);
+    const Tensor codes = context.output(0, x.dims);
+    const Tensor used = context.output(1, is_dynamic ? grid.scale_dims : scale.dims);
+    if (is_dynamic) {
+      return dynamic(grid, x, static_cast<int8_t*>(codes.data), static_cast<float*>(used.data));
+    }
+    if (used.data) {
+      std::memcpy(used.data, scale.data, static_cast<size_t>(scale.count) * sizeof(float));
+    }
+    coding_.run(grid, true, static_cast<float*>(x.data), static_cast<int8_t*>(codes.data),
+                scale.as<float>(), zero_point);
+  }
+
+ private:
+  // N4 for every row or sample.
+  void dynamic(const Grid& grid, const Tensor& x, int8_t* codes, float* scales) const {
+    const int32_t limit = (1 << (coding_.bits() - 1)) - 1;
+    for (int64_t a = 0; a < grid.axis; ++a) {
+      amax_f32_args amax{x.as<float>() + a * grid.inner, grid.inner, 0};
+      kernels().amax_f32(amax);
+      const float scale = dynamic_scale(amax.amax_bits, limit);
+      if (scales) scales[a] = scale;
+      quantize_f32_s8_args args{amax.x, grid.inner, scale, limit, codes + a * grid.inner};
+      kernels().quantize_f32_s8(args);
+    }
+  }
+
+  const Coding coding_;
+};
+
+class Dequantize final : public OpKernel {
+ public:
+  explicit Dequantize(const Node& node) : coding_(node) {}
+
+  void compute(const Context& context) const override {
+    const Tensor codes = context.input(0), scale = context.input(1), zero_point = context.input(2);
+    const Grid grid = coding_.grid(codes.dims);
+    coding_.check_scales(grid, scale, zero_point);
+    const Tensor y = context.output(0, codes.dims);
+    coding_.run(grid, false, static_cast<float*>(y.data), static_cast<int8_t*>(codes.data),
+                scale.as<float>(), zero_point);
+  }
+
+ private:
+  const Coding coding_;
+};
+
+void infer_quantize(const ShapeContext& context) {
+  std::vector<Dim> dims, scale;
+  ort::TensorType type, scale_type;
+  if (!context.input(0, &dims, &type)) return;
+  context.set_output(0, ort::kInt8, dims);
+  std::string granularity;
+  if (!context.text("granularity", &granularity)) return;
+  if (granularity == "row" || granularity == "sample") {
+    const size_t kept = granularity == "row" ? dims.size() - 1 : 1;
+    for (size_t i = kept; i < dims.size(); ++i) dims[i] = Dim{1, ""};
+    context.set_output(1, ort::kFloat, dims);
+  } else if (context.input(1, &scale, &scale_type)) {
+    context.set_output(1, ort::kFloat, scale);
+  }
+}
+
+void infer_dequantize(const ShapeContext& context) {
+  std::vector<Dim> dims;
+  ort::TensorType type;
+  if (context.input(0, &dims, &type)) context.set_output(0, ort::kFloat, dims);
+}
+
+}  // namespace
+
+void add_quantize(Definitions* out) {
+  using namespace ort;
+  out->emplace_back(
+      "Quantize", Ports{{kFloat}, {kFloat, kOptional}, {kInt8, kOptional}},
+      Ports{{kInt8}, {kFloat, kOptional}},
+      [](const Node& node) -> std::unique_ptr<OpKernel> { return std::make_unique<Quantize>(node); },
+      infer_quantize);
+  out->emplace_back(
+      "Dequantize", Ports{{kInt8}, {kFloat}, {kInt8, kOptional}}, Ports{{kFloat}},
+      [](const Node& node) -> std::unique_ptr<OpKernel> {
+        return std::make_unique<Dequantize>(node);
+      },
+      infer_dequantize);
+}
+
+}  // namespace qcompile

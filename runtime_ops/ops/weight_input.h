@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// The packed weight of a node: its attributes, and the check of its buffer against its layout.
+#pragma once
+
+#include <vector>
+
+#include "op.h"
+
+namespace qcompile {
+
+enum class LayoutKind { kN16K4, kKC, kRows };
+
+class WeightInput {
+ public:
+  // Reads and checks the attributes. `groups`: that many weights [N / groups, K] follow one another.
+  WeightInput(const Node& node, int64_t groups = 1);
+
+  // Checks the buffer; from then on weight(g) may be used with it.
+  void check_buffer(const Tensor& buffer) const;
+  Weight weight(const Tensor& buffer, int64_t group = 0) const;
+  LayoutKind layout() const { return layout_; }
+  int64_t N() const { return shape_.N * groups_; }
+  int64_t K() const { return shape_.K; }
+  const Weight& shape() const { return shape_; }
+  const std::string& format() const { return format_; }
+  // The greatest |code - zero_point| or |table value|.
+  int32_t absmax() const { return absmax_; }
+  bool has_byte_table() const { return !byte_table_.empty(); }
+
+ private:
+  void read_shape();
+  void read_table();
+  int64_t expected_bytes() const;  // of one group
+  const Node node_;
+  int64_t groups_;
+  LayoutKind layout_ = LayoutKind::kN16K4;
+  std::string layout_name_, format_;
+  Weight shape_;  // without data; N is that of one group
+  int32_t absmax_ = 0;
+  bool has_table_ = false;
+  std::vector<uint8_t> byte_table_;   // empty where the table does not fit int8
+  std::vector<float> float_table_;
+};
+
+}  // namespace qcompile

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets, one file each; TARGETS is the only list of them. RESERVED names are spoken for and not built yet."""
+
+from qcompile.errors import InputError, nearest
+from qcompile.targets.cpu import CPU
+from qcompile.targets.ort import ORT
+from qcompile.targets.target import Request, Target
+
+TARGETS: dict[str, Target] = {target.name: target for target in [CPU, ORT]}
+RESERVED = ("arm64", "edge", "t4", "web", "tvm-cpu", "c")
+
+
+def get(name: str) -> Target:
+    """The target of that name."""
+    if name in TARGETS:
+        return TARGETS[name]
+    if name in RESERVED:
+        raise InputError(f'target "{name}" is not in this build; it has: {", ".join(TARGETS)}')
+    raise InputError(f'unknown target "{name}": {nearest(name, [*TARGETS, *RESERVED])}')
+
+
+__all__ = ["RESERVED", "TARGETS", "Request", "Target", "get"]

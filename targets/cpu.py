@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cpu: ONNX Runtime with qcompile's own op library (x86-64 and aarch64)."""
+
+from qcompile.layouts.n16k4 import chunk_columns
+from qcompile.passes import LOWER_CPU
+from qcompile.targets.target import Request, Target
+
+# N10: |x| ≤ 128 and u ≤ 255 keep an int32 sum of this many products exact.
+LONGEST_SUM = 65_536
+
+
+def refuse(request: Request) -> str | None:
+    """None, or why no kernel runs the request."""
+    weight, activation = request.weight, request.activation
+    if request.op_type == "Conv":
+        if activation is None:
+            return "Conv with float activations has no kernel, a16 keeps it in float: use a8-dynamic or a8"
+        if weight.granularity == "block":
+            return f"Conv takes one scale an output; {weight} was asked"
+    if activation is not None and not activation.is_dynamic:
+        if weight.granularity == "block":
+            return (
+                f"static activations take one scale an output; {weight} was asked: use a8-dynamic"
+            )
+        if not weight.is_symmetric:
+            return f"static activations take symmetric weights; {weight} was asked"
+    if weight.granularity != "block" and activation is not None and request.K > LONGEST_SUM:
+        return f"K = {request.K} is more than {LONGEST_SUM} products in one int32 sum (N10): use --block-size"
+    if weight.granularity == "block" and weight.block_size % chunk_columns(weight.bits):
+        step = chunk_columns(weight.bits)
+        return (
+            f"block size {weight.block_size} is no multiple of {step}, which {weight.format} needs"
+        )
+    return None
+
+
+def kernel(request: Request) -> str:
+    """The op and its activation form, as `--dry-run` names it."""
+    if request.op_type == "Gather":
+        return "QGather"
+    op = "QConv" if request.op_type == "Conv" else "QMatMul"
+    if request.activation is None:
+        return f"{op} f32"
+    return f"{op} {'dynamic' if request.activation.is_dynamic else 'static'}"
+
+
+CPU = Target(
+    "cpu",
+    "ONNX Runtime on x86-64 or aarch64 with qcompile's packed kernels",
+    needs_library=True,
+    refuse=refuse,
+    kernel=kernel,
+    lower=LOWER_CPU,
+    packs=True,
+)

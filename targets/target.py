@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Target: what a backend runs, and the passes that lower to it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from qcompile.spec import QuantSpec
+
+
+@dataclass(frozen=True)
+class Request:
+    """What annotate asks a target: can this op run with these specs? `group` is that of a Conv."""
+
+    op_type: str
+    weight: QuantSpec
+    activation: QuantSpec | None
+    K: int
+    group: int = 1
+    is_depthwise: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend. `refuse(request)` gives None or the reason with its cure; `lower` the passes.
+
+    narrowest: op type → fewest weight bits; a preset below them keeps these bits. dynamic_note: how
+    the target's dynamic activations differ from numerics, if they do.
+    """
+
+    name: str
+    summary: str
+    needs_library: bool
+    refuse: Callable[[Request], str | None]
+    kernel: Callable[[Request], str]
+    lower: Callable[[], list[ir.passes.InPlacePass]]
+    packs: bool
+    narrowest: dict[str, int] = field(default_factory=dict)
+    dynamic_note: str = ""

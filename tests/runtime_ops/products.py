@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QMatMul and QConv against numerics: each function runs one case and returns what the library and the reference say."""
+
+from typing import Any
+
+import numpy as np
+import single_op as one
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from qcompile.numerics import conv, matmul
+from qcompile.numerics.conv import Window
+from qcompile.numerics.weight import CodedWeight
+
+STATIC = {"activation": "static", "x_zero_point": 117, "y_zero_point": 40, "y_min": 3, "y_max": 250}
+
+
+def static_operands(
+    rng: np.random.Generator, weight: CodedWeight
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Bias and multipliers that spread the results over the codes; one bias saturates the int32 sum (N11)."""
+    n, k = weight.shape
+    bias = rng.integers(-5000, 5000, n).astype(np.int32)
+    bias[0] = 2**31 - 1
+    spread = 60 / (74 * np.sqrt(k) * max(1.0, float(np.abs(weight.values()).mean())))
+    return bias, (rng.uniform(0.5, 1.5, n) * spread).astype(np.float32)
+
+
+def matmul_static(
+    rng: np.random.Generator, weight: CodedWeight, lead: tuple[int, ...], threads: int = 1
+) -> tuple[NDArray, NDArray]:
+    """(got, expected), uint8."""
+    x = rng.integers(0, 256, (*lead, weight.shape[1])).astype(np.uint8)
+    bias, multiplier = static_operands(rng, weight)
+    attributes = one.weight_attributes(weight) | STATIC
+    inputs = [x, one.pack(weight), bias, multiplier]
+    outputs = [(TensorProto.UINT8, x.ndim)]
+    got = one.run("QMatMul", inputs, attributes, outputs, threads=threads)[0]
+    return got, matmul.qmatmul_static(x, weight, bias, multiplier, 117, 40, 3, 250)
+
+
+def matmul_real(
+    rng: np.random.Generator,
+    weight: CodedWeight,
+    lead: tuple[int, ...],
+    bits: int | None = 8,
+    threads: int = 1,
+) -> tuple[NDArray, NDArray, NDArray]:
+    """(got, expected, bound) of activations that are dynamic of `bits`, or f32 where None."""
+    x = rng.standard_normal((*lead, weight.shape[1])).astype(np.float32)
+    bias = rng.standard_normal(weight.shape[0]).astype(np.float32)
+    kind: dict[str, Any] = {"activation": "f32"}
+    if bits is not None:
+        kind = {"activation": "dynamic", "activation_bits": bits}
+    attributes = one.weight_attributes(weight) | kind | {"clip_min": -25.0, "clip_max": 30.0}
+    inputs = [x, one.pack(weight), bias, None]
+    outputs = [(TensorProto.FLOAT, x.ndim)]
+    got = one.run("QMatMul", inputs, attributes, outputs, threads=threads)[0]
+    if bits is None:
+        return got, *matmul.qmatmul_float(x, weight, bias, (-25.0, 30.0))
+    return got, *matmul.qmatmul_dynamic(x, weight, bias, bits, (-25.0, 30.0))
+
+
+def conv_static(
+    rng: np.random.Generator,
+    weight: CodedWeight,
+    shape: tuple[int, ...],
+    window: Window,
+    group: int = 1,
+    layout: str = "n16k4/1",
+    threads: int = 1,
+) -> tuple[NDArray, NDArray]:
+    """(got, expected), uint8."""
+    x = rng.integers(0, 256, shape).astype(np.uint8)
+    bias, multiplier = static_operands(rng, weight)
+    kind = one.weight_attributes(weight, layout) | one.window_attributes(window, group)
+    packed = one.pack(weight, layout, group if layout == "n16k4/1" else 1)
+    inputs = [x, packed, bias, multiplier]
+    outputs = [(TensorProto.UINT8, 4)]
+    got = one.run("QConv", inputs, kind | STATIC, outputs, threads=threads)[0]
+    return got, conv.qconv_static(x, weight, bias, multiplier, window, group, 117, 40, 3, 250)
+
+
+def conv_dynamic(
+    rng: np.random.Generator,
+    weight: CodedWeight,
+    shape: tuple[int, ...],
+    window: Window,
+    group: int = 1,
+    layout: str = "n16k4/1",
+    bits: int = 8,
+) -> tuple[NDArray, NDArray, NDArray]:
+    """(got, expected, bound)."""
+    x = rng.standard_normal(shape).astype(np.float32)
+    bias = rng.standard_normal(weight.shape[0]).astype(np.float32)
+    kind = {"activation": "dynamic", "activation_bits": bits, "clip_min": 0.0}
+    kind |= one.weight_attributes(weight, layout) | one.window_attributes(window, group)
+    packed = one.pack(weight, layout, group if layout == "n16k4/1" else 1)
+    got = one.run("QConv", [x, packed, bias, None], kind, [(TensorProto.FLOAT, 4)])[0]
+    return got, *conv.qconv_dynamic(x, weight, bias, window, group, bits, (0.0, np.inf))

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models of one com.qcompile node, and the weights that the tests put in them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from qcompile import runtime_ops
+from qcompile.formats import Format
+from qcompile.layouts import LAYOUTS
+from qcompile.numerics.conv import Window
+from qcompile.numerics.quantize import store_scale
+from qcompile.numerics.weight import CodedWeight
+
+TYPES = {
+    np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(np.uint8): TensorProto.UINT8,
+    np.dtype(np.int8): TensorProto.INT8,
+    np.dtype(np.int32): TensorProto.INT32,
+    np.dtype(np.int64): TensorProto.INT64,
+}
+
+
+def build(
+    op: str,
+    inputs: list[NDArray | None],
+    attributes: Mapping[str, Any],
+    outputs: list[tuple[int, int]],
+    fed: tuple[int, ...] = (0,),
+    dims: Mapping[int, list[Any]] | None = None,
+) -> onnx.ModelProto:
+    """One node; inputs in `fed` are graph inputs (of shape dims[i] if given), the others initializers, None absent."""
+    names = ["" if x is None else f"input_{i}" for i, x in enumerate(inputs)]
+    while names and not names[-1]:
+        names.pop()
+    graph_inputs, initializers = [], []
+    for i, x in enumerate(inputs):
+        if x is None:
+            continue
+        if i in fed:
+            shape = (dims or {}).get(i, list(x.shape))
+            graph_inputs.append(helper.make_tensor_value_info(names[i], TYPES[x.dtype], shape))
+        else:
+            initializers.append(onnx.numpy_helper.from_array(x, names[i]))
+    results = [f"output_{i}" for i in range(len(outputs))]
+    node = helper.make_node(op, names, results, "node", domain="com.qcompile", **attributes)
+    values = [
+        helper.make_tensor_value_info(r, t, [f"{r}_{d}" for d in range(rank)])
+        for r, (t, rank) in zip(results, outputs, strict=True)
+    ]
+    graph = helper.make_graph([node], "one_op", graph_inputs, values, initializers)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.qcompile", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+def session(model: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession:
+    """A session with the op library."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    runtime_ops.register(options)
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def run(
+    op: str,
+    inputs: list[NDArray | None],
+    attributes: Mapping[str, Any],
+    outputs: list[tuple[int, int]],
+    fed: tuple[int, ...] = (0,),
+    threads: int = 1,
+) -> list[NDArray]:
+    """The outputs of one node."""
+    opened = session(build(op, inputs, attributes, outputs, fed), threads)
+    return opened.run(None, {f"input_{i}": inputs[i] for i in fed if inputs[i] is not None})
+
+
+def random_weight(
+    rng: np.random.Generator,
+    n: int,
+    k: int,
+    format: Format,
+    block_size: int = 0,
+    scale_format: str = "f32",
+    *,
+    with_zero_point: bool = False,
+    extreme: bool = False,
+) -> CodedWeight:
+    """Any codes (the two ends alone where `extreme`), scales of several magnitudes."""
+    blocks = -(-k // (block_size or k))
+    codes = rng.integers(format.code_min, format.code_max + 1, (n, k)).astype(np.int16)
+    if extreme:
+        codes = rng.choice(np.array([format.code_min, format.code_max], np.int16), (n, k))
+    scale = None
+    if scale_format != "none":
+        scale = store_scale(rng.uniform(0.01, 0.3, (n, blocks)).astype(np.float32), scale_format)
+    points = None
+    if with_zero_point:
+        points = rng.integers(format.code_min, format.code_max + 1, (n, blocks)).astype(np.int16)
+    return CodedWeight(codes, scale, points, format, block_size, scale_format)
+
+
+def weight_attributes(weight: CodedWeight, layout: str = "n16k4/1") -> dict[str, Any]:
+    """The node attributes of a weight (docs/ops.md)."""
+    n, k = weight.shape
+    attributes: dict[str, Any] = {
+        "abi": 1,
+        "layout": layout,
+        "format": weight.format.name,
+        "bits": weight.format.bits,
+        "is_signed": int(weight.format.is_signed and not weight.format.is_table),
+        "N": n,
+        "K": k,
+        "block_size": weight.block_size,
+        "scale_format": weight.scale_format,
+        "has_zero_point": int(weight.zero_point is not None),
+    }
+    if weight.format.table is not None:
+        attributes["table"] = list(weight.format.table)
+    return attributes
+
+
+def window_attributes(window: Window, group: int = 1) -> dict[str, Any]:
+    """The node attributes of a window."""
+    return {
+        "kernel_shape": list(window.kernel),
+        "strides": list(window.strides),
+        "pads": list(window.pads),
+        "dilations": list(window.dilations),
+        "group": group,
+    }
+
+
+def pack(weight: CodedWeight, layout: str = "n16k4/1", group: int = 1) -> NDArray[np.uint8]:
+    """The weight's bytes; groups follow one another."""
+    n = weight.shape[0] // group
+    parts = []
+    for g in range(group):
+        rows = slice(g * n, (g + 1) * n)
+        part = CodedWeight(
+            weight.codes[rows],
+            None if weight.scale is None else weight.scale[rows],
+            None if weight.zero_point is None else weight.zero_point[rows],
+            weight.format,
+            weight.block_size,
+            weight.scale_format,
+        )
+        parts.append(LAYOUTS[layout].pack(part))
+    return np.concatenate(parts)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QMatMul and QConv on every edge of tiles, chunks, blocks and formats (N10 … N15), with the kernels of QCOMPILE_ISA."""
+
+import numpy as np
+import products
+import pytest
+from single_op import random_weight
+
+from qcompile.formats import FORMATS, get
+from qcompile.layouts.n16k4 import chunk_columns
+from qcompile.numerics.conv import Window
+
+NAMES = list(FORMATS)
+WINDOWS = [
+    (Window((3, 3), (1, 1), (1, 1, 1, 1)), (2, 7, 6)),
+    (Window((3, 3), (2, 2), (0, 1, 1, 0)), (1, 9, 8)),
+    (Window((1, 1)), (1, 5, 5)),
+    (Window((2, 3), (1, 2), (1, 2, 0, 1), (2, 1)), (1, 8, 9)),
+    (Window((3, 2), (1, 1), (1, 0, 1, 2), (1, 2)), (1, 6, 7)),
+    (Window((5, 5)), (1, 3, 3)),
+]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def assert_within(got, expected, bound) -> None:
+    worst = np.argmax(np.abs(got - expected) - bound) if got.size else 0
+    assert np.all(np.abs(got - expected) <= bound), (
+        f"at {np.unravel_index(worst, got.shape)} of {got.shape}: "
+        f"{got.flat[worst]} instead of {expected.flat[worst]} ± {bound.flat[worst]}"
+    )
+
+
+def block_sizes(bits: int) -> list[tuple[int, int]]:
+    """(K, block_size): one block, whole blocks, a short tail, tails of one column and of a chunk ± 1."""
+    chunk = chunk_columns(bits)
+    return [(96, 0), (96, 32), (200, 64), (129, 128), (64 + chunk - 1, 32), (32 + chunk + 1, 32)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_static_formats(rng, name):
+    format = get(name)
+    for n, k, rows in [(17, 37, 3), (65, 64, 13)]:
+        for with_zero_point in {False, not format.is_table}:
+            weight = random_weight(rng, n, k, format, 0, "none", with_zero_point=with_zero_point)
+            got, expected = products.matmul_static(rng, weight, (rows,))
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bits", [8, None])
+def test_real_formats(rng, name, bits):
+    format = get(name)
+    for i, (k, block_size) in enumerate(block_sizes(format.bits)):
+        with_zero_point = not format.is_table and i % 2 == 1
+        scale_format = "f16" if i % 3 else "f32"
+        weight = random_weight(
+            rng, 80, k, format, block_size, scale_format, with_zero_point=with_zero_point
+        )
+        assert_within(*products.matmul_real(rng, weight, (1 + 4 * i,), bits))
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2, None])
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 63, 64, 65, 131])
+def test_real_sizes(rng, n, bits):
+    for k in (1, 3, 4, 5, 61, 64, 67):
+        weight = random_weight(rng, n, k, get("int4"), 0, "f32")
+        for rows in (1, 2, 3, 4, 5, 9, 16, 17):
+            assert_within(*products.matmul_real(rng, weight, (rows,), bits))
+
+
+@pytest.mark.parametrize("name", ["int8", "uint8", "int4", "uint2", "int1", "e2m1"])
+def test_static_rows(rng, name):
+    for n in (1, 16, 33, 64, 112):
+        weight = random_weight(rng, n, 72, get(name), 0, "none")
+        for rows in (1, 6, 7, 12, 13, 16, 31):
+            np.testing.assert_array_equal(*products.matmul_static(rng, weight, (rows,)))
+
+
+@pytest.mark.parametrize("name", ["int8", "uint8", "uint7", "int4", "uint1", "e2m1"])
+@pytest.mark.parametrize("rows", [1, 20])
+def test_deep_extremes(rng, name, rows):
+    weight = random_weight(rng, 20, 8191, get(name), 0, "none", extreme=True)
+    np.testing.assert_array_equal(*products.matmul_static(rng, weight, (rows,)))
+    weight = random_weight(rng, 20, 8191, get(name), 0, "f16", extreme=True)
+    assert_within(*products.matmul_real(rng, weight, (rows,)))
+
+
+def test_longer_than_an_int32_sum(rng):
+    weight = random_weight(rng, 3, 70_001, get("uint8"), 0, "none", extreme=True)
+    np.testing.assert_array_equal(*products.matmul_static(rng, weight, (2,)))
+
+
+def test_threads_and_many_rows(rng):
+    weight = random_weight(rng, 200, 320, get("int4"), 64, "f16")
+    assert_within(*products.matmul_real(rng, weight, (3, 133), threads=2))
+    weight = random_weight(rng, 200, 320, get("int8"), 0, "none")
+    np.testing.assert_array_equal(*products.matmul_static(rng, weight, (3, 133), threads=2))
+
+
+@pytest.mark.parametrize("lead", [(), (0,), (2, 0, 3)])
+def test_empty_and_vector(rng, lead):
+    weight = random_weight(rng, 17, 33, get("int4"), 32, "f16")
+    got, expected, bound = products.matmul_real(rng, weight, lead)
+    assert got.shape == (*lead, 17)
+    assert_within(got, expected, bound)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "uint3", "e2m1"])
+@pytest.mark.parametrize("window,shape", WINDOWS)
+def test_conv(rng, name, window, shape):
+    for channels, n in [(3, 5), (16, 16), (8, 70)]:
+        k = window.kernel[0] * window.kernel[1] * channels
+        weight = random_weight(rng, n, k, get(name), 0, "none")
+        got, expected = products.conv_static(rng, weight, (*shape, channels), window)
+        np.testing.assert_array_equal(got, expected)
+        block_size = 32 if k > 32 else 0
+        weight = random_weight(rng, n, k, get(name), block_size, "f16")
+        assert_within(*products.conv_dynamic(rng, weight, (*shape, channels), window))
+
+
+@pytest.mark.parametrize("name", ["int8", "uint4"])
+@pytest.mark.parametrize("group", [2, 3])
+def test_grouped_conv(rng, name, group):
+    for window, shape in WINDOWS[:4]:
+        for in_group, out_group in [(4, 17), (3, 2)]:
+            k = window.kernel[0] * window.kernel[1] * in_group
+            full = (*shape, in_group * group)
+            weight = random_weight(
+                rng, out_group * group, k, get(name), 0, "none", with_zero_point=name == "uint4"
+            )
+            got, expected = products.conv_static(rng, weight, full, window, group)
+            np.testing.assert_array_equal(got, expected)
+            weight = random_weight(rng, out_group * group, k, get(name), 0, "f32")
+            assert_within(*products.conv_dynamic(rng, weight, full, window, group))
+
+
+@pytest.mark.parametrize("name", ["int8", "int5", "uint4", "int1", "e2m1"])
+@pytest.mark.parametrize("channels", [1, 15, 16, 33])
+def test_depthwise_conv(rng, name, channels):
+    for window, shape in WINDOWS:
+        k = window.kernel[0] * window.kernel[1]
+        full = (*shape, channels)
+        weight = random_weight(
+            rng, channels, k, get(name), 0, "none", with_zero_point=name == "uint4"
+        )
+        got, expected = products.conv_static(rng, weight, full, window, channels, "kc/1")
+        np.testing.assert_array_equal(got, expected)
+        weight = random_weight(rng, channels, k, get(name), 0, "f16")
+        assert_within(*products.conv_dynamic(rng, weight, full, window, channels, "kc/1", bits=5))
+
+
+def test_large_conv_on_threads(rng):
+    window = Window((3, 3), (1, 1), (1, 1, 1, 1))
+    weight = random_weight(rng, 80, 9 * 32, get("int4"), 0, "none")
+    got, expected = products.conv_static(rng, weight, (2, 24, 23, 32), window, threads=2)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_tolerance_sees_one_code(rng):
+    """The bound is tight enough: one code changed by one is outside of it."""
+    weight = random_weight(rng, 33, 96, get("int8"), 32, "f16")
+    codes = weight.codes.copy()
+    codes[5, 7] += 1 if codes[5, 7] < 127 else -1
+    state = rng.bit_generator.state
+    got, _, bound = products.matmul_real(rng, weight, (3,))
+    rng.bit_generator.state = state
+    changed = type(weight)(codes, weight.scale, None, weight.format, 32, "f16")
+    _, expected, _ = products.matmul_real(rng, changed, (3,))
+    assert (np.abs(got - expected) > bound).any()
