@@ -18,6 +18,7 @@ from qcompile.passes.lower.move_transpose_into_codes import MoveTransposeIntoCod
 from qcompile.passes.lower.move_transpose_past_op import MoveTransposePastOp
 from qcompile.passes.normalise.fold_batch_norm_into_conv import FoldBatchNormIntoConv
 from qcompile.passes.normalise.fold_constants import FoldConstants
+from qcompile.passes.normalise.fold_shape_into_reshape import FoldShapeIntoReshape
 from qcompile.passes.normalise.insert_names import InsertNames
 from qcompile.passes.normalise.merge_duplicates import MergeDuplicates
 from qcompile.passes.normalise.move_transpose_out_of_weight import MoveTransposeOutOfWeight
@@ -41,6 +42,7 @@ def NORMALISE() -> list[Pass]:
         RemoveUnused(),
         MoveTransposeOutOfWeight(),
         FoldBatchNormIntoConv(),
+        FoldShapeIntoReshape(),
         MergeDuplicates(),
         RemoveUnused(),
         InsertNames(),

@@ -18,8 +18,9 @@ class Refusal:
 class NodePass(ir.passes.InPlacePass):
     """One rewrite in one file. A subclass gives `op_types`, `match` and `rewrite`.
 
-    `match(node)` returns None (not a candidate), a str (a candidate left alone: the reason), or what `rewrite` needs.
-    Nodes are visited in graph order; one that an earlier rewrite removed is skipped. Refusals are kept in `refusals`.
+    `match(node)` returns None (not a candidate), a str (a candidate left alone: the reason), or
+    what `rewrite` needs. Nodes are visited in graph order; one that an earlier rewrite removed is
+    skipped. Refusals are kept in `refusals`.
     """
 
     stage = ""

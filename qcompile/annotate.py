@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""annotate: decide for every value a QuantSpec or the reason why not; all legality errors at once."""
+"""annotate: for every value a QuantSpec or the reason why not; all legality errors at once."""
 
 from dataclasses import replace
 
@@ -7,35 +7,62 @@ import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
-from qcompile.graph import attribute, input_of, is_constant, is_op, rank, static_shape
-from qcompile.plan import WEIGHTED_OPS, NodePlan, Plan
+from qcompile.graph import (
+    attribute,
+    input_of,
+    is_constant,
+    is_op,
+    static_shape,
+)
+from qcompile.plan import NodePlan, Plan
 from qcompile.products import weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.spec import QuantSpec
 from qcompile.spread import spread_activations
 from qcompile.targets.target import Request, Target
+from qcompile.weighted import (
+    edge_nodes,
+    inside_subgraphs,
+    is_weighted,
+    left_weight,
+    not_finite,
+    num_elements,
+)
 
 BLOCK_SIZE = 32
 
 
 def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool) -> Plan:
-    """The plan for a normalised model. InputError when nothing can be quantized or the recipe asks the impossible."""
+    """The plan for a normalised model.
+
+    InputError when nothing can be quantized or the recipe asks the impossible, all of it at once.
+    """
     preset, notes = choose_preset(recipe, has_data=has_data)
-    weighted = [n for n in model.graph if _is_weighted(n)]
+    weighted = [n for n in model.graph if is_weighted(n)]
     edges = edge_nodes(model.graph, weighted)
-    nodes, problems = {}, []
+    nodes: dict[str, NodePlan] = {}
+    problems = _missing_data(recipe, has_data=has_data)
     for node in weighted:
-        plan = _plan_node(node, recipe, preset, target, is_edge=node in edges)
-        if plan.rule.startswith("!"):
-            problems.append(plan.reason)
-        nodes[plan.node] = plan
-    nodes = _agree_on_shared_weights(nodes)
-    if problems:
+        found = _plan_node(node, recipe, preset, target, is_edge=node in edges)
+        if found.rule.startswith("!"):
+            problems.append(found.reason)
+        nodes[found.node] = found
+    nodes = _agree_on_shared_weights(nodes, weighted, target)
+    problems += [not_finite(n) for n in weighted if nodes[n.name or ""].is_quantized]
+    if problems := [p for p in problems if p]:
         raise InputError("\n".join(problems))
+    nodes |= inside_subgraphs(model.graph)
     if not any(p.is_quantized for p in nodes.values()):
         raise InputError(nothing_to_quantize(nodes))
-    if target.dynamic_note and any(p.activation and p.activation.is_dynamic for p in nodes.values()):
+    if target.dynamic_note and any(
+        p.activation and p.activation.is_dynamic for p in nodes.values()
+    ):
         notes.append(target.dynamic_note)
+    notes += [
+        f'{r.source}: "{r.match}" is about no weighted node of the model'
+        for r in recipe.rules
+        if not any(r.covers(p.node, p.op_type) for p in nodes.values())
+    ]
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
     return spread_activations(model.graph, plan, preset, recipe)
 
@@ -67,49 +94,29 @@ def nothing_to_quantize(nodes: dict[str, NodePlan]) -> str:
     return "nothing to quantize: every weighted node stays in float\n" + "\n".join(lines) + more
 
 
-def _is_weighted(node: ir.Node) -> bool:
-    if not is_op(node, *WEIGHTED_OPS):
-        return False
-    weight = weight_of(node)
-    if weight is None:
-        return is_op(node, "Conv")
-    floats = weight.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-    if is_op(node, "Gather"):
-        return floats and rank(weight) == 2 and attribute(node, "axis", 0) == 0
-    return floats
-
-
-def edge_nodes(graph: ir.Graph, weighted: list[ir.Node]) -> set[ir.Node]:
-    """The first and last weighted node of every path from an input to an output."""
-    chosen, edges = set(weighted), set()
-    above: dict[ir.Node, bool] = {}
-    for node in graph:
-        seen = any(above[p] or p in chosen for p in node.predecessors() if p in above)
-        above[node] = seen
-        if node in chosen and not seen:
-            edges.add(node)
-    below: dict[ir.Node, bool] = {}
-    for node in reversed(list(graph)):
-        seen = any(below[s] or s in chosen for s in node.successors() if s in below)
-        below[node] = seen
-        if node in chosen and not seen:
-            edges.add(node)
-    return edges
+def _missing_data(recipe: Recipe, *, has_data: bool) -> list[str]:
+    """Rules whose presets need calibration data when there is none."""
+    if has_data:
+        return []
+    return [
+        f"preset {r.preset} has static activations, whose ranges need calibration data: "
+        f"give --calibration-data ({r.source})"
+        for r in recipe.rules
+        if r.preset is not None and Preset.parse(r.preset).activation == "static"
+    ]
 
 
 def _plan_node(
     node: ir.Node, recipe: Recipe, preset: Preset, target: Target, *, is_edge: bool
 ) -> NodePlan:
-    """One node's specs or its reason; `rule` names what decided, with "!" where the recipe cannot be met."""
+    """One node's specs or its reason.
+
+    `rule` names what decided, with "!" before it where the recipe cannot be met.
+    """
     weight = weight_of(node)
-    count = 0
-    if weight is not None and (shape := static_shape(weight)) is not None:
-        count = 1
-        for size in shape:
-            count *= size
-    plan = NodePlan(
-        node.name or "", node.op_type, weight.name or "" if weight is not None else "", count
-    )
+    held = weight or left_weight(node)
+    name = held.name or "" if held is not None else ""
+    plan = NodePlan(node.name or "", node.op_type, name, num_elements(held))
     rule = _rule_for(node, recipe)
     source = rule.source if rule is not None else f"preset {preset.name}"
     reason = _why_not(node, weight, recipe, rule)
@@ -156,6 +163,8 @@ def _why_not(
         return f"excluded by {rule.source}"
     if recipe.op_types_to_quantize and node.op_type not in recipe.op_types_to_quantize:
         return f"{node.op_type} is not among --op-types-to-quantize"
+    if weight is None and left_weight(node) is not None:
+        return "its weight is the left operand"
     if weight is None:
         return "its weight is computed at run time"
     if weight.dtype != ir.DataType.FLOAT:
@@ -184,9 +193,10 @@ def _why_not(
 def weight_spec_of(
     node: ir.Node, bits: int, activation: str, asked: str | None, block_size: int | None
 ) -> QuantSpec:
-    """Conv and static products: one symmetric scale an output. Others below 8 bits: blocks of 32 with f16 scales and zero points.
+    """Conv and static products: one symmetric scale an output.
 
-    One bit means ±1 (`binary`), because int1 has only 0 and −1.
+    Others below 8 bits: blocks of 32 with f16 scales and zero points. One bit means ±1 (`binary`),
+    because int1 has only 0 and −1.
     """
     by_output = is_op(node, "Conv") or activation == "static"
     blocked = not by_output and (bits < 8 or block_size is not None)
@@ -235,21 +245,42 @@ def request_of(node: ir.Node, weight: QuantSpec, activation: QuantSpec | None) -
     return Request(node.op_type, weight, activation, k, group, depthwise)
 
 
-def _agree_on_shared_weights(nodes: dict[str, NodePlan]) -> dict[str, NodePlan]:
-    """Nodes that share one weight store it once: all take the spec of the first product, or all stay float."""
+def _agree_on_shared_weights(
+    nodes: dict[str, NodePlan], weighted: list[ir.Node], target: Target
+) -> dict[str, NodePlan]:
+    """Nodes that share one weight store it once: one spec that all can run, or all stay float."""
     readers: dict[str, list[NodePlan]] = {}
     for plan in nodes.values():
-        readers.setdefault(plan.weight_name, []).append(plan)
+        if plan.weight_name:
+            readers.setdefault(plan.weight_name, []).append(plan)
+    by_name = {n.name or "": n for n in weighted}
     out = dict(nodes)
-    for name, plans in readers.items():
-        if len(plans) < 2 or not name:
+    for plans in readers.values():
+        if len(plans) < 2:
             continue
         left = next((p for p in plans if not p.is_quantized), None)
-        chosen = next((p for p in plans if p.op_type != "Gather"), plans[0])
+        shared = None if left is not None else _shared_spec(plans, by_name, target)
         for plan in plans:
             if left is not None and plan.is_quantized:
-                reason = f"it shares its weight with {left.node}, which stays float: {left.reason}"
-                out[plan.node] = replace(plan, weight=None, activation=None, reason=reason)
+                why = f"it shares its weight with {left.node}, which stays float: {left.reason}"
+                out[plan.node] = replace(plan, weight=None, activation=None, reason=why)
+            elif left is None and shared is None:
+                others = ", ".join(p.node for p in plans if p is not plan)
+                why = f"it shares its weight with {others}, and no weight format fits all"
+                out[plan.node] = replace(plan, weight=None, activation=None, reason=why)
             elif left is None:
-                out[plan.node] = replace(plan, weight=chosen.weight)
+                out[plan.node] = replace(plan, weight=shared)
     return out
+
+
+def _shared_spec(
+    plans: list[NodePlan], by_name: dict[str, ir.Node], target: Target
+) -> QuantSpec | None:
+    """The first product's spec that every reader can run, else any other reader's, else None."""
+    products = [p for p in plans if p.op_type != "Gather"]
+    for spec in dict.fromkeys(p.weight for p in [*products, *plans]):
+        assert spec is not None
+        requests = [request_of(by_name[p.node], spec, p.activation) for p in plans]
+        if not any(target.refuse(request) for request in requests):
+            return spec
+    return None

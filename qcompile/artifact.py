@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Artifact: what ships. A folder with model.onnx, model.onnx.data, the op library and manifest.json."""
+"""Artifact: what ships: a folder with model.onnx, model.onnx.data, op library and manifest.json."""
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ MANIFEST_VERSION = 1
 
 @dataclass(frozen=True)
 class Artifact:
-    """A compiled model on disk. `content` is byte-equal for the same input, versions and seed; `measured` is not."""
+    """A compiled model on disk.
+
+    `content` is byte-equal for the same input, versions and seed; `measured` is not.
+    """
 
     folder: Path
     content: dict[str, Any]
@@ -29,30 +33,29 @@ class Artifact:
 
     @classmethod
     def read(cls, folder: str | Path) -> "Artifact":
-        """The artifact in a folder; InputError when there is none or a file is missing or changed in size."""
+        """The artifact in a folder; InputError when there is none or a file is not as it was."""
         folder = Path(folder)
         path = folder / MANIFEST
         if not path.is_file():
             raise InputError(f"{folder} is no qcompile artifact: it has no {MANIFEST}")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            content, measured = data["content"], data["measured"]
-            version, files = data["manifest_version"], content["files"]
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is damaged: {error}") from None
-        if version != MANIFEST_VERSION:
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
+        except ValueError as error:  # no JSON, or no UTF-8
+            raise InputError(f"{path} is damaged: {error}: compile the model again") from None
+        version = data.get("manifest_version") if isinstance(data, dict) else None
+        if isinstance(version, int) and version != MANIFEST_VERSION:
             raise InputError(
-                f"{path} has manifest version {version}; this qcompile reads {MANIFEST_VERSION}"
+                f"{path} has manifest version {version}; this qcompile reads {MANIFEST_VERSION}: "
+                "compile the model again"
             )
-        for name, facts in files.items():
-            there = folder / name
-            if Path(name).name != name or not there.is_file():
-                raise InputError(f"{folder}: {name} of the manifest does not exist")
-            if there.stat().st_size != facts["bytes"]:
-                raise InputError(
-                    f"{there} has {there.stat().st_size} bytes; the manifest says {facts['bytes']}: compile the model again"
-                )
-        return cls(folder, content, measured)
+        missing = _missing(data)
+        if missing is not None:
+            raise InputError(f"{path} is damaged: {missing}: compile the model again")
+        for name, facts in data["content"]["files"].items():
+            _check_file(folder, name, facts)
+        return cls(folder, data["content"], data["measured"])
 
     def write_manifest(self) -> None:
         """Write manifest.json, sorted, so that equal content gives equal bytes."""
@@ -61,13 +64,67 @@ class Artifact:
             "content": self.content,
             "measured": self.measured,
         }
-        text = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False)
+        text = json.dumps(plain(data), indent=1, sort_keys=True, ensure_ascii=False)
         (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     @property
     def model_bytes(self) -> int:
         """Bytes on disk of the model and its weights, without library and manifest."""
         return sum(f["bytes"] for n, f in self.content["files"].items() if n in (MODEL, WEIGHTS))
+
+
+def plain(data: Any) -> Any:
+    """The data as JSON can say it: infinities and NaN as words, tuples as lists.
+
+    >>> plain({"sqnr_db": float("inf"), "worst": (("a", 1.5),)})
+    {'sqnr_db': 'inf', 'worst': [['a', 1.5]]}
+    """
+    if isinstance(data, dict):
+        return {key: plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [plain(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
+
+
+_CONTENT = {
+    **{"source": dict, "target": str, "preset": str, "onnx": dict, "files": dict},
+    **{"coverage": float, "nodes": list, "float_nodes": dict, "notes": list},
+}
+
+
+def _missing(data: Any) -> str | None:
+    """What a manifest lacks, or None."""
+    if not isinstance(data, dict) or not isinstance(data.get("content"), dict):
+        return 'it has no "content"'
+    if not isinstance(data.get("measured"), dict) or "manifest_version" not in data:
+        return 'it has no "measured" or no "manifest_version"'
+    content = data["content"]
+    for key, kind in _CONTENT.items():
+        if not isinstance(content.get(key), kind):
+            return f'content has no "{key}"'
+    if not {MODEL} <= set(content["files"]):
+        return f"files has no {MODEL}"
+    for name, facts in content["files"].items():
+        if not isinstance(facts, dict) or not {"bytes", "sha256"} <= set(facts):
+            return f"{name} has no bytes or no sha256"
+    library = content.get("library", "")
+    if library is not None and (not isinstance(library, dict) or "abi" not in library):
+        return 'content has no "library"'
+    if library is not None and library.get("file") not in content["files"]:
+        return f"the library {library.get('file')} is not among its files"
+    return None
+
+
+def _check_file(folder: Path, name: str, facts: dict[str, Any]) -> None:
+    """The file is there and has its size; its bytes are compared by verify only."""
+    there = folder / name
+    if Path(name).name != name or not there.is_file():
+        raise InputError(f"{folder}: {name} of the manifest does not exist")
+    size = there.stat().st_size
+    if size != facts["bytes"]:
+        raise InputError(
+            f"{there} has {size} bytes; the manifest says {facts['bytes']}: compile the model again"
+        )
 
 
 def sha256(path: Path) -> str:
@@ -84,21 +141,22 @@ def load(
 ) -> ort.InferenceSession:
     """A ready InferenceSession of an artifact.
 
-    The installed op library runs it; the copy inside the artifact is code and is loaded only with trust_library=True.
-    `emulate` is for targets whose hardware may be absent, and changes nothing for those of this build.
+    The installed op library runs it; the copy inside the artifact is code and is loaded only with
+    trust_library=True. `emulate` is for targets whose hardware may be absent, and changes nothing
+    for those of this build.
     """
     artifact = Artifact.read(folder)
     options = session_options(threads)
     library = artifact.content["library"]
-    if library is not None:
+    if library is not None and trust_library:
+        options.register_custom_ops_library(str((Path(folder) / library["file"]).absolute()))
+    elif library is not None:
         if library["abi"] != runtime_ops.ABI:
             raise InputError(
-                f"{folder} needs op library ABI {library['abi']}; this qcompile has {runtime_ops.ABI}: compile it again"
+                f"{folder} needs op library ABI {library['abi']}; this qcompile has "
+                f"{runtime_ops.ABI}: compile it again, or load it with trust_library=True"
             )
-        if trust_library:
-            options.register_custom_ops_library(str(Path(folder) / library["file"]))
-        else:
-            runtime_ops.register(options)
+        runtime_ops.register(options)
     try:
         return ort.InferenceSession(
             Path(folder) / MODEL, options, providers=["CPUExecutionProvider"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""calibrate: run the float model over the data and keep, in bounded memory, what transform needs."""
+"""calibrate: run the float model over the data and keep what transform needs, in bounded memory."""
 
 import numpy as np
 import onnx_ir as ir
@@ -12,11 +12,14 @@ from qcompile.observers import OBSERVERS
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
-from qcompile.session import open_model, with_outputs
+from qcompile.session import open_model, run_float, with_outputs
 
 
 class _Mean:
-    """The mean over samples: a whole map [C, H, W] while all have one size, else per channel [C, 1, 1]; rows give [K]."""
+    """The mean over samples; rows give [K].
+
+    Maps give [C, H, W] while all have one size, else [C, 1, 1].
+    """
 
     def __init__(self) -> None:
         self.total: NDArray[np.float64] | None = None
@@ -40,7 +43,7 @@ class _Mean:
 
 
 def calibrate(model: ir.Model, plan: Plan, recipe: Recipe, data: Data | None) -> Stats:
-    """Ranges of the static activations and means of the inputs of weighted nodes; empty without data."""
+    """Ranges of static activations and means of the inputs of products; empty without data."""
     if data is None:
         return Stats({}, {})
     leaders = sorted(set(plan.leaders.values()))
@@ -59,11 +62,15 @@ def calibrate(model: ir.Model, plan: Plan, recipe: Recipe, data: Data | None) ->
             for watched in watching.values():
                 watched.next_pass()
         for feed in data:
-            found = dict(zip(fetched, session.run(fetched, feed), strict=True)) if session else {}
+            ran = [] if session is None else run_float(session, fetched, feed)
+            found = dict(zip(fetched, ran, strict=True))
             found |= {n: feed[n] for n in names if n in graph_inputs}
             for name, watched in watching.items():
-                if np.isnan(found[name]).any():
-                    raise InputError(f'calibration: the float model gives NaN at "{name}"')
+                if not np.isfinite(found[name]).all():
+                    raise InputError(
+                        f'calibration: the float model gives NaN or infinity at "{name}", '
+                        "which has no static range: use a8-dynamic, or check model and data"
+                    )
                 watched.update(found[name])
             for name, mean in means.items() if number == 0 else ():
                 mean.update(found[name], is_map=inputs[name])

@@ -3,23 +3,22 @@
 
 import json
 import logging
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from qcompile import report as render
 from qcompile import targets
-from qcompile.artifact import Artifact
+from qcompile.artifact import Artifact, plain
 from qcompile.compare import bench as run_bench
 from qcompile.compare import compare as run_compare
 from qcompile.compile import Limits, compile, plan_only
 from qcompile.errors import QcompileError
-from qcompile.load import load as load_model
-from qcompile.normalise import normalise
 from qcompile.passes import LOWER_CPU, NORMALISE, TRANSFORM
 from qcompile.passes.transform.stats import Stats, Work
 from qcompile.plan import Plan
@@ -95,9 +94,7 @@ def compile_command(
     chosen = chosen.with_flags(rules=(*chosen.rules, *_rules(nodes_to_exclude)))
     console = _console()
     if dry_run:
-        plan, chosen_target = plan_only(model, target, chosen, calibration_data)
-        nodes = {n.name: n for n in normalise(load_model(model)).graph}
-        render.dry_run(plan, chosen_target, console, nodes)
+        _show_plan(model, target, chosen, calibration_data, as_json=as_json)
         return
     artifact = compile(
         model,
@@ -109,28 +106,41 @@ def compile_command(
         limits=Limits(min_sqnr=min_sqnr),
     )
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "folder": str(artifact.folder),
-                    "content": artifact.content,
-                    "measured": artifact.measured,
-                }
-            )
-        )
+        _print_json({"folder": str(artifact.folder)} | _sections(artifact))
     elif not quiet:
         render.report(artifact, console)
 
 
+def _show_plan(
+    model: Path, target: str, recipe: Recipe, data: str | None, *, as_json: bool
+) -> None:
+    plan, normalised = plan_only(model, target, recipe, data)
+    if as_json:
+        _print_json(render.planned(plan, targets.get(target), normalised))
+    else:
+        render.dry_run(plan, targets.get(target), normalised, _console())
+
+
+def _sections(artifact: Artifact) -> dict[str, Any]:
+    return {"content": artifact.content, "measured": artifact.measured}
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    print(json.dumps(plain(data)))
+
+
 @app.command()
-def inspect(path: Annotated[Path, typer.Argument(help="an artifact or an .onnx file")]) -> None:
+def inspect(
+    path: Annotated[Path, typer.Argument(help="an artifact or an .onnx file")],
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
     """Formats, bits, sizes, kernels, coverage, and every float fallback with its reason."""
-    console = _console()
-    if path.is_dir():
-        render.inspect_artifact(Artifact.read(path), console)
-        return
-    plan, target = plan_only(path, "cpu", Recipe())
-    render.dry_run(plan, target, console, {n.name: n for n in normalise(load_model(path)).graph})
+    if not path.is_dir():
+        _show_plan(path, "cpu", Recipe(), None, as_json=as_json)
+    elif as_json:
+        _print_json(_sections(Artifact.read(path)))
+    else:
+        render.inspect_artifact(Artifact.read(path), _console())
 
 
 @app.command()
@@ -143,7 +153,7 @@ def compare(
     """Outputs side by side: SQNR, cosine, top-1 agreement, worst nodes."""
     result = run_compare(a, b, data)
     if as_json:
-        print(json.dumps(asdict(result)))
+        _print_json(asdict(result))
     else:
         render.comparison(result, _console())
 
@@ -212,7 +222,7 @@ def _arguments(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """The entry point: exit codes of architecture §5."""
-    arguments = _arguments(sys.argv[1:])
+    arguments = _arguments(sys.argv[1:]) or ["--help"]
     if arguments[:1] == ["--version"]:
         print(f"qcompile {VERSION}")
         return
@@ -226,15 +236,17 @@ def main() -> None:
         _fail("interrupted; nothing was written", 130)
     except MemoryError:
         _fail("out of memory; nothing was written", 2)
+    except BrokenPipeError:  # the reader of stdout went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         show = getattr(error, "format_message", None)
-        if show is None:
-            logging.getLogger("qcompile").exception("a bug of qcompile")
-            _fail(f"qcompile failed, which is a bug: {type(error).__name__}: {error}", 1)
-        _fail(show(), 2)
+        if callable(show):  # a usage error of the command line
+            _fail(f"{show()} (see qcompile --help)", 2)
+        logging.getLogger("qcompile").exception("a bug of qcompile")
+        _fail(f"qcompile failed, which is a bug: {type(error).__name__}: {error}", 1)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 

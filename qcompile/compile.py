@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""THE pipeline: load, normalise, annotate, calibrate, transform, lower, pack, emit, verify, report."""
+"""THE pipeline: load, normalise, annotate, calibrate, transform, lower, pack, emit, verify."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import onnxruntime as ort
 
-from qcompile import targets
-from qcompile.annotate import annotate
+from qcompile import runtime_ops, targets
+from qcompile.annotate import annotate, choose_preset
 from qcompile.artifact import Artifact, load, sha256
 from qcompile.calibrate import calibrate
-from qcompile.data import Data, read_data, synthetic_data
+from qcompile.data import Data, check_source, read_data
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
+from qcompile.load import external_tensors
 from qcompile.load import load as load_model
 from qcompile.lower import lower
 from qcompile.normalise import normalise
@@ -23,6 +25,7 @@ from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.session import open_model, session_options
 from qcompile.stage import Inspector
+from qcompile.synthetic import synthetic_data
 from qcompile.targets.target import Target
 from qcompile.transform import transform
 from qcompile.verdict import Verdict
@@ -53,16 +56,19 @@ def compile(
 ) -> Artifact:
     """Compile a float ONNX file into a low-bit artifact, verify it, and give it back.
 
-    model: path of the .onnx file. output: folder, default MODEL.qc beside it. calibration_data: a path, an iterable of
-    {input name: array}, or an object with get_next(). metric: scores a session, greater is better; it is run on the float model and on the
-    artifact. Raises InputError (bad input), VerificationError (the artifact is wrong, or misses a limit; nothing is written).
+    model: path of the .onnx file. output: folder, default MODEL.qc beside it. calibration_data: a
+    path, an iterable of {input name: array}, or an object with get_next(). metric: scores a
+    session, greater is better; it is run on the float model and on the artifact. Raises InputError
+    (bad input) or VerificationError (the artifact is wrong, or misses a limit); then nothing is
+    written.
     """
     recipe, limits, chosen = recipe or Recipe(), limits or Limits(), targets.get(target)
+    path, out = Path(model), Path(output) if output is not None else default_output(Path(model))
+    _check_request(path, out, chosen, recipe, calibration_data)
     if limits.max_drop is not None and metric is None:
         raise InputError(
             "a largest drop needs a metric: qcompile.compile(…, metric=function of a session)"
         )
-    path, out = Path(model), Path(output) if output is not None else default_output(Path(model))
     with staging(out, force=force) as folder:
         source = load_model(path)
         normalised = normalise(source, inspect)
@@ -85,28 +91,42 @@ def compile(
 
 def plan_only(
     model: str | Path, target: str, recipe: Recipe, calibration_data: Any = None
-) -> tuple[Plan, Target]:
-    """What --dry-run shows: load, normalise and annotate; nothing is calibrated or written."""
+) -> tuple[Plan, ir.Model]:
+    """What --dry-run shows: the plan and the normalised model; nothing is calibrated or written."""
     chosen = targets.get(target)
+    choose_preset(recipe, has_data=calibration_data is not None)
+    check_source(calibration_data)
     normalised = normalise(load_model(model))
     data = _data(calibration_data, list(normalised.graph.inputs), recipe)
-    return annotate(normalised, recipe, chosen, has_data=data is not None), chosen
+    return annotate(normalised, recipe, chosen, has_data=data is not None), normalised
 
 
 def default_output(model: Path) -> Path:
-    """MODEL.onnx → MODEL.qc."""
-    return model.with_suffix(".qc")
+    """MODEL.onnx → MODEL.qc; another ending stays.
+
+    >>> default_output(Path("nets/resnet.v2.onnx")).name, default_output(Path("resnet.v2")).name
+    ('resnet.v2.qc', 'resnet.v2.qc')
+    """
+    return model.with_name(model.name.removesuffix(".onnx") + ".qc")
 
 
-def _data(source: Any, inputs: list, recipe: Recipe) -> Data | None:
+def _check_request(path: Path, out: Path, target: Target, recipe: Recipe, data: Any) -> None:
+    """What can be refused before the model is read."""
+    if path.absolute().resolve().is_relative_to(out.absolute().resolve()):
+        raise InputError(f"{path} lies in the output folder {out}: give another -o")
+    choose_preset(recipe, has_data=data is not None)
+    check_source(data)
+    if target.needs_library:
+        runtime_ops.library_path()
+
+
+def _data(source: Any, inputs: list[ir.Value], recipe: Recipe) -> Data | None:
     return None if source is None else read_data(source, inputs, recipe.num_calibration_samples)
 
 
 def _describe(path: Path) -> dict[str, Any]:
     """The user's file in the manifest; external data counts into the size."""
-    size = path.stat().st_size
-    for value in load_model(path).graph.initializers.values():
-        size += getattr(value.const_value, "length", None) or 0
+    size = path.stat().st_size + sum(t.nbytes for _, t in external_tensors(ir.load(path)))
     return {"file": path.name, "sha256": sha256(path), "bytes": size}
 
 
@@ -122,13 +142,14 @@ def _judge(verdict: Verdict, limits: Limits) -> None:
         f"{c.rung}: {c.measured:.6g} is above {c.limit:.6g} ({c.source}); worst: {c.worst}"
         for c in verdict.failures
     ]
-    if limits.min_sqnr is not None and (
-        verdict.sqnr_db is None or verdict.sqnr_db < limits.min_sqnr
-    ):
-        problems.append(f"SQNR is {verdict.sqnr_db} dB; --min-sqnr asks for {limits.min_sqnr}")
-    if limits.max_drop is not None and not verdict.metric["drop"] <= limits.max_drop:
+    least, most, found = limits.min_sqnr, limits.max_drop, verdict.sqnr_db
+    if least is not None and found is None:
+        problems.append(f"--min-sqnr asks for {least:g} dB, and no output is a float to measure")
+    elif least is not None and found is not None and not found >= least:
+        problems.append(f"SQNR is {found:.2f} dB; --min-sqnr asks for {least:g}")
+    if most is not None and not verdict.metric["drop"] <= most:
         problems.append(
-            f"the metric drops by {verdict.metric['drop']:.4g}; --max-drop allows {limits.max_drop}"
+            f"the metric drops by {verdict.metric['drop']:.4g}; --max-drop allows {most:g}"
         )
     if problems:
         raise VerificationError(

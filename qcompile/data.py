@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration data: .npz, .npy, a folder of them, MODULE:FUNCTION, an iterable, or an object with get_next()."""
+"""Data: samples for calibration and verification, checked against the model's inputs.
+
+Sources: .npz, .npy, a folder of them, MODULE:FUNCTION, an iterable of {input name: array}, or an
+object with get_next(). The leading axis counts samples. An input whose leading dimension is fixed
+beside inputs with a free one (a scalar, a mask) has no samples: it takes the model's own shape.
+"""
 
 import importlib
+import sys
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,95 +18,177 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.errors import InputError, nearest
+from qcompile.errors import InputError, QcompileError, nearest
 
 Feed = dict[str, NDArray]
+BATCH = 16  # samples of one run where the model's batch is free
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How a model counts samples: per input its leading size, 0 = free; other inputs have none."""
+
+    sizes: dict[str, int]
+
+    @classmethod
+    def of(cls, inputs: list[ir.Value]) -> "Batch":
+        """Free inputs count samples where there are any, else all that have a leading axis."""
+        leading = {
+            v.name or "": int(v.shape[0]) if v.shape and isinstance(v.shape[0], int) else 0
+            for v in inputs
+            if v.shape is None or len(v.shape)
+        }
+        free = {name: size for name, size in leading.items() if not size}
+        return cls(free or leading)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether any number of samples may run at once."""
+        return not all(self.sizes.values())
+
+    def count(self, feed: Feed) -> int:
+        """Samples of the feed, by the first input that counts them; 1 where none does."""
+        return len(feed[next(iter(self.sizes))]) if self.sizes else 1
+
+    def split(self, feed: Feed) -> Iterator[Feed]:
+        """Feeds of one run each; what does not fill a fixed batch is left out."""
+        if not self.sizes:
+            yield feed
+            return
+        steps = {name: size or BATCH for name, size in self.sizes.items()}
+        first = next(iter(steps))
+        runs = len(feed[first]) / steps[first]
+        for i in range(int(np.ceil(runs)) if self.is_free else int(runs)):
+            yield {
+                k: v[i * steps[k] : (i + 1) * steps[k]] if k in steps else v
+                for k, v in feed.items()
+            }
+
+    def cut(self, feed: Feed, count: int) -> Feed:
+        """The first samples of a feed; a fixed batch stays whole."""
+        if not self.is_free:
+            return feed
+        return {k: v[:count] if k in self.sizes else v for k, v in feed.items()}
 
 
 @dataclass(frozen=True)
 class Data:
-    """Samples as feeds that can be read again and again; `num_samples` counts the leading axis."""
+    """Samples as feeds of one run each, to be read again and again."""
 
     feeds: list[Feed]
-    num_samples: int
+    batch: Batch
     is_synthetic: bool = False
+
+    @property
+    def num_samples(self) -> int:
+        """All samples."""
+        return sum(self.batch.count(feed) for feed in self.feeds)
 
     def __iter__(self) -> Iterator[Feed]:
         return iter(self.feeds)
 
     def first(self, count: int) -> "Data":
-        """At most `count` samples from the start."""
+        """At most `count` samples from the start, but no less than one run of a fixed batch."""
         kept: list[Feed] = []
-        left = count
         for feed in self.feeds:
-            size = len(next(iter(feed.values())))
-            if left <= 0:
+            if count <= 0:
                 break
-            kept.append({k: v[:left] if size > left else v for k, v in feed.items()})
-            left -= size
-        return Data(kept, min(count, self.num_samples), self.is_synthetic)
+            kept.append(self.batch.cut(feed, count))
+            count -= self.batch.count(feed)
+        return Data(kept, self.batch, self.is_synthetic)
 
 
-def read_data(source: Any, inputs: list[ir.Value], limit: int, batch: int = 16) -> Data:
-    """The samples of `source`, checked against the model's inputs; every problem in one InputError."""
-    if isinstance(source, str | Path):
-        source = _from_path(str(source), inputs)
-    if hasattr(source, "get_next"):
-        source = iter(source.get_next, None)
-    if isinstance(source, dict):
-        source = [source]
-    if not isinstance(source, Iterable):
-        raise InputError(f"calibration data: {type(source).__name__} is no path, dict or iterable")
+def read_data(source: Any, inputs: list[ir.Value], limit: int) -> Data:
+    """The samples of `source`, at most `limit`; every problem of a file in one InputError."""
+    batch = Batch.of(inputs)
     feeds: list[Feed] = []
-    count = 0
-    for item in source:
-        feed = _checked(item, inputs)
-        pieces = _split(feed, inputs, batch)
-        for piece in pieces:
-            if count >= limit:
-                return Data(feeds, count)
-            size = len(next(iter(piece.values())))
-            kept = limit - count
-            if size > kept and _fixed_batch(inputs) is None:
-                piece, size = {k: v[:kept] for k, v in piece.items()}, kept
-            feeds.append(piece)
-            count += size
-    if not count:
+    left = limit
+    for where, item in _items(source, inputs):
+        for piece in batch.split(_checked(where, item, inputs, batch)):
+            if left <= 0:
+                return Data(feeds, batch)
+            feeds.append(batch.cut(piece, left))
+            left -= batch.count(piece)
+    if not feeds:
         raise InputError("calibration data: no samples (the leading axis counts them)")
-    return Data(feeds, count)
+    return Data(feeds, batch)
 
 
-def _from_path(text: str, inputs: list[ir.Value]) -> Iterable[Feed]:
+def check_source(source: Any) -> None:
+    """Refuse a path that does not exist, before any slow work."""
+    if isinstance(source, str | Path):
+        _files(str(source))
+
+
+def _files(text: str) -> list[Path]:
+    """The files that the text names; empty for MODULE:FUNCTION."""
     path = Path(text)
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
         if not files:
             raise InputError(f"calibration data {text}: the folder has no .npz or .npy file")
-        return (_read_file(p, inputs) for p in files)
+        return files
     if path.is_file():
-        return [_read_file(path, inputs)]
-    module, colon, function = text.partition(":")
-    if not colon:
-        raise InputError(f"calibration data {text}: no such file or folder")
+        return [path]
+    if ":" not in text:
+        raise InputError(
+            f"calibration data {text}: no such file or folder (MODULE:FUNCTION has a colon)"
+        )
+    return []
+
+
+def _items(source: Any, inputs: list[ir.Value]) -> Iterator[tuple[str, Any]]:
+    """(where it is from, what should be a feed) of every item."""
+    where = "calibration data"
+    if isinstance(source, str | Path):
+        files = _files(str(source))
+        for path in files:
+            yield f"{where} {path}", _read_file(path, inputs)
+        if files:
+            return
+        where = f"{where} {source}"
+        source = _call(str(source))
+    if hasattr(source, "get_next"):
+        source = iter(source.get_next, None)
+    if isinstance(source, dict):
+        source = [source]
+    if not isinstance(source, Iterable):
+        raise InputError(f"{where}: {type(source).__name__} is no path, mapping or iterable")
+    try:
+        yield from ((where, item) for item in source)
+    except QcompileError:
+        raise
+    except Exception as error:  # the user's generator
+        raise InputError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _call(text: str) -> Any:
+    """What MODULE:FUNCTION returns; the current folder is searched too, as `python -m` does."""
+    module, _, function = text.partition(":")
+    if "" not in sys.path:
+        sys.path.append("")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"calibration data {text}: {error}") from None
-    result = found()
-    return iter(result.get_next, None) if hasattr(result, "get_next") else result
+    try:
+        return found()
+    except Exception as error:  # the user's function
+        raise InputError(f"calibration data {text}: {type(error).__name__}: {error}") from error
 
 
 def _read_file(path: Path, inputs: list[ir.Value]) -> Feed:
+    names = [str(v.name) for v in inputs]
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            if len(inputs) != 1:
-                names = ", ".join(str(v.name) for v in inputs)
-                raise InputError(
-                    f"calibration data {path}: a .npy fits one input; the model has {names}"
-                )
-            return {inputs[0].name or "": loaded}
-        return {name: loaded[name] for name in loaded.files}
+            if len(names) == 1:
+                return {names[0]: loaded}
+            raise InputError(
+                f"calibration data {path}: a .npy fits one input; the model has {', '.join(names)}"
+            )
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
     except InputError:
         raise
     except ValueError as error:
@@ -107,111 +196,100 @@ def _read_file(path: Path, inputs: list[ir.Value]) -> Feed:
         why = "it holds Python objects (pickle), which are never loaded" if pickled else str(error)
         raise InputError(f"calibration data {path}: {why}") from None
     except Exception as error:  # zipfile and zlib raise their own types for damaged files
-        raise InputError(
-            f"calibration data {path}: not a readable .npz or .npy ({error})"
-        ) from None
+        damaged = isinstance(error, zipfile.BadZipFile | EOFError)
+        why = "it is damaged or cut short" if damaged else str(error)
+        raise InputError(f"calibration data {path}: no readable .npz or .npy: {why}") from None
 
 
-def _checked(item: Any, inputs: list[ir.Value]) -> Feed:
+def _checked(where: str, item: Any, inputs: list[ir.Value], batch: Batch) -> Feed:
     """The feed in the inputs' order, or every problem at once."""
     if not isinstance(item, dict):
         raise InputError(
-            f"calibration data: a sample is a mapping of input name to array, found {type(item).__name__}"
+            f"{where}: a sample is a mapping of input name to array, found {type(item).__name__}"
         )
     names = [v.name or "" for v in inputs]
     problems = [
-        f'"{n}" is no input of the model: {nearest(n, names)}' for n in item if n not in names
+        f'"{n}" is no input of the model: {nearest(str(n), names)}' for n in item if n not in names
     ]
     problems += [f'input "{n}" is missing' for n in names if n not in item]
     feed: Feed = {}
     for value in inputs:
-        if value.name not in item:
-            continue
-        array = np.asarray(item[value.name])
-        problems += _array_problems(array, value)
-        if not problems:
-            feed[value.name or ""] = np.ascontiguousarray(array, value.dtype.numpy())  # type: ignore[union-attr]
-    lengths = {len(a) for a in feed.values() if a.ndim}
-    if len(lengths) > 1 and not problems:
-        problems.append(f"the inputs have different numbers of samples: {sorted(lengths)}")
+        name = value.name or ""
+        if name in item:
+            array = np.asarray(item[name])
+            found = _array_problems(array, value, counts=name in batch.sizes)
+            problems += found
+            if not found:
+                feed[name] = array
+    problems += _count_problems(feed, batch)
+    if len(problems) == 1:
+        raise InputError(f"{where}: {problems[0]}")
     if problems:
-        raise InputError("calibration data: " + "; ".join(problems))
-    return feed
+        raise InputError("\n  ".join([f"{where}:", *problems]))
+    return {v.name or "": _as_dtype(feed[v.name or ""], v) for v in inputs}
 
 
-def _array_problems(array: NDArray, value: ir.Value) -> list[str]:
-    dtype = value.dtype.numpy() if value.dtype is not None else array.dtype
+def _as_dtype(array: NDArray, value: ir.Value) -> NDArray:
+    return np.ascontiguousarray(array, dtype_of(value)).reshape(array.shape)
+
+
+def dtype_of(value: ir.Value) -> np.dtype:
+    """The input's NumPy type; float32 where the model does not say."""
+    return value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
+
+
+def _array_problems(array: NDArray, value: ir.Value, *, counts: bool) -> list[str]:
+    dtype, name = dtype_of(value), value.name
+    if dtype.kind == "O":  # ONNX strings
+        fits = array.dtype.kind in "UO"
+        return [] if fits else [f'"{name}" is {array.dtype}; the model takes strings']
+    if array.dtype.kind not in "fiub":
+        what = "Python objects" if array.dtype.kind == "O" else f"{array.dtype} values"
+        return [f'"{name}" holds {what}; the model takes {dtype}']
     problems = []
-    if array.dtype == object:
-        return [f'"{value.name}" holds Python objects, which are never loaded']
-    if np.issubdtype(dtype, np.floating) != np.issubdtype(array.dtype, np.floating):
-        problems.append(f'"{value.name}" is {array.dtype}; the model takes {dtype}')
-    dims = list(value.shape) if value.shape is not None else None
-    if dims is not None:
-        wanted = "[" + ", ".join(str(d) if isinstance(d, int) else "n" for d in dims) + "]"
-        fits = array.ndim == len(dims) and all(
-            not isinstance(d, int) or d == size
-            for d, size in zip(dims[1:], array.shape[1:], strict=True)
+    if (array.dtype.kind == "f") != (dtype.kind == "f" or dtype.name == "bfloat16"):
+        problems.append(f'"{name}" is {array.dtype}; the model takes {dtype}')
+    elif dtype.kind in "iu" and array.size and not _fits(array, dtype):
+        problems.append(
+            f'"{name}" holds {array.min()} to {array.max()}, more than {dtype} of the model can'
         )
-        if not fits:
-            problems.append(
-                f'"{value.name}" has the shape {list(array.shape)}; the model takes {wanted}'
-            )
+    dims = None if value.shape is None else list(value.shape)
+    if dims is not None and not _has_shape(array, dims, counts=counts):
+        wanted = ["n" if i == 0 and counts else str(d) for i, d in enumerate(dims)]
+        problems.append(
+            f'"{name}" has the shape {list(array.shape)}; the model takes [{", ".join(wanted)}]'
+        )
     if not array.size:
-        problems.append(f'"{value.name}" is empty: its shape is {list(array.shape)}')
-    elif np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        problems.append(f'"{value.name}" holds NaN or infinity')
+        problems.append(f'"{name}" is empty: its shape is {list(array.shape)}')
+    elif array.dtype.kind == "f" and not np.isfinite(array).all():
+        problems.append(f'"{name}" holds NaN or infinity')
     return problems
 
 
-def _fixed_batch(inputs: list[ir.Value]) -> int | None:
-    sizes = {v.shape[0] for v in inputs if v.shape is not None and len(v.shape)}
-    fixed = [s for s in sizes if isinstance(s, int)]
-    return fixed[0] if fixed else None
+def _fits(array: NDArray, dtype: np.dtype) -> bool:
+    limits = np.iinfo(dtype)
+    return int(array.min()) >= limits.min and int(array.max()) <= limits.max
 
 
-def _split(feed: Feed, inputs: list[ir.Value], batch: int) -> Iterator[Feed]:
-    """Batches of the model's fixed size, or of `batch`; samples that do not fill a fixed batch are left out."""
-    fixed = _fixed_batch(inputs)
-    size = fixed or batch
-    total = len(next(iter(feed.values())))
-    if fixed is not None and total < fixed:
-        raise InputError(
-            f"calibration data: {total} samples; the model's batch is fixed at {fixed}"
-        )
-    for start in range(0, total - (fixed or 1) + 1, size):
-        yield {k: v[start : start + size] for k, v in feed.items()}
+def _has_shape(array: NDArray, dims: list[Any], *, counts: bool) -> bool:
+    return array.ndim == len(dims) and all(
+        not isinstance(d, int) or d == size or (i == 0 and counts)
+        for i, (d, size) in enumerate(zip(dims, array.shape, strict=True))
+    )
 
 
-def synthetic_data(model: ir.Model, seed: int, samples: int = 2, length: int = 16) -> Data:
-    """Random inputs where the user gave none: normal floats, and integers within the tables that they index.
-
-    A free leading dimension is `samples`, any other free one `length`. Only agreement is measured on them, never accuracy.
-    """
-    rng = np.random.default_rng(seed)
-    feed: Feed = {}
-    for value in model.graph.inputs:
-        dims = [
-            d if isinstance(d, int) else samples if i == 0 else length
-            for i, d in enumerate(value.shape or [])
-        ]
-        dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
-        if np.issubdtype(dtype, np.floating):
-            feed[value.name or ""] = rng.standard_normal(dims).astype(dtype)
-        else:
-            feed[value.name or ""] = rng.integers(0, _index_limit(value), dims).astype(dtype)
-    return Data([feed], samples, is_synthetic=True)
-
-
-def _index_limit(value: ir.Value) -> int:
-    """Rows of the smallest table that the value indexes, else 2."""
-    rows = [
-        int(use.node.inputs[0].shape[0])
-        for use in value.uses()
-        if use.node.op_type == "Gather"
-        and use.idx == 1
-        and use.node.inputs[0] is not None
-        and use.node.inputs[0].shape is not None
-        and isinstance(use.node.inputs[0].shape[0], int)
+def _count_problems(feed: Feed, batch: Batch) -> list[str]:
+    """Inputs that count samples agree, and fill one run of a fixed batch."""
+    counted = {n: (len(feed[n]), size or 1) for n, size in batch.sizes.items() if n in feed}
+    short = [
+        f'"{name}" has {have} samples; the model\'s batch is fixed at {size}'
+        for name, (have, size) in counted.items()
+        if have < size
     ]
-    return min(rows, default=2)
+    if not short and len({have // size for have, size in counted.values()}) > 1:
+        listed = ", ".join(
+            f"{name} {have}" + (f" in batches of {batch.sizes[name]}" if batch.sizes[name] else "")
+            for name, (have, _) in counted.items()
+        )
+        return [f"the inputs have different numbers of samples: {listed}"]
+    return short

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 import qcompile.runtime_ops as runtime_ops
-from qcompile.artifact import MODEL, WEIGHTS, Artifact, sha256
+from qcompile.artifact import MANIFEST, MODEL, WEIGHTS, Artifact, sha256
 from qcompile.errors import InputError
 from qcompile.graph import DOMAIN, DOMAIN_VERSION
 from qcompile.plan import NodePlan, Plan
@@ -34,34 +34,57 @@ NEEDS = {20: (9, "1.17"), 21: (10, "1.18"), 23: (11, "1.23"), 24: (12, "1.24"), 
 def staging(out: Path, *, force: bool) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` on success and vanishes otherwise."""
     out = out.absolute()
-    if out.exists() and not force:
-        raise InputError(f"{out} exists: give --force to replace it, or another -o")
-    if (
-        out.exists()
-        and not (out / "manifest.json").is_file()
-        and any(out.iterdir() if out.is_dir() else [out])
-    ):
-        raise InputError(
-            f"{out} exists and is no qcompile artifact, so --force does not replace it: remove it, or give another -o"
-        )
+    check_output(out, force=force)
+    made = [p for p in out.parents if not p.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     except OSError as error:
+        _remove_empty(made)
         raise InputError(f"{out}: cannot write there: {error.strerror}") from None
     try:
         yield folder
-        folder.chmod(0o755)
-        _publish(folder, out)
+        folder.chmod(0o777 & ~_umask())
+        _publish(folder, out, force=force)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InputError(f"{out}: the disk is full; nothing was written") from None
         raise InputError(f"{out}: {error.strerror or error}; nothing was written") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if not out.exists():
+            _remove_empty(made)
 
 
-def _publish(folder: Path, out: Path) -> None:
+def check_output(out: Path, *, force: bool) -> None:
+    """Refuse to replace what exists without `force`, and what is no artifact with it."""
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise InputError(f"{out} exists: give --force to replace it, or another -o")
+    is_free = out.is_dir() and not any(out.iterdir())
+    if not is_free and not (out / MANIFEST).is_file():
+        raise InputError(
+            f"{out} exists and is no qcompile artifact, so --force does not replace it: "
+            "remove it, or give another -o"
+        )
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove the folders that were made for the output, the innermost first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _publish(folder: Path, out: Path, *, force: bool) -> None:
+    check_output(out, force=force)  # someone may have written it in the meantime
     if not out.exists():
         folder.rename(out)
         return
@@ -69,7 +92,7 @@ def _publish(folder: Path, out: Path) -> None:
     out.rename(old / out.name)
     try:
         folder.rename(out)
-    except OSError:
+    except BaseException:
         (old / out.name).rename(out)
         raise
     finally:
@@ -84,7 +107,7 @@ def emit(
     source: dict[str, Any],
     folder: Path,
 ) -> Artifact:
-    """Write model, weights, op library and manifest into `folder`; `source` describes the user's file."""
+    """Write model, weights, op library and manifest; `source` describes the user's file."""
     model = packed.clone()
     _settle_versions(model)
     write_weights(model, folder)
@@ -136,12 +159,19 @@ def _settle_versions(model: ir.Model) -> None:
 
 
 def write_weights(model: ir.Model, folder: Path) -> None:
-    """Stream the large initializers into model.onnx.data, one in memory at a time (architecture §4: alignment)."""
+    """Stream the large initializers into model.onnx.data, one in memory at a time.
+
+    Offsets are multiples of a page for large tensors, so that ONNX Runtime maps the file.
+    """
     path = folder / WEIGHTS
     with path.open("wb") as file:
-        for value in model.graph.initializers.values():
+        for value in [v for graph in model.graphs() for v in graph.initializers.values()]:
             tensor = value.const_value
-            if tensor is None or tensor.nbytes <= INLINE_BYTES:
+            if tensor is None:
+                continue
+            if tensor.nbytes <= INLINE_BYTES:
+                if isinstance(tensor, ir.ExternalTensor):  # its file is the user's
+                    value.const_value = ir.tensor(tensor.numpy(), name=value.name)
                 continue
             step = PAGE if tensor.nbytes >= LARGE_BYTES else LINE
             offset = -(-file.tell() // step) * step
@@ -153,7 +183,7 @@ def write_weights(model: ir.Model, folder: Path) -> None:
                 offset,
                 len(data),
                 tensor.dtype,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(tensor.shape.numpy()),
                 name=value.name or "",
                 base_dir=folder,
             )
@@ -178,19 +208,21 @@ def _row(plan: NodePlan, node: ir.Node | None, target: Target) -> dict[str, Any]
     row |= {"elements": plan.num_elements, "decided_by": plan.rule}
     if not plan.is_quantized:
         return row | {"weight": None, "activation": None, "kernel": None, "reason": plan.reason}
-    held = 0
-    if node is not None and node.domain == DOMAIN and node.inputs[1] is not None:
-        tensor = node.inputs[1].const_value
-        held = tensor.nbytes if tensor is not None else 0
-    kernel = node.op_type if node is not None else ""
-    form = node.attributes.get("activation") if node is not None else None
+    held, kernel, layout = 0, "", None
+    if node is not None:
+        kernel = node.op_type
+        if "activation" in node.attributes:
+            kernel += f" {node.attributes['activation'].value}"
+        if "layout" in node.attributes:
+            layout = node.attributes["layout"].value
+        if node.domain == DOMAIN and node.inputs[1] is not None:
+            tensor = node.inputs[1].const_value
+            held = tensor.nbytes if tensor is not None else 0
     return row | {
         "weight": str(plan.weight),
         "activation": None if plan.activation is None else str(plan.activation),
-        "kernel": f"{kernel} {form.value}" if form is not None else kernel,
-        "layout": node.attributes["layout"].value
-        if node is not None and "layout" in node.attributes
-        else None,
+        "kernel": kernel,
+        "layout": layout,
         "packed_bytes": held,
         "reason": None,
     }

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors that name the object, the numbers, the rule and the cure.
 
-Every error that a user can cause is a `QcompileError`; its text is the whole message and `exit_code` what the command
-line returns. Anything else that escapes is a bug of the compiler (exit code 1).
+Every error that a user can cause is a `QcompileError`; its text is the whole message and
+`exit_code` what the command line returns. Anything else that escapes is a bug of the compiler
+(exit code 1).
 """
 
 import difflib

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading and editing onnx_ir graphs: constants, neighbours, attributes, new nodes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ DOMAIN_VERSION = 1
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """The array of an initializer or Constant, or None. Maps, does not copy, where the file allows."""
+    """The array of an initializer or Constant, or None; mapped, not copied, where possible."""
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
@@ -42,7 +42,7 @@ def is_op(node: ir.Node | None, *op_types: str, domain: str = "") -> bool:
     """Whether the node is one of these ops of the domain."""
     return (
         node is not None
-        and node.domain in (domain, "ai.onnx" if not domain else domain)
+        and node.domain in (domain, domain or "ai.onnx")
         and (node.op_type in op_types)
     )
 
@@ -68,19 +68,36 @@ def add_initializer(graph: ir.Graph, name: str, tensor: NDArray | ir.TensorProto
     """A new initializer under a name not yet taken in the graph."""
     if isinstance(tensor, np.ndarray):
         tensor = ir.tensor(tensor, name=name)
-    taken = {v.name for v in values(graph)}
-    unique, number = name, 1
-    while unique in taken:
-        unique, number = f"{name}_{number}", number + 1
+    unique = unique_name(graph, name)
     value = ir.Value(
         name=unique,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )
     tensor.name = unique
     graph.register_initializer(value)
     return value
+
+
+def unique_name(graph: ir.Graph, name: str) -> str:
+    """The name, numbered where a value of the graph has it already."""
+    taken = {v.name for v in values(graph)}
+    unique, number = name, 1
+    while unique in taken:
+        unique, number = f"{name}_{number}", number + 1
+    return unique
+
+
+def derived_initializer(
+    graph: ir.Graph, source: ir.Value, suffix: str, make: Callable[[], ir.TensorProtocol]
+) -> ir.Value:
+    """The initializer `make` computes from the one of `source`, made once for all who ask."""
+    known = graph.initializers.get(source.meta.get(suffix, ""))
+    if known is None:
+        known = add_initializer(graph, f"{source.name}{suffix}", make())
+        source.meta[suffix] = known.name
+    return known
 
 
 def values(graph: ir.Graph) -> Iterable[ir.Value]:
@@ -102,7 +119,7 @@ def new_node(
     shape: ir.Shape | None = None,
     **attributes: Any,
 ) -> ir.Node:
-    """A node with one named, typed output (ONNX inference stops at custom ops, so passes say types themselves)."""
+    """A node with one named output, typed here because ONNX inference stops at custom ops."""
     node = ir.node(op_type, inputs, attributes, domain=domain, name=name)
     node.outputs[0].name = output
     node.outputs[0].type = ir.TensorType(dtype)
@@ -111,12 +128,19 @@ def new_node(
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:
-    """All readers of `old`, the graph's outputs among them, read `new`, which takes the output's name."""
+    """All readers of `old` read `new`; so does a graph output, whose name `new` takes.
+
+    A graph input that is also an output keeps both roles and its name.
+    """
+    if old.is_graph_input():
+        for use in list(old.uses()):
+            use.node.replace_input_with(use.idx, new)
+        return
     if old.is_graph_output():
         graph = old.graph
         assert graph is not None
         name = old.name
-        old.name = f"{name}_float"
+        old.name = unique_name(graph, f"{name}_float")
         new.name = name
         for i, output in enumerate(graph.outputs):
             if output is old:

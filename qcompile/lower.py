@@ -12,7 +12,10 @@ from qcompile.targets.target import Target
 def lower(
     quantized: ir.Model, plan: Plan, target: Target, inspect: Inspector | None = None
 ) -> ir.Model:
-    """A lowered copy. Every node of the plan must be lowered: a node that is not is a bug, and is named with the refusals."""
+    """A lowered copy.
+
+    Every node of the plan must be lowered; one that is not is a bug, and is named with the reasons.
+    """
     passes = target.lower()
     lowered = run_passes(quantized.clone(), "lower", passes, inspect)
     left = {n.name for n in lowered.graph if n.domain in ("", "ai.onnx")}

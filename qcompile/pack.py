@@ -18,7 +18,10 @@ PACKED_OPS = ("QConv", "QMatMul", "QGather")
 
 
 def pack(lowered: ir.Model, target: Target) -> ir.Model:
-    """A packed copy; each weight is packed when it is written. A target that does not pack gets the copy as it is."""
+    """A packed copy; each weight is packed when it is written.
+
+    A target that does not pack gets the copy as it is.
+    """
     model = lowered.clone()
     if not target.packs:
         return model
@@ -35,7 +38,7 @@ def pack(lowered: ir.Model, target: Target) -> ir.Model:
 
 
 def layout_of(node: ir.Node, shared: set[str]) -> str:
-    """kc for depthwise, rows for tables that only Gather reads, n16k4 for the rest (docs/layouts.md)."""
+    """kc for depthwise, rows for tables that only Gather reads, n16k4 for the rest."""
     codes = node.inputs[CODES]
     if node.op_type == "QConv":
         group, n = int(attribute(node, "group")), int(attribute(node, "N"))
@@ -48,7 +51,7 @@ def layout_of(node: ir.Node, shared: set[str]) -> str:
 
 
 def _gathered_and_multiplied(graph: ir.Graph) -> set[str]:
-    """Codes that both a QGather and a float or dynamic QMatMul read: one packed tensor serves both."""
+    """Codes that a QGather and a float or dynamic QMatMul read: one packed tensor serves both."""
     readers: dict[str, set[str]] = {}
     for node in graph:
         if node.domain == DOMAIN and node.op_type in PACKED_OPS:

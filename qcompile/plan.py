@@ -10,9 +10,10 @@ WEIGHTED_OPS = ("Conv", "MatMul", "Gemm", "Gather")
 
 @dataclass(frozen=True)
 class NodePlan:
-    """A weighted node: its weight's spec and how it takes activations, or the reason why it stays float.
+    """A weighted node: its weight's spec and how it takes activations, or why it stays float.
 
-    activation is the spec of the input: static (`uint8/tensor`), dynamic (`int8/row`, `int8/sample`) or None (float).
+    activation is the spec of the input: static (`uint8/tensor`), dynamic (`int8/row`,
+    `int8/sample`) or None (float).
     """
 
     node: str
@@ -32,8 +33,12 @@ class NodePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """nodes: weighted nodes by name. activations: value name → spec of static codes. leaders: value name → the value whose
-    statistics it shares. reasons: other nodes that stay float inside quantized neighbourhoods, and why."""
+    """What was decided for a model.
+
+    nodes: weighted nodes by name. activations: value name → spec of static codes. leaders: value
+    name → the value whose statistics it shares. reasons: other nodes that stay float inside
+    quantized neighbourhoods, and why.
+    """
 
     preset: str
     target: str
@@ -44,14 +49,14 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     def coverage(self) -> float:
-        """Weight elements that run from packed codes ÷ all (architecture §5); a tied weight counts once."""
+        """Weight elements that run from packed codes ÷ all; a tied weight counts once."""
         sizes = {p.weight_name: p.num_elements for p in self.counted()}
         total = sum(sizes.values())
         packed = {p.weight_name for p in self.counted() if p.is_quantized}
         return sum(sizes[name] for name in packed) / total if total else 0.0
 
     def counted(self) -> list[NodePlan]:
-        """The nodes whose weights coverage counts: Conv, MatMul, Gemm, and tables that are quantized or tied."""
+        """The nodes that coverage counts: Conv, MatMul, Gemm, tables that are quantized or tied."""
         products = {p.weight_name for p in self.nodes.values() if p.op_type != "Gather"}
         return [
             p

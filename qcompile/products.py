@@ -16,7 +16,7 @@ from qcompile.numerics.conv import Window
 
 
 def weight_of(node: ir.Node) -> ir.Value | None:
-    """The constant weight of a weighted node, [N, K], [N, C/g, kh, kw] or a table, through a Transpose."""
+    """The constant weight of a node: [N, K], [N, C/g, kh, kw] or a table; through a Transpose."""
     value = node.inputs[0] if is_op(node, "Gather") else input_of(node, 1)
     if value is not None and is_op(value.producer(), "Transpose") and is_op(node, "MatMul"):
         producer = value.producer()
@@ -26,7 +26,7 @@ def weight_of(node: ir.Node) -> ir.Value | None:
 
 
 def fused_end(node: ir.Node) -> ir.Value:
-    """The value at the end of what fuses with the node: a constant bias (MatMul only), then Relu or a constant Clip."""
+    """The end of what fuses with the node: a constant bias (MatMul), then Relu or Clip."""
     value = node.outputs[0]
     if is_op(node, "MatMul"):
         value = end_of_bias(value) or value
@@ -57,4 +57,4 @@ def window_of(node: ir.Node, kernel: tuple[int, int]) -> Window:
     strides = tuple(attribute(node, "strides", (1, 1)))
     pads = tuple(attribute(node, "pads", (0, 0, 0, 0)))
     dilations = tuple(attribute(node, "dilations", (1, 1)))
-    return Window(kernel, strides, pads, dilations)  # type: ignore[arg-type]
+    return Window(kernel, strides, pads, dilations)

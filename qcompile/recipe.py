@@ -10,15 +10,14 @@ rules:
 """
 
 import re
-import tomllib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, get_args, get_origin
 
 import qcompile.formats as formats
 from qcompile.errors import InputError, nearest
+from qcompile.plan import WEIGHTED_OPS
+from qcompile.recipe_text import RecipeText, read_text
 
 DYNAMIC_BITS = (2, 4, 8)
 _PRESET = re.compile(
@@ -93,31 +92,22 @@ class Recipe:
     rules: tuple[Rule, ...] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        problems = [p for p in self._problems() if p]
+        problems = self._problems()
         if problems:
             raise InputError("\n".join(problems))
 
     def _problems(self) -> list[str]:
-        found = []
-        for name in (self.preset, *(r.preset for r in self.rules)):
-            if name is not None:
-                found.append(_message(Preset.parse, name))
-        for name in (
-            self.weight_format,
-            self.activation_format,
-            *(r.weight_format for r in self.rules),
-        ):
-            if name is not None:
-                found.append(_message(formats.get, name))
-        for size in (self.block_size, *(r.block_size for r in self.rules)):
-            if size is not None and (size < 32 or size % 32):
-                found.append(f"block size {size}: must be a multiple of 32, at least 32")
+        found = _chosen_problems(self.preset, self.weight_format, self.block_size)
+        found += _chosen_problems(None, self.activation_format, None)
         if not 1 <= self.edge_bits <= 8:
             found.append(f"edge bits {self.edge_bits}: 1 to 8 are possible")
         if self.num_calibration_samples < 1:
             found.append(
                 f"{self.num_calibration_samples} calibration samples: at least 1 is needed"
             )
+        if self.seed < 0:
+            found.append(f"seed {self.seed}: 0 or more is needed")
+        found += _op_problems(self.op_types_to_quantize)
         for known, word, what in (
             (CALIBRATION_METHODS, self.calibration_method, "calibration method"),
             (WEIGHT_SCALE_METHODS, self.weight_scale_method, "weight scale method"),
@@ -125,37 +115,32 @@ class Recipe:
             if word not in known:
                 found.append(f'unknown {what} "{word}": {nearest(word, known)}')
         for rule in self.rules:
-            try:
-                re.compile(rule.match)
-            except re.error as error:
-                found.append(f'"{rule.match}" is no regular expression: {error} ({rule.source})')
+            found += [f"{problem} ({rule.source})" for problem in _rule_problems(rule)]
         return found
 
     @classmethod
     def read(cls, path: str | Path) -> "Recipe":
-        """The recipe of a .yaml, .yml or .toml file; unknown keys are refused with their line."""
+        """The recipe of a .yaml, .yml or .toml file; all problems at once, keys with their line."""
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"recipe {path}: {error}") from None
-        data = _parse(path, text)
-        problems = _unknown(data, _RECIPE_KEYS, text, path)
-        rules = data.pop("rules", [])
+        text = read_text(path)
+        rules = text.data.get("rules", [])
         if not isinstance(rules, list) or not all(isinstance(r, dict) for r in rules):
-            raise InputError(f"recipe {path}: rules must be a list of mappings")
-        for rule in rules:
-            problems += _unknown(rule, _RULE_KEYS, text, path)
-        if problems:
-            raise InputError("\n".join(problems))
+            line = text.line(None, "rules")
+            raise InputError(f"{path} line {line}: rules must be a list of mappings")
+        problems = [f"{path} {problem}" for problem in text.twice]
+        top = {k: v for k, v in text.data.items() if k != "rules"}
+        kept = _typed(top, cls, None, text, path, problems)
         built = tuple(
-            Rule(**_tuples(rule), source=f"{path.name} rule {i + 1}")
-            for i, rule in enumerate(rules)
+            Rule(**_typed(r, Rule, i, text, path, problems), source=f"{path.name} rule {i + 1}")
+            for i, r in enumerate(rules)
         )
         try:
-            return cls(**_tuples(data), rules=built)
-        except TypeError as error:
-            raise InputError(f"recipe {path}: {error}") from None
+            recipe = cls(**kept, rules=built)
+        except InputError as error:
+            problems += [f"{path}: {line}" for line in str(error).splitlines()]
+        if problems:
+            raise InputError("\n".join(problems))
+        return recipe
 
     def with_flags(self, **flags: Any) -> "Recipe":
         """The recipe with the flags that were given (not None) in its place: flag > recipe."""
@@ -164,8 +149,36 @@ class Recipe:
 
 CALIBRATION_METHODS = ("minmax", "mse")
 WEIGHT_SCALE_METHODS = ("minmax", "mse")
-_RECIPE_KEYS = [f for f in Recipe.__dataclass_fields__]
-_RULE_KEYS = [f for f in Rule.__dataclass_fields__ if f != "source"]
+_KINDS = {str: "a word", int: "a whole number", bool: "true or false", tuple: "a list of words"}
+
+
+def _chosen_problems(preset: str | None, form: str | None, block_size: int | None) -> list[str]:
+    found = []
+    if preset is not None:
+        found.append(_message(Preset.parse, preset))
+    if form is not None:
+        found.append(_message(formats.get, form))
+    if block_size is not None and (block_size < 32 or block_size % 32):
+        found.append(f"block size {block_size}: must be a multiple of 32, at least 32")
+    return [problem for problem in found if problem]
+
+
+def _rule_problems(rule: Rule) -> list[str]:
+    found = _chosen_problems(rule.preset, rule.weight_format, rule.block_size)
+    found += _op_problems(rule.op_types)
+    try:
+        re.compile(rule.match)
+    except re.error as error:
+        found.append(f'"{rule.match}" is no regular expression: {error}')
+    return found
+
+
+def _op_problems(words: tuple[str, ...]) -> list[str]:
+    return [
+        f'unknown op type "{word}": {nearest(word, WEIGHTED_OPS)}'
+        for word in words
+        if word not in WEIGHTED_OPS
+    ]
 
 
 def _message(function: Any, name: str) -> str:
@@ -176,34 +189,31 @@ def _message(function: Any, name: str) -> str:
     return ""
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
-    try:
-        if path.suffix == ".toml":
-            return tomllib.loads(text)
-        if path.suffix not in (".yaml", ".yml"):
-            raise InputError(f'recipe {path}: "{path.suffix}" is not one of .yaml, .yml, .toml')
-        data = yaml.safe_load(text)
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"recipe {path}: {error}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"recipe {path}: must be a mapping of keys, found {type(data).__name__}")
-    return data
+def _typed(
+    data: dict, made: type, rule: int | None, text: RecipeText, path: Path, problems: list[str]
+) -> dict[str, Any]:
+    """The keys that `made` has and whose values fit; problems are added for the others."""
+    kinds = {f.name: _kind(f.type) for f in fields(made) if f.name not in ("source", "rules")}
+    known = [*kinds, "rules"] if rule is None else list(kinds)
+    kept: dict[str, Any] = {}
+    for key, value in data.items():
+        where = f"{path} line {text.line(rule, str(key))}"
+        if key not in kinds:
+            problems.append(f'{where}: unknown key "{key}": {nearest(str(key), known)}')
+            continue
+        kind = kinds[key]
+        if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+            kept[key] = tuple(value)
+        elif type(value) is kind:
+            kept[key] = value
+        else:
+            problems.append(f"{where}: {key} must be {_KINDS[kind]}, found {value!r}")
+    return kept
 
 
-def _unknown(data: dict, known: list[str], text: str, path: Path) -> list[str]:
-    return [
-        f'{path} line {_line_of(str(key), text)}: unknown key "{key}": {nearest(str(key), known)}'
-        for key in data
-        if key not in known
-    ]
-
-
-def _line_of(key: str, text: str) -> int:
-    for number, line in enumerate(text.splitlines(), 1):
-        if re.search(rf"(^|[\s\-{{,\[]){re.escape(key)}\s*[:=\].]", line):
-            return number
-    return 1
-
-
-def _tuples(data: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+def _kind(annotation: Any) -> type:
+    """str of `str | None`, tuple of `tuple[str, ...]`."""
+    for kind in (str, tuple, bool, int):
+        if annotation is kind or get_origin(annotation) is kind or kind in get_args(annotation):
+            return kind
+    raise TypeError(f"a recipe has no field of type {annotation}")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run one com.qcompile node by its meaning in numerics: the value, and for floats the bound that a kernel must keep."""
+"""Run one com.qcompile node by its meaning in numerics.
+
+Gives the value, and for floats the bound that a kernel must keep.
+"""
 
 from collections.abc import Callable
 
@@ -32,7 +35,7 @@ def _window(node: ir.Node, x: NDArray) -> Window:
     kernel = tuple(attribute(node, "kernel_shape")) or x.shape[1:3]
     strides = tuple(attribute(node, "strides", (1, 1)))
     pads = tuple(attribute(node, "pads", (0, 0, 0, 0)))
-    return Window(kernel, strides, pads, tuple(attribute(node, "dilations", (1, 1))))  # type: ignore[arg-type]
+    return Window(kernel, strides, pads, tuple(attribute(node, "dilations", (1, 1))))
 
 
 def _matmul(node: ir.Node, inputs: list[NDArray]) -> Result:

@@ -4,6 +4,7 @@
 from collections import Counter
 from typing import Any
 
+import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +18,7 @@ from qcompile.targets.target import Request, Target
 
 def table(*columns: str, right: tuple[int, ...] = ()) -> Table:
     """A plain table: no colours, no box, whole words."""
-    made = Table(box=None, pad_edge=False, show_edge=False)
+    made = Table(box=None, pad_edge=False, show_edge=False, show_header=any(columns))
     for i, column in enumerate(columns):
         made.add_column(column, justify="right" if i in right else "left", overflow="fold")
     return made
@@ -41,13 +42,13 @@ def report(artifact: Artifact, console: Console) -> None:
     rows.add_row("target, preset", f"{content['target']}, {content['preset']}")
     rows.add_row("size", f"{size(before)} → {size(after)} ({before / max(after, 1):.2f}× smaller)")
     rows.add_row("coverage", coverage_line(content))
-    for line in _measured_lines(measured):
-        rows.add_row(*line)
+    for name, text in _measured_lines(measured):
+        rows.add_row(name, text)
     console.print(rows)
     for note in content["notes"]:
         console.print(f"note: {note}")
-    for line in warnings(artifact):
-        console.print(f"WARNING: {line}")
+    for warning in warnings(artifact):
+        console.print(f"WARNING: {warning}")
     _print_floats(content, console)
 
 
@@ -58,24 +59,30 @@ def _measured_lines(measured: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             (
                 "SQNR",
-                f"{measured['sqnr_db']:.1f} dB of the outputs against the float model ({where})",
+                f"{float(measured['sqnr_db']):.1f} dB of the outputs against the float model "
+                f"({where})",
             )
         )
     if measured.get("worst_nodes"):
         name, value = measured["worst_nodes"][0]
-        lines.append(("worst node", f"{name} ({value:.1f} dB)"))
+        lines.append(("worst node", f"{name} ({float(value):.1f} dB)"))
     if measured.get("metric"):
         m = measured["metric"]
         lines.append(("metric", f"{m['float']:.4g} → {m['compiled']:.4g}"))
     if measured.get("speed"):
         s = measured["speed"]
-        text = f"{s['float_ms']:.3f} ms → {s['compiled_ms']:.3f} ms ({s['ratio']:.2f}× the float model's speed, 1 thread)"
+        text = (
+            f"{s['float_ms']:.3f} ms → {s['compiled_ms']:.3f} ms "
+            f"({s['ratio']:.2f}× the float model's speed, 1 thread)"
+        )
         lines.append(("time of one input", text))
     checks = measured.get("checks", [])
     if checks:
         lines.append(
             ("verified", ", ".join(dict.fromkeys(c["rung"].split(":")[0] for c in checks)))
         )
+    for skipped in measured.get("skipped", []):
+        lines.append(("not verified", skipped))
     return lines
 
 
@@ -139,29 +146,45 @@ def inspect_artifact(artifact: Artifact, console: Console) -> None:
     report(artifact, console)
 
 
-def dry_run(plan: Plan, target: Target, console: Console, nodes: dict[str, Any]) -> None:
-    """`--dry-run`: per node the format and kernel or the reason for float, bytes, and the coverage."""
+def planned_rows(plan: Plan, target: Target, model: ir.Model) -> list[dict[str, Any]]:
+    """What would happen to every weighted node: format and kernel, or the reason for float."""
+    nodes = {n.name: n for n in model.graph}
+    rows = []
+    for p in plan.nodes.values():
+        row: dict[str, Any] = {"node": p.node, "op": p.op_type, "decided_by": p.rule}
+        if p.weight is None:
+            held = 4 * p.num_elements
+            rows.append(row | {"weight": None, "activation": None, "kernel": None, "bytes": held})
+            rows[-1]["reason"] = p.reason
+            continue
+        request = request_of(nodes[p.node], p.weight, p.activation)
+        row |= {"weight": str(p.weight), "kernel": target.kernel(request), "reason": None}
+        row["activation"] = None if p.activation is None else str(p.activation)
+        rows.append(row | {"bytes": code_bytes(p, request)})
+    return rows
+
+
+def planned(plan: Plan, target: Target, model: ir.Model) -> dict[str, Any]:
+    """`--dry-run --json`."""
+    return {
+        "target": plan.target,
+        "preset": plan.preset,
+        "coverage": plan.coverage(),
+        "notes": list(plan.notes),
+        "nodes": planned_rows(plan, target, model),
+        "float_nodes": dict(plan.reasons),
+    }
+
+
+def dry_run(plan: Plan, target: Target, model: ir.Model, console: Console) -> None:
+    """`--dry-run`: per node the format and kernel or the reason for float, and the coverage."""
     console.print(f"target {target.name}, preset {plan.preset}")
     rows = table("node", "op", "weight", "activation", "kernel", "bytes", "decided by", right=(5,))
-    for p in plan.nodes.values():
-        if not p.is_quantized:
-            rows.add_row(
-                p.node, p.op_type, "float", "", p.reason, f"{4 * p.num_elements:,}", p.rule
-            )
-            continue
-        assert p.weight is not None
-        request = request_of(nodes[p.node], p.weight, p.activation)
-        activation = "f32" if p.activation is None else str(p.activation)
-        kernel = target.kernel(request)
-        rows.add_row(
-            p.node,
-            p.op_type,
-            str(p.weight),
-            activation,
-            kernel,
-            f"{code_bytes(p, request):,}",
-            p.rule,
-        )
+    for r in planned_rows(plan, target, model):
+        how = (r["weight"], r["activation"] or "f32", r["kernel"])
+        if r["weight"] is None:
+            how = ("float", "", r["reason"])
+        rows.add_row(r["node"], r["op"], *how, f"{r['bytes']:,}", r["decided_by"])
     console.print(rows)
     console.print(f"coverage {100 * plan.coverage():.1f} %")
     for note in plan.notes:

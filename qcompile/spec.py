@@ -3,8 +3,9 @@
 
     int4/block(axis=1,size=32)/sym/f16      uint8/tensor/asym/f32      int8/row/sym/f32
 
-Granularities: `tensor`, `axis(axis=A)` (one scale per index of axis A), `block(axis=A,size=S)` (one per S neighbours along
-A), and the dynamic ones, whose scale is found at run time: `row` (per row of the last axis) and `sample` (per index of axis 0).
+Granularities: `tensor`, `axis(axis=A)` (one scale per index of axis A), `block(axis=A,size=S)` (one
+per S neighbours along A), and the dynamic ones, whose scale is found at run time: `row` (per row of
+the last axis) and `sample` (per index of axis 0).
 """
 
 import re
@@ -69,7 +70,8 @@ class QuantSpec:
         match = _TEXT.fullmatch(text)
         if match is None:
             raise InputError(
-                f'"{text}" is no quantization spec; one looks like int4/block(axis=1,size=32)/sym/f16'
+                f'"{text}" is no quantization spec; '
+                "one looks like int4/block(axis=1,size=32)/sym/f16"
             )
         return cls(
             formats.get(match["format"]),

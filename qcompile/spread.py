@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where static activation codes flow: the placement rules of the quantization whitepaper.
 
-Krishnamoorthi 2018, section 3: what fuses (Conv, bias, ReLU) has no quantizer inside; both inputs of an Add are
-quantized; ops that only move data keep their input's scale. An op joins only where its inputs are quantized already, so an int8
-op never forces a new quantizer into a float neighbourhood.
+Krishnamoorthi 2018, section 3: what fuses (Conv, bias, ReLU) has no quantizer inside; both inputs
+of an Add are quantized; ops that only move data keep their input's scale. An op joins only where
+its inputs are quantized already, so an int8 op never forces a new quantizer into a float
+neighbourhood.
 """
 
 from dataclasses import replace
@@ -21,7 +22,7 @@ POOLS = ("AveragePool", "GlobalAveragePool")
 
 
 def spread_activations(graph: ir.Graph, plan: Plan, preset: Preset, recipe: Recipe) -> Plan:
-    """The plan with every activation that static codes reach, the values that share statistics, and the reasons of the rest."""
+    """The plan with all that static codes reach: activations, shared statistics, reasons."""
     specs: dict[str, QuantSpec] = {}
     leaders: dict[str, str] = {}
     reasons: dict[str, str] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdict: is it right? One line a check: what was measured, the limit, and where the limit comes from."""
+"""Verdict: is it right? A line a check: what was measured, the limit, and where it comes from."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verify: every stage against the one before, each by its own check, and the artifact on disk against the user's model."""
+"""verify: every stage against the one before, and the artifact on disk against the user's model.
+
+Each stage has its own check, so that a fault is located where it is made.
+"""
 
 import numpy as np
 import onnx_ir as ir
@@ -13,10 +16,11 @@ from qcompile.graph import DOMAIN, constant
 from qcompile.measure import measure_speed
 from qcompile.numerics.quantize import quantize
 from qcompile.plan import Plan
-from qcompile.session import open_model, session_options, with_outputs
+from qcompile.session import open_model, run_float, session_options, with_outputs
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Target
 from qcompile.verdict import Check, Verdict
+from qcompile.verify_lowered import check_constants
 from qcompile.verify_nodes import check_lowered, check_packed, check_qdq, layer_sqnr
 
 UNIT = 2.0**-23
@@ -46,7 +50,7 @@ def verify(
         skipped.append("the QDQ rung: the op library is not installed")
     if target.packs:
         packed = ir.load(artifact.folder / MODEL)
-        checks.append(check_packed(lowered, packed))
+        checks += [check_constants(lowered, quantized), check_packed(lowered, packed)]
         checks += check_lowered(artifact, packed, few)
         checks += check_qdq(artifact, packed, quantized, few)
         worst = layer_sqnr(normalised, artifact, packed, few)
@@ -85,8 +89,9 @@ def check_emitted(artifact: Artifact) -> Check:
 def check_normalised(source: ir.Model, normalised: ir.Model, data: Data) -> Check:
     """normalise: float outputs against the source's.
 
-    The bound: every product of K terms may differ by K·2^-23 of its magnitude, and the differences add over the depth; so
-    2^-23 · Σ K · (the largest |output of a product|), summed over the products.
+    The bound: every product of K terms may differ by K·2^-23 of its magnitude, and the differences
+    add over the depth; so 2^-23 · Σ K · (the largest |output of a product|), summed over the
+    products. Where no output is a float, all must be equal.
     """
     products = [n for n in normalised.graph if n.op_type in ("Conv", "MatMul", "Gemm")]
     names = [n.outputs[0].name or "" for n in products]
@@ -97,14 +102,13 @@ def check_normalised(source: ir.Model, normalised: ir.Model, data: Data) -> Chec
     found = open_model(with_outputs(normalised, wide), session_options(optimise=False))
     difference, magnitude, worst = 0.0, 0.0, ""
     for feed in data:
-        expected = dict(
-            zip([o.name for o in wanted.get_outputs()], wanted.run(None, feed), strict=True)
-        )
+        expected = dict(zip(outputs, run_float(wanted, outputs, feed), strict=True))
         actual = dict(zip(wide, found.run(wide, feed), strict=True))
-        for name in names or outputs:
+        floats = [n for n in outputs if actual[n].dtype.kind == "f"]
+        for name in names or floats:
             magnitude = max(magnitude, float(np.abs(actual[name]).max(initial=0)))
-        for name in outputs:
-            gap = float(np.abs(expected[name].astype(np.float64) - actual[name]).max(initial=0))
+        for name in floats or outputs:
+            gap = largest_gap(expected[name], actual[name])
             if not gap <= difference:
                 difference, worst = gap, name
     return Check(
@@ -115,6 +119,19 @@ def check_normalised(source: ir.Model, normalised: ir.Model, data: Data) -> Chec
         worst,
         len(outputs),
     )
+
+
+def largest_gap(a: NDArray, b: NDArray) -> float:
+    """The largest |a − b|; equal infinities and NaN in both are no gap. Other types: 0 or inf.
+
+    >>> largest_gap(np.array([np.nan, np.inf, 1.0]), np.array([np.nan, np.inf, 1.5]))
+    0.5
+    """
+    if a.dtype.kind != "f":
+        return 0.0 if np.array_equal(a, b) else float("inf")
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    x, y = (np.where(same, 0, v).astype(np.float64) for v in (a, b))
+    return float(np.abs(x - y).max(initial=0))
 
 
 def _reduction(node: ir.Node) -> int:
@@ -151,7 +168,7 @@ def check_weights(normalised: ir.Model, quantized: ir.Model, plan: Plan) -> list
 
 
 def weight_error(original: NDArray, codes: NDArray, node: ir.Node, spec: QuantSpec) -> float:
-    """The largest |w − ŵ| ÷ half the distance to the neighbouring value, over weights inside the format's range."""
+    """The largest |w − ŵ| ÷ half the distance to the next value, over weights that are in range."""
     w = original.reshape(original.shape[0], -1).astype(np.float64)
     c = codes.reshape(w.shape).astype(np.int32)
     if spec.format.code_max > 127:
@@ -186,45 +203,46 @@ def _wide(values: NDArray, shape: tuple[int, int], spec: QuantSpec) -> NDArray:
 
 def check_activations(quantized: ir.Model, plan: Plan, data: Data) -> list[Check]:
     """transform: the codes that ORT's QuantizeLinear makes are those of numerics (N2)."""
-    nodes = [n for n in quantized.graph if n.op_type == "QuantizeLinear"]
+    inserted = {f"{name}/quantize" for name in plan.activations}  # others are the user's own
+    nodes = [n for n in quantized.graph if n.op_type == "QuantizeLinear" and n.name in inserted]
     if not nodes:
         return []
     options = session_options(optimise=False)
     if _needs_library(quantized):
         runtime_ops.register(options)
-    names = list(
-        dict.fromkeys(v.name or "" for n in nodes for v in (n.inputs[0], n.outputs[0]) if v)
-    )
+    pairs = [(n.inputs[0], n.outputs[0], n) for n in nodes]
+    names = list(dict.fromkeys(v.name or "" for x, y, _ in pairs for v in (x, y) if v is not None))
     session = open_model(with_outputs(quantized, names), options)
+    spec = QuantSpec.parse("uint8/tensor/asym/f32")
     wrong, where, count = 0, "", 0
     for feed in data:
         found = dict(zip(names, session.run(names, feed), strict=True))
-        for node in nodes:
-            x, codes = found[node.inputs[0].name or ""], found[node.outputs[0].name or ""]  # type: ignore[union-attr]
+        for source, made, node in pairs:
+            name = source.name or "" if source is not None else ""
+            codes = found[made.name or ""]
             scale, point = constant(node.inputs[1]), constant(node.inputs[2])
-            spec = QuantSpec.parse("uint8/tensor/asym/f32")
             expected = quantize(
-                x, np.asarray(scale), np.asarray(point), spec.format, symmetric=False
+                found[name], np.asarray(scale), np.asarray(point), spec.format, symmetric=False
             )
             bad = int((expected != codes).sum())
             count += codes.size
             if bad:
-                wrong, where = wrong + bad, node.inputs[0].name or ""  # type: ignore[union-attr]
-    return [
-        Check(
-            "transform: activations", wrong, 0, "codes that differ from numerics (N2)", where, count
-        )
-    ]
+                wrong, where = wrong + bad, name
+    rung, source_text = "transform: activations", "codes that differ from numerics (N2)"
+    return [Check(rung, wrong, 0, source_text, where, count)]
 
 
 def end_to_end(
     expected: ort.InferenceSession, actual: ort.InferenceSession, data: Data
 ) -> tuple[float | None, float | None, Check]:
-    """SQNR in dB and cosine of the float outputs over the data, and whether the artifact gives NaN where the source does not."""
+    """SQNR in dB and cosine of the float outputs over the data, and the check for NaN.
+
+    The artifact may give NaN or infinity only where the source does.
+    """
     signal = noise = dot = power = 0.0
     nans = count = 0
     for feed in data:
-        pairs = zip(expected.run(None, feed), actual.run(None, feed), strict=True)
+        pairs = zip(run_float(expected, None, feed), actual.run(None, feed), strict=True)
         for a, b in pairs:
             if not np.issubdtype(a.dtype, np.floating):
                 continue

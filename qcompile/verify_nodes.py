@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node-by-node rungs of verify: each compiled node on its own recorded inputs, so that a fault is located where it is made."""
+"""The node-by-node rungs of verify: each compiled node on its own recorded inputs."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -12,14 +11,14 @@ from numpy.typing import NDArray
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import Artifact
 from qcompile.data import Data
-from qcompile.graph import DOMAIN
+from qcompile.graph import DOMAIN, constant, input_of
 from qcompile.pack import weight_of_packed
-from qcompile.passes.lower.lowered import TO_NCHW
+from qcompile.passes.lower.lowered import BIAS, MULTIPLIER, TO_NCHW
 from qcompile.reference import REFERENCES, activation_inputs, run_node
 from qcompile.session import open_model, session_options, with_outputs
 from qcompile.verdict import Check
 
-PROBE = "probe.onnx"
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 QDQ_SHARE = 0.001  # architecture §2: at most one code, on at most 0.1 % of the elements
 
 
@@ -36,7 +35,7 @@ def compiled_nodes(packed: ir.Model) -> list[ir.Node]:
 
 
 def record(artifact: Artifact, packed: ir.Model, data: Data) -> list[Recorded]:
-    """Run the artifact's own nodes from its own weights on disk, with their inputs and outputs shown."""
+    """Run the artifact's nodes from its weights on disk, with their inputs and outputs shown."""
     names: list[str] = []
     for node in compiled_nodes(packed):
         names += [v.name or "" for v in (*activation_inputs(node), *node.outputs)]
@@ -45,44 +44,51 @@ def record(artifact: Artifact, packed: ir.Model, data: Data) -> list[Recorded]:
     probe = packed.clone()
     found = {v.name: v for n in probe.graph for v in n.outputs}
     probe.graph.outputs[:] = [found[n] for n in names]
-    path = artifact.folder / PROBE
-    try:
-        ir.save(probe, path)
-        session = _session(path)
-        return [
-            Recorded(feed | dict(zip(names, session.run(names, feed), strict=True)))
-            for feed in data
-        ]
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _session(path: Path) -> ort.InferenceSession:
     options = session_options()
     runtime_ops.register(options)
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry(WEIGHTS_FOLDER, str(artifact.folder.absolute()))
+    session = ort.InferenceSession(
+        ir.to_proto(probe).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return [
+        Recorded(feed | dict(zip(names, session.run(names, feed), strict=True))) for feed in data
+    ]
 
 
 def check_packed(lowered: ir.Model, packed: ir.Model) -> Check:
-    """pack: unpacking gives the lowered codes, scales and zero points back, bit for bit."""
+    """pack: unpacking gives the lowered codes, scales and zero points back, bit for bit.
+
+    All else that the node holds is the same.
+    """
     plain = {n.name: n for n in lowered.graph}
     wrong, count = [], 0
     for node in packed.graph:
         if node.domain != DOMAIN or "layout" not in node.attributes:
             continue
-        a, b = weight_of_packed(plain[node.name]), weight_of_packed(node)
+        before = plain[node.name]
+        a, b = weight_of_packed(before), weight_of_packed(node)
         count += 1
         same = np.array_equal(a.codes, b.codes) and _equal(a.scale, b.scale)
-        if not same or not _equal(a.zero_point, b.zero_point):
+        same = (
+            same and _equal(a.zero_point, b.zero_point) and _attributes(before) == _attributes(node)
+        )
+        rest = [
+            (constant(input_of(before, i)), constant(input_of(node, i))) for i in (BIAS, MULTIPLIER)
+        ]
+        if not same or not all(_equal(x, y) for x, y in rest):
             wrong.append(node.name or "")
     return Check(
         "pack",
         len(wrong),
         0,
-        "weights that do not unpack to their codes",
+        "nodes that do not unpack to what they were",
         ", ".join(wrong[:4]),
         count,
     )
+
+
+def _attributes(node: ir.Node) -> dict[str, object]:
+    return {k: a.value for k, a in node.attributes.items() if k != "layout"}
 
 
 def _equal(a: NDArray | None, b: NDArray | None) -> bool:
@@ -90,7 +96,10 @@ def _equal(a: NDArray | None, b: NDArray | None) -> bool:
 
 
 def check_lowered(artifact: Artifact, packed: ir.Model, data: Data) -> list[Check]:
-    """lower: every compiled node equals numerics on its own recorded inputs: codes exactly, floats within the computed bound."""
+    """lower: every compiled node equals numerics on its own recorded inputs.
+
+    Codes exactly, floats within the computed bound.
+    """
     wrong = codes = floats = 0
     ratio, where_codes, where_float = 0.0, "", ""
     for run in record(artifact, packed, data):
@@ -138,20 +147,20 @@ def float_ratio(expected: NDArray, actual: NDArray, bound: NDArray) -> float:
 
 
 def check_qdq(artifact: Artifact, packed: ir.Model, quantized: ir.Model, data: Data) -> list[Check]:
-    """lower: static nodes against ONNX Runtime's float execution of their piece of the QDQ graph."""
+    """lower: static nodes against ORT's float execution of their piece of the QDQ graph."""
     nodes = [n for n in compiled_nodes(packed) if "qcompile.output" in n.metadata_props]
     if not nodes:
         return []
     far, share, where, count = 0, 0.0, "", 0
-    pieces = {n.name: _piece(quantized, n) for n in nodes}
+    pieces = {n.name: qdq_piece(quantized, n) for n in nodes}
     for run in record(artifact, packed, data):
         for node in nodes:
             feed = {
-                name: _as_nchw(v, run.values[v.name or ""])
-                for name, v in zip(_names(node), activation_inputs(node), strict=True)
+                name: as_nchw(v, run.values[v.name or ""])
+                for name, v in zip(source_names(node), activation_inputs(node), strict=True)
             }
             expected = pieces[node.name].run(None, feed)[0]
-            actual = _as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""])
+            actual = as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""])
             gap = np.abs(expected.astype(np.int32) - actual)
             count += gap.size
             if gap.size and (gap.max() > far or (gap > 0).mean() > share):
@@ -169,9 +178,10 @@ def check_qdq(artifact: Artifact, packed: ir.Model, quantized: ir.Model, data: D
 def layer_sqnr(
     model: ir.Model, artifact: Artifact, packed: ir.Model, data: Data
 ) -> list[tuple[str, float]]:
-    """SQNR in dB of every compiled node's output against the float model's value of that name, the worst first.
+    """SQNR in dB of every compiled node's output against the float value of that name, worst first.
 
-    `model` is the normalised float model. Errors of earlier nodes are in it, as they are when the artifact runs.
+    `model` is the normalised float model. Errors of earlier nodes are in it, as they are when the
+    artifact runs.
     """
     known = {v.name for n in model.graph for v in n.outputs}
     nodes = {n: _float_name(n) for n in compiled_nodes(packed)}
@@ -184,7 +194,7 @@ def layer_sqnr(
     for run, feed in zip(record(artifact, packed, data), data, strict=True):
         floats = dict(zip(names, session.run(names, feed), strict=True))
         for node, name in nodes.items():
-            out = _as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""]).astype(
+            out = as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""]).astype(
                 np.float64
             )
             if "qcompile.scale" in node.metadata_props:
@@ -210,21 +220,25 @@ def _float_name(node: ir.Node) -> str:
     return (node.outputs[0].name or "").removesuffix("_nhwc")
 
 
-def _names(node: ir.Node) -> list[str]:
+def source_names(node: ir.Node) -> list[str]:
+    """The values of the QDQ graph that a lowered static node reads."""
     return node.metadata_props["qcompile.inputs"].split("\n")
 
 
-def _as_nchw(value: ir.Value, array: NDArray) -> NDArray:
+def as_nchw(value: ir.Value, array: NDArray) -> NDArray:
+    """The array in the layout of the QDQ graph."""
     is_nhwc = (value.name or "").endswith("_nhwc")
     return np.ascontiguousarray(array.transpose(TO_NCHW)) if is_nhwc else array
 
 
-def _piece(quantized: ir.Model, node: ir.Node) -> ort.InferenceSession:
-    """The QDQ nodes between the codes that a lowered node reads and those that it writes, optimisations off."""
+def qdq_piece(
+    quantized: ir.Model, node: ir.Node, *, optimise: bool = False
+) -> ort.InferenceSession:
+    """The QDQ nodes between the codes that a lowered node reads and those that it writes."""
     copy = quantized.clone()
     graph = copy.graph
     found = {v.name: v for n in graph for v in n.outputs} | {v.name: v for v in graph.inputs}
-    names = list(dict.fromkeys(_names(node)))
+    names = list(dict.fromkeys(source_names(node)))
     inputs = {name: found[name] for name in names}
     wanted, todo = set(), [found[node.metadata_props["qcompile.output"]]]
     while todo:
@@ -257,7 +271,7 @@ def _piece(quantized: ir.Model, node: ir.Node) -> ort.InferenceSession:
         opset_imports=copy.opset_imports,
         name="piece",
     )
-    options = session_options(1, optimise=False)
+    options = session_options(1, optimise=optimise)
     if any(n.domain == DOMAIN for n in kept):
         runtime_ops.register(options)
     return open_model(ir.Model(piece, ir_version=copy.ir_version), options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ONNX Runtime custom-op library (domain com.qcompile): where it is, what it holds, how to register it."""
+"""The custom-op library of ONNX Runtime (domain com.qcompile): its place, its list, its use."""
 
 import os
 import re
@@ -27,14 +27,15 @@ def is_available() -> bool:
 
 
 def library_path() -> Path:
-    """The op library of this installation; an editable one has it in another directory than the sources."""
+    """The op library of this installation; an editable one has it away from the sources."""
     for directory in __path__:
         path = Path(directory) / LIBRARY
         if path.is_file():
             return path
     raise UnsupportedError(
-        f"{LIBRARY} is not in {' or '.join(map(str, __path__))}: target cpu needs the op library. Install qcompile "
-        f"again on Linux with a C++ compiler (pip install .), or choose --target ort or web."
+        f"{LIBRARY} is not in {' or '.join(map(str, __path__))}: target cpu needs the op library. "
+        f"Install qcompile again on Linux with a C++ compiler (pip install .), "
+        f"or choose --target ort or web."
     )
 
 
@@ -45,8 +46,8 @@ def kernels() -> list[tuple[str, str]]:
         if path.is_file():
             return re.findall(r"^QC_KERNEL\((\w+), (\w+)\)$", path.read_text(), re.MULTILINE)
     raise UnsupportedError(
-        f"kernels/kernels.inc is not in {' or '.join(map(str, __path__))}: it lists what the op library holds. "
-        f"Install qcompile again (pip install .)."
+        f"kernels/kernels.inc is not in {' or '.join(map(str, __path__))}: "
+        f"it lists what the op library holds. Install qcompile again (pip install .)."
     )
 
 
@@ -75,9 +76,10 @@ except Exception:
 
 
 def supported_isas() -> tuple[str, ...]:
-    """The instruction sets that this processor and this build run, worst first (QCOMPILE_ISA chooses one).
+    """The instruction sets that this processor and this build run, worst first.
 
-    The library itself is asked, each time in a process of its own: a process keeps the kernels of its last registration.
+    QCOMPILE_ISA chooses one. The library itself is asked, each time in a process of its own: a
+    process keeps the kernels of its last registration.
     """
     return tuple(
         isa
@@ -88,4 +90,3 @@ def supported_isas() -> tuple[str, ...]:
             capture_output=True,
         ).returncode
     )
-

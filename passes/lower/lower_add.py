@@ -2,7 +2,8 @@
 """Lower an Add of two quantized tensors, with its Relu or Clip and requantization, to QAdd.
 
 Before:
-    { y = Add (DequantizeLinear (a_codes), DequantizeLinear (b_codes))   r = Relu (y)   r_codes = QuantizeLinear (r) }
+    { y = Add (DequantizeLinear (a_codes), DequantizeLinear (b_codes))
+      r = Relu (y)   r_codes = QuantizeLinear (r) }
 After:
     { r_codes = com.qcompile.QAdd (a_codes, b_codes) }
 Refuses: an input or the output is not quantized.

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lower a quantized 2-D Conv, with its bias, Relu or Clip and requantization, to QConv between NHWC transposes.
+"""Lower a quantized 2-D Conv, with bias, Relu or Clip and requantization, to an NHWC QConv.
 
 Before:
-    { y = Conv (DequantizeLinear (x_codes), w_dequantized, b_dequantized)   r = Relu (y)   r_codes = QuantizeLinear (r) }
+    { y = Conv (DequantizeLinear (x_codes), w_dequantized, b_dequantized)
+      r = Relu (y)   r_codes = QuantizeLinear (r) }
 After:
-    { x_nhwc = Transpose (x_codes)   r_nhwc = com.qcompile.QConv (x_nhwc, w_codes, b_codes, multiplier)
+    { x_nhwc = Transpose (x_codes)
+      r_nhwc = com.qcompile.QConv (x_nhwc, w_codes, b_codes, multiplier)
       r_codes = Transpose (r_nhwc) }
 Refuses: a static Conv whose output does not become codes.
 

@@ -5,7 +5,7 @@ Before:
     { y = Gather (w_dequantized, indices) }
 After:
     { y = com.qcompile.QGather (indices, w_codes, , , w_scale, w_zero_point) }
-Refuses: indices that are not int64 (they are cast).
+Refuses: nothing; indices that are not int64 are cast.
 """
 
 import onnx_ir as ir
@@ -33,7 +33,7 @@ class LowerGather(NodePass):
         inserted: list[ir.Node] = []
         if indices.dtype != ir.DataType.INT64:
             int64 = ir.DataType.INT64
-            name = f"{indices.name}_int64"
+            name = f"{node.outputs[0].name}_indices"
             cast = new_node("Cast", [indices], f"{name}/cast", name, dtype=int64, to=int(int64))
             inserted, indices = [cast], cast.outputs[0]
         codes, n, k = matrix_codes(graph, found)

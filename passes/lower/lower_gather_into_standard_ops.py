@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lower a Gather of a quantized table to standard ops on the rows that MatMulNBits packs, shared with a tied head.
+"""Lower a Gather of a quantized table to standard ops on the bytes that MatMulNBits packs.
 
 Before:
     { y = Gather (w_dequantized, indices) }
@@ -8,14 +8,23 @@ After:
       y = (Cast (u) − Gather (zero_points, indices)) · Gather (scales, indices) }
 Refuses: nothing that target ort plans.
 
-Only the gathered rows are unpacked, at run time.
+Only the gathered rows are unpacked, at run time. A tied head shares the bytes.
 """
+
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import add_initializer, constant, new_node, remove_dead, replace
+from qcompile.graph import (
+    add_initializer,
+    constant,
+    derived_initializer,
+    new_node,
+    remove_dead,
+    replace,
+)
 from qcompile.passes.lower.lowered import block_scales
 from qcompile.passes.lower.nbits import NBits, nbits_of
 from qcompile.passes.lower.qdq import Weight, weight_codes_of
@@ -48,8 +57,7 @@ class LowerGatherIntoStandardOps(NodePass):
         scales = chain.add("Unsqueeze", [scales, chain.const(last)], FLOAT)
         centred = chain.add("Sub", [codes, points], FLOAT)
         real = chain.add("Mul", [centred, scales], FLOAT)
-        rank = len(out.shape) if out.shape is not None else 0
-        flat = chain.const(np.array([0] * (rank - 1) + [-1], np.int64))
+        flat = chain.const(np.array([0] * chain.rank + [-1], np.int64))
         real = chain.add("Reshape", [real, flat], FLOAT)
         if nbits.K % nbits.block_size:
             zero, end = (chain.const(np.array([i], np.int64)) for i in (0, nbits.K))
@@ -83,10 +91,10 @@ class LowerGatherIntoStandardOps(NodePass):
             return chain.const(np.array(weight.spec.format.offset, np.float32))
         _, value = block_scales(graph, weight, nbits.N)
         points: NDArray = np.asarray(constant(value)).astype(np.int16) & 0xFF
-        name = f"{weight.codes.name}_points"
-        if name not in graph.initializers:
-            add_initializer(graph, name, points.astype(np.uint8))
-        rows = chain.add("Gather", [graph.initializers[name], indices], UINT8)
+        stored = derived_initializer(
+            graph, weight.codes, "_points", lambda: ir.tensor(points.astype(np.uint8))
+        )
+        rows = chain.add("Gather", [stored, indices], UINT8)
         last = chain.const(np.array([-1], np.int64))
         return chain.add("Unsqueeze", [chain.cast(rows), last], FLOAT)
 
@@ -100,7 +108,7 @@ class _Chain:
         self.nodes: list[ir.Node] = []
 
     def add(
-        self, op_type: str, inputs: list[ir.Value], dtype: ir.DataType, **attributes: object
+        self, op_type: str, inputs: list[ir.Value], dtype: ir.DataType, **attributes: Any
     ) -> ir.Value:
         label = f"{self.name}/{op_type.lower()}_{len(self.nodes)}"
         node = new_node(op_type, inputs, label, label, dtype=dtype, **attributes)

@@ -5,10 +5,11 @@ Before:
     { t = Transpose (w_dequantized)   y = MatMul (x, t) }
 After:
     { y = com.microsoft.MatMulNBits <accuracy_level = 0> (x, B, scales, zero_points) }
-Refuses: static activations; one scale a row with dynamic activations (lower_matmul_into_matmul_integer takes it).
+Refuses: static activations; one scale a row with dynamic activations
+(lower_product_into_integer_op takes it).
 
-accuracy_level is always written: 0 keeps activations in float, 4 lets ORT quantize them to int8 by block (its own dynamic
-quantization, not numerics' N4).
+accuracy_level is always written: 0 keeps activations in float, 4 lets ORT quantize them to int8 by
+block (its own dynamic quantization, not that of N4).
 """
 
 import onnx_ir as ir
@@ -57,7 +58,9 @@ class LowerMatmulIntoMatmulNbits(NodePass):
         inserted, last = [product], product.outputs[0]
         bias = input_of(node, 2) if is_op(node, "Gemm") else None
         if bias is not None:
-            adder = new_node("Add", [last, bias], f"{node.name}/bias", f"{out.name}_sum", shape=out.shape)
+            adder = new_node(
+                "Add", [last, bias], f"{node.name}/bias", f"{out.name}_sum", shape=out.shape
+            )
             inserted, last = [product, adder], adder.outputs[0]
         graph.insert_after(node, inserted)
         name = out.name

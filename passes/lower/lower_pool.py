@@ -4,7 +4,8 @@
 Before:
     { y = GlobalAveragePool (DequantizeLinear (x_codes))   y_codes = QuantizeLinear (y) }
 After:
-    { x_nhwc = Transpose (x_codes)   y_nhwc = com.qcompile.QPool (x_nhwc)   y_codes = Transpose (y_nhwc) }
+    { x_nhwc = Transpose (x_codes)   y_nhwc = com.qcompile.QPool (x_nhwc)
+      y_codes = Transpose (y_nhwc) }
 Refuses: the output does not become codes; a MaxPool whose output has another scale.
 """
 
@@ -75,7 +76,7 @@ def pool_attributes(node: ir.Node) -> dict[str, Any]:
     mode = "max" if is_op(node, "MaxPool") else "average"
     return {
         "mode": mode,
-        "kernel_shape": list(attribute(node, "kernel_shape", ())),
+        "kernel_shape": ir.AttrInt64s("kernel_shape", list(attribute(node, "kernel_shape", ()))),
         "strides": list(attribute(node, "strides", (1, 1))),
         "pads": list(attribute(node, "pads", (0, 0, 0, 0))),
         "count_include_pad": int(attribute(node, "count_include_pad", 0)),

@@ -8,15 +8,24 @@ After:
       y = Mul (f, Mul (s, w_scale)) + b }
 Refuses: static or float activations; block scales; codes below 8 bits.
 
-DynamicQuantizeLinear has one uint8 scale a tensor, not one a row or sample (N4): a sample's result depends on its
-batch. The manifest says so.
+DynamicQuantizeLinear has one uint8 scale a tensor, not one a row or sample (N4): a sample's result
+depends on its batch. The manifest says so.
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.graph import add_initializer, input_of, is_op, new_node, remove_dead, replace
+from qcompile.graph import (
+    add_initializer,
+    derived_initializer,
+    input_of,
+    is_op,
+    new_node,
+    remove_dead,
+    replace,
+)
 from qcompile.passes.lower.qdq import Dynamic, Weight, dynamic_of, weight_codes_of
+from qcompile.passes.normalise.move_transpose_out_of_weight import transposed
 from qcompile.passes.rewrite import NodePass
 
 
@@ -51,19 +60,34 @@ class LowerProductIntoIntegerOp(NodePass):
         if is_op(node, "Conv"):
             product.attributes.update(node.attributes)
         cast = new_node(
-            "Cast", [product.outputs[0]], f"{name}/cast", f"{name}_float", shape=shape, to=int(ir.DataType.FLOAT)
+            "Cast",
+            [product.outputs[0]],
+            f"{name}/cast",
+            f"{name}_float",
+            shape=shape,
+            to=int(ir.DataType.FLOAT),
         )
         w_scale = self._w_scale(graph, node, weight)
         scale = new_node("Mul", [x_scale, w_scale], f"{name}/scale", f"{name}_scale")
         scaled = new_node(
-            "Mul", [cast.outputs[0], scale.outputs[0]], f"{name}/scaled", f"{name}_scaled", shape=shape
+            "Mul",
+            [cast.outputs[0], scale.outputs[0]],
+            f"{name}/scaled",
+            f"{name}_scaled",
+            shape=shape,
         )
         inserted = [product, cast, scale, scaled]
         bias = input_of(node, 2) if is_op(node, "Conv", "Gemm") else None
         if bias is not None:
             shaped = self._bias(graph, node, bias)
             inserted.append(
-                new_node("Add", [scaled.outputs[0], shaped], f"{name}/bias", f"{name}_biased", shape=shape)
+                new_node(
+                    "Add",
+                    [scaled.outputs[0], shaped],
+                    f"{name}/bias",
+                    f"{name}_biased",
+                    shape=shape,
+                )
             )
         graph.insert_after(node, inserted)
         last, wanted = inserted[-1].outputs[0], out.name
@@ -75,7 +99,9 @@ class LowerProductIntoIntegerOp(NodePass):
         """DynamicQuantizeLinear, one a value."""
         name = source.name or ""
         if name not in self._quantized:
-            quantize = ir.node("DynamicQuantizeLinear", [source], num_outputs=3, name=f"{name}/dynamic")
+            quantize = ir.node(
+                "DynamicQuantizeLinear", [source], num_outputs=3, name=f"{name}/dynamic"
+            )
             suffixes = ("codes", "scale", "zero_point")
             types = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
             for value, suffix, dtype in zip(quantize.outputs, suffixes, types, strict=True):
@@ -112,14 +138,6 @@ class LowerProductIntoIntegerOp(NodePass):
 
 def transposed_codes(graph: ir.Graph, codes: ir.Value) -> ir.Value:
     """Codes [N, K] as an initializer [K, N]."""
-    name, tensor = f"{codes.name}_kn", codes.const_value
+    tensor = codes.const_value
     assert tensor is not None
-    if name not in graph.initializers:
-        lazy = ir.LazyTensor(
-            lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().T)),
-            tensor.dtype,
-            ir.Shape([tensor.shape[1], tensor.shape[0]]),
-            name=name,
-        )
-        add_initializer(graph, name, lazy)
-    return graph.initializers[name]
+    return derived_initializer(graph, codes, "_kn", lambda: transposed(tensor))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing the Lowered dialect: com.qcompile ops whose weights are still plain codes (layout "plain").
+"""Writing the Lowered dialect: com.qcompile ops whose weights are plain codes (layout "plain").
 
-Inputs of a weighted op: X (indices for QGather), codes int8 [N, K], bias, multiplier, scale [N, num_blocks], zero_point; pack folds
-the last two into the second.
+Inputs of a weighted op: X (indices for QGather), codes int8 [N, K], bias, multiplier,
+scale [N, num_blocks], zero_point; pack folds the last two into the second.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import DOMAIN, add_initializer, new_node
+from qcompile.graph import DOMAIN, add_initializer, derived_initializer, new_node
 from qcompile.numerics.requantize import multiplier
 from qcompile.passes.lower.qdq import End, Static, Weight
 
@@ -42,22 +42,19 @@ def weight_attributes(weight: Weight, n: int, k: int, *, has_scale: bool) -> dic
 
 
 def matrix_codes(graph: ir.Graph, weight: Weight) -> tuple[ir.Value, int, int]:
-    """The codes as an initializer [N, K], K = (kh, kw, c) for a Conv; shared by all who read the same weight."""
+    """The codes as an initializer [N, K], K = (kh, kw, c) for a Conv; all readers share it."""
     dims = [int(d) for d in weight.codes.shape or ()]  # type: ignore[arg-type]
     n, k = dims[0], int(np.prod(dims[1:]))
     if len(dims) == 2:
         return weight.codes, n, k
-    name = f"{weight.codes.name}_nk"
-    if name in graph.initializers:
-        return graph.initializers[name], n, k
     tensor = weight.codes.const_value
     assert tensor is not None
 
     def reorder() -> ir.TensorProtocol:
         return ir.tensor(np.ascontiguousarray(tensor.numpy().transpose(0, 2, 3, 1)).reshape(n, k))
 
-    lazy = ir.LazyTensor(reorder, tensor.dtype, ir.Shape([n, k]), name=name)
-    return add_initializer(graph, name, lazy), n, k
+    lazy = ir.LazyTensor(reorder, tensor.dtype, ir.Shape([n, k]))
+    return derived_initializer(graph, weight.codes, "_nk", lambda: lazy), n, k
 
 
 def block_scales(graph: ir.Graph, weight: Weight, n: int) -> list[ir.Value | None]:
@@ -70,22 +67,20 @@ def block_scales(graph: ir.Graph, weight: Weight, n: int) -> list[ir.Value | Non
         if value.shape is not None and len(value.shape) == 2:
             out.append(value)
             continue
-        name, tensor = f"{value.name}_blocks", value.const_value
-        assert tensor is not None
-        if name not in graph.initializers:
-            lazy = _spread(tensor, n, name)
-            add_initializer(graph, name, lazy)
-        out.append(graph.initializers[name])
+        lazy = _spread(value.const_value, n)
+        out.append(derived_initializer(graph, value, "_blocks", lambda made=lazy: made))  # type: ignore[misc]
     return out
 
 
-def _spread(tensor: ir.TensorProtocol, n: int, name: str) -> ir.LazyTensor:
+def _spread(tensor: ir.TensorProtocol | None, n: int) -> ir.LazyTensor:
+    assert tensor is not None
+
     def spread() -> ir.TensorProtocol:
         return ir.tensor(
             np.ascontiguousarray(np.broadcast_to(tensor.numpy().reshape(-1, 1), (n, 1)))
         )
 
-    return ir.LazyTensor(spread, tensor.dtype, ir.Shape([n, 1]), name=name)
+    return ir.LazyTensor(spread, tensor.dtype, ir.Shape([n, 1]))
 
 
 def output_multiplier(
@@ -140,7 +135,7 @@ def op(
 
 
 def remember(node: ir.Node, inputs: list[ir.Value], end: End) -> None:
-    """Note which codes of the QDQ graph a static node reads and writes and what they are worth, so that verify can compare."""
+    """Note for verify which codes of the QDQ graph a static node reads and writes."""
     node.metadata_props["qcompile.inputs"] = "\n".join(v.name or "" for v in inputs)
     node.metadata_props["qcompile.output"] = end.codes.name or ""
     node.metadata_props["qcompile.scale"] = repr(end.scale)

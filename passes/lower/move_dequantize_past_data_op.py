@@ -2,10 +2,10 @@
 """Move DequantizeLinear past an op that only moves data, so that the op moves codes.
 
 Before:
-    { y = Reshape (DequantizeLinear (x_codes), shape)   y_codes = QuantizeLinear (y) }    same scale and zero point
+    { y = Reshape (DequantizeLinear (x_codes), shape)   y_codes = QuantizeLinear (y) }
 After:
     { y_codes = Reshape (x_codes, shape) }
-Refuses: the output does not become codes of the same scale and zero point.
+Refuses: the output does not become codes, at once and of the same scale and zero point.
 
 Pad writes the zero point where it wrote 0.
 """
@@ -29,7 +29,9 @@ class MoveDequantizePastDataOp(NodePass):
         static, end = static_of(node.inputs[0]), end_of(node.outputs[0])
         if static is None or end is None:
             return None if static is None else "its output does not become codes"
-        if (static.scale, static.zero_point) != (end.scale, end.zero_point) or len(end.passed) > 1:
+        if not is_op(end.passed[0], "QuantizeLinear"):
+            return f"{end.passed[0].op_type} stands between it and its codes"
+        if (static.scale, static.zero_point) != (end.scale, end.zero_point):
             return "its output has another scale than its input"
         return static, end
 

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Move the Transpose of a static MatMul's weight into its codes, where ORT's QLinearMatMul fusion looks for it.
+"""Move the Transpose of a static MatMul's weight into its codes; ORT's fusion needs it there.
 
 Before:
-    { w = DequantizeLinear <axis = 0> (w_codes, w_scale)   t = Transpose (w)   y = MatMul (x_dequantized, t) }
+    { w = DequantizeLinear <axis = 0> (w_codes, w_scale)
+      t = Transpose (w)   y = MatMul (x_dequantized, t) }
 After:
-    { t = DequantizeLinear <axis = 1> (w_codes_kn, w_scale)   y = MatMul (x_dequantized, t) }
+    { t = DequantizeLinear <axis = 1> (w_codes_kn, w_scale)
+      y = MatMul (x_dequantized, t) }
 Refuses: block scales.
 """
 
+from typing import Any
+
 import onnx_ir as ir
 
-from qcompile.graph import new_node, remove_dead
+from qcompile.graph import is_op, new_node, remove_dead
 from qcompile.passes.lower.lower_product_into_integer_op import transposed_codes
 from qcompile.passes.lower.qdq import Weight, static_of, weight_codes_of
 from qcompile.passes.rewrite import NodePass
@@ -22,18 +26,22 @@ class MoveTransposeIntoCodes(NodePass):
     stage = "lower"
     op_types = ("MatMul",)
 
-    def match(self, node: ir.Node) -> Weight | None:
+    def match(self, node: ir.Node) -> Weight | str | None:
         """The weight."""
-        weight = weight_codes_of(node.inputs[1])
+        weight, value = weight_codes_of(node.inputs[1]), node.inputs[1]
         if weight is None or static_of(node.inputs[0]) is None:
             return None
-        return weight if weight.spec.granularity in ("axis", "tensor") else None
+        if value is None or not is_op(value.producer(), "Transpose"):
+            return None
+        if weight.spec.granularity == "block":
+            return "its weight has block scales"
+        return weight
 
     def rewrite(self, node: ir.Node, found: Weight) -> None:
         """A DequantizeLinear of the transposed codes."""
         graph, old = node.graph, node.inputs[1]
         assert isinstance(graph, ir.Graph) and old is not None
-        axis = {"axis": 1} if found.spec.granularity == "axis" else {}
+        axis: dict[str, Any] = {"axis": 1} if found.spec.granularity == "axis" else {}
         codes = transposed_codes(graph, found.codes)
         back = new_node(
             "DequantizeLinear",

@@ -2,12 +2,14 @@
 """Move a Transpose past ops that do not care, and remove it where it meets its inverse.
 
 Before:
-    { t = Transpose <perm = [0, 3, 1, 2]> (x)   r = Relu (t)   u = Transpose <perm = [0, 2, 3, 1]> (r)   y = com.qcompile.QConv (u) }
+    { t = Transpose <perm = [0, 3, 1, 2]> (x)   r = Relu (t)
+      u = Transpose <perm = [0, 2, 3, 1]> (r)   y = com.qcompile.QConv (u) }
 After:
     { r_nhwc = Relu (x)   y = com.qcompile.QConv (r_nhwc) }
 Refuses: inputs with different transposes; Slice and Pad whose axes are not constant.
 
-Quantized regions stay NHWC from their first op to their last; a transpose remains where floats in NCHW enter or leave.
+Quantized regions stay NHWC from their first op to their last; a transpose remains where floats in
+NCHW enter or leave.
 """
 
 import numpy as np
@@ -21,8 +23,9 @@ from qcompile.graph import (
     input_of,
     is_constant,
     is_op,
+    remove_dead,
+    replace,
 )
-from qcompile.graph import remove_dead, replace
 from qcompile.passes.lower.lowered import permuted, transpose
 
 _UNARY = (
@@ -80,7 +83,7 @@ def _cancel(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     if [inner[1][i] for i in outer[1]] != list(range(len(outer[1]))):
         return False
-    before = node.inputs[0].producer()  # type: ignore[union-attr]
+    before = outer[0].producer()
     node.outputs[0].replace_all_uses_with(inner[0])
     remove_dead(graph, [before, node] if before is not None else [node])
     return True
@@ -94,7 +97,7 @@ def _move(graph: ir.Graph, node: ir.Node) -> bool:
     sources, perm = found
     if is_op(node, *_AXES) and not _can_move_axes(node):
         return False
-    producers = [v.producer() for v in node.inputs if perm_of(v) is not None]
+    producers = [v.producer() for v in node.inputs if v is not None and perm_of(v) is not None]
     if is_op(node, *_AXES):
         _move_axes(graph, node, perm)
     for index, source in sources.items():
@@ -113,7 +116,7 @@ def _move(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _sources(node: ir.Node) -> tuple[dict[int, ir.Value], Perm] | None:
-    """Input index → source, and the one permutation, where all data inputs are transposed alike (or are scalars)."""
+    """Input index → source, and the permutation that all data inputs (but scalars) share."""
     if is_op(node, *_UNARY, *_AXES):
         if is_op(node, "QuantizeLinear", "DequantizeLinear") and not _is_scalar(input_of(node, 1)):
             return None
@@ -156,7 +159,7 @@ def _move_axes(graph: ir.Graph, node: ir.Node, perm: Perm) -> None:
     """Output axis i of the transpose is axis perm[i] of its source."""
     if is_op(node, "Slice"):
         axes = np.asarray(constant(node.inputs[3]))
-        moved = np.array([perm[int(a) % len(perm)] for a in axes.ravel()], np.int64)
+        moved = np.array([perm[int(a) % len(perm)] for a in axes.ravel()], axes.dtype)
         node.replace_input_with(3, add_initializer(graph, f"{node.name}_axes", moved))
         return
     pads = np.asarray(constant(node.inputs[1])).reshape(2, -1)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The byte form of com.microsoft MatMulNBits: rows of blocks, low bits first.
 
-B uint8 [N, num_blocks, block_size · bits / 8]; scales float32 [N, num_blocks]; zero points as a bit string a row, uint8
-[N, ceil(num_blocks · bits / 8)]. A row with one scale is cut in blocks that repeat it.
+B uint8 [N, num_blocks, block_size · bits / 8]; scales float32 [N, num_blocks]; zero points as a bit
+string a row, uint8 [N, ceil(num_blocks · bits / 8)]. A row with one scale is cut in blocks that
+repeat it.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import add_initializer, constant
+from qcompile.graph import constant, derived_initializer
 from qcompile.layouts.layout import to_bits
 from qcompile.numerics.weight import CodedWeight, coded_weight
 from qcompile.passes.lower.lowered import block_scales, matrix_codes
@@ -35,7 +36,7 @@ class NBits:
 
 
 def nbits_of(graph: ir.Graph, weight: Weight) -> NBits:
-    """The weight's bytes as initializers, made when they are read, shared by all who read the same codes."""
+    """The weight's bytes as initializers, made when read, shared by all readers of the codes."""
     codes, n, k = matrix_codes(graph, weight)
     scale, point = block_scales(graph, weight, n)
     spec = weight.spec
@@ -65,21 +66,17 @@ def nbits_of(graph: ir.Graph, weight: Weight) -> NBits:
     }
     made = []
     for suffix, (dtype, shape, compute) in shapes.items():
-        name = f"{codes.name}_{suffix}"
-        if name not in graph.initializers:
-            lazy = ir.LazyTensor(
-                lambda c=compute: ir.tensor(np.ascontiguousarray(c())),  # type: ignore[misc]
-                dtype,
-                ir.Shape(shape),
-                name=name,
-            )
-            add_initializer(graph, name, lazy)
-        made.append(graph.initializers[name])
+        lazy = ir.LazyTensor(
+            lambda c=compute: ir.tensor(np.ascontiguousarray(c())),  # type: ignore[misc]
+            dtype,
+            ir.Shape(shape),
+        )
+        made.append(derived_initializer(graph, codes, f"_{suffix}", lambda made=lazy: made))  # type: ignore[misc]
     return NBits(made[0], made[1], made[2], n, k, spec.bits, block_size)
 
 
 def block_of_row(k: int) -> int:
-    """The block that a row with one scale is cut in: the smallest legal one that holds it, at most 128.
+    """The block that a row with one scale is cut in: the smallest one that holds it, at most 128.
 
     >>> block_of_row(64), block_of_row(4096)
     (64, 128)

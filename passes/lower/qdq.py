@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the QDQ graph: where codes come from, and where a product's output becomes codes again."""
+"""Reading the QDQ graph: where codes come from, and where an output becomes codes again."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Dynamic:
 
 @dataclass(frozen=True)
 class Weight:
-    """Codes of a weight in its own shape, with scales and zero points as initializers, and its spec."""
+    """A weight's codes in its own shape, scales and zero points as initializers, and its spec."""
 
     codes: ir.Value
     scale: ir.Value
@@ -43,7 +43,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class End:
-    """Where an output becomes codes: the codes' value, its params, the codes that clamping allows, the nodes passed."""
+    """Where an output becomes codes: their value, params, the codes allowed, the nodes passed."""
 
     codes: ir.Value
     scale: float
@@ -133,4 +133,5 @@ def codes_of_bounds(
     """Clamping before quantizing is clamping the codes, because quantizing is monotone (N2)."""
     uint8: Format = FORMATS["uint8"]
     codes = quantize(np.array(bounds, np.float32), scale, zero_point, uint8, symmetric=False)
-    return max(int(codes[0]), low), min(int(codes[1]), high)
+    y_min, y_max = (min(max(int(code), low), high) for code in codes)
+    return y_min, y_max

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fold BatchNormalization into the Conv or Gemm before it: W' = W·γ/σ, b' = (b − μ)·γ/σ + β, σ = √(v + ε).
+"""Fold BatchNormalization into the Conv or Gemm before it.
+
+W' = W·γ/σ, b' = (b − μ)·γ/σ + β, σ = √(v + ε).
 
 Before:
     f (float[1,1,2,2] x) => (float[1,1,2,2] y)
@@ -9,7 +11,8 @@ After:
     f (float[1,1,2,2] x) => (float[1,1,2,2] y)
     <float[1,1,1,1] w_folded = {6}, float[1] c_bias = {1}>
     { y = Conv (x, w_folded, c_bias) }
-Refuses: c has another reader; any of w, s, b, m, v is not constant; training mode.
+Refuses: c has another reader; any of w, s, b, m, v is not constant; training mode; a Gemm whose
+weight is [K, N] or whose beta is not 1.
 """
 
 import numpy as np
@@ -48,6 +51,8 @@ class FoldBatchNormIntoConv(NodePass):
             return "a weight or a statistic is not constant"
         if is_op(before, "Gemm") and not attribute(before, "transB", 0):
             return "Gemm has its weight as [K, N]"
+        if is_op(before, "Gemm") and attribute(before, "beta", 1.0) != 1.0:
+            return "Gemm scales its bias"
         return before
 
     def rewrite(self, node: ir.Node, found: ir.Node) -> None:
@@ -56,10 +61,11 @@ class FoldBatchNormIntoConv(NodePass):
         assert isinstance(graph, ir.Graph) and weight is not None
         gamma, beta, mean, var = (np.asarray(constant(v), np.float64) for v in node.inputs[1:5])
         factor = gamma / np.sqrt(var + float(attribute(node, "epsilon", 1e-5)))
-        w = np.asarray(constant(weight), np.float64)
+        stored = np.asarray(constant(weight))
+        w, dtype = stored.astype(np.float64), stored.dtype
         b = np.zeros(len(mean)) if bias is None else np.asarray(constant(bias), np.float64)
-        folded = (w * factor.reshape(-1, *[1] * (w.ndim - 1))).astype(np.float32)
-        shifted = ((b - mean) * factor + beta).astype(np.float32)
+        folded = (w * factor.reshape(-1, *[1] * (w.ndim - 1))).astype(dtype)
+        shifted = ((b - mean) * factor + beta).astype(dtype)
         found.resize_inputs(3)
         found.replace_input_with(1, add_initializer(graph, f"{weight.name}_folded", folded))
         found.replace_input_with(

@@ -2,9 +2,13 @@
 """Fold what does not depend on the inputs, and lift every constant to an initializer.
 
 Before:
-    f (float[2] x) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {3, 4}> { c = Add (a, b)  y = Mul (x, c) }
+    f (float[2] x) => (float[2] y)
+    <float[2] a = {1, 2}, float[2] b = {3, 4}>
+    { c = Add (a, b)   y = Mul (x, c) }
 After:
-    f (float[2] x) => (float[2] y) <float[2] c = {4, 6}> { y = Mul (x, c) }
+    f (float[2] x) => (float[2] y)
+    <float[2] c = {4, 6}>
+    { y = Mul (x, c) }
 Refuses: random ops; Quantize/DequantizeLinear (their codes are the point); inputs above 64 MiB.
 """
 

@@ -5,7 +5,9 @@ Before:
     f (float[2] x) => (y) { y = Relu (x) }
 After:
     f (float[2] x) => (float[2] y) { [Relu_y] y = Relu (x) }
-Refuses: nothing. Existing names stay, and from here on names are frozen: plans, recipes and reports use them.
+Refuses: nothing.
+
+Existing names stay; from here on names are frozen: plans, recipes and reports use them.
 """
 
 import onnx_ir as ir

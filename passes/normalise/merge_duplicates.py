@@ -2,12 +2,17 @@
 """Merge equal initializers and equal nodes.
 
 Before:
-    f (float[2] x) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {1, 2}> { c = Add (x, a)  y = Add (c, b) }
+    f (float[2] x) => (float[2] y)
+    <float[2] a = {1, 2}, float[2] b = {1, 2}>
+    { c = Add (x, a)   y = Add (c, b) }
 After:
-    f (float[2] x) => (float[2] y) <float[2] a = {1, 2}> { c = Add (x, a)  y = Add (c, a) }
+    f (float[2] x) => (float[2] y)
+    <float[2] a = {1, 2}>
+    { c = Add (x, a)   y = Add (c, a) }
 Refuses: nothing; tensors are compared by dtype, shape and bytes.
 
-Weights stand as [N, K] here (move_transpose_out_of_weight), so a matrix and its transpose are equal.
+Weights stand as [N, K] here (move_transpose_out_of_weight), so an embedding and the head that is
+its transpose are equal.
 """
 
 import hashlib

@@ -2,28 +2,31 @@
 """Store every matrix weight as [N, K]: the product reads it through a Transpose or transB.
 
 Before:
-    f (float[1,2] x) => (float[1,1] y) <float[2,1] w = {1, 2}> { y = MatMul (x, w) }
+    f (float[1,2] x) => (float[1,1] y)
+    <float[2,1] w = {1, 2}>
+    { y = MatMul (x, w) }
 After:
-    f (float[1,2] x) => (float[1,1] y) <float[1,2] w_nk = {1, 2}> { t = Transpose <perm = [1, 0]> (w_nk)  y = MatMul (x, t) }
+    f (float[1,2] x) => (float[1,1] y)
+    <float[1,2] w_nk = {1, 2}>
+    { t = Transpose <perm = [1, 0]> (w_nk)   y = MatMul (x, t) }
 Refuses: weights that are not constant matrices.
 
-One orientation for all weights lets equal ones merge, an embedding with the head that is its transpose among them.
+One orientation for all weights lets equal ones merge, an embedding and its transposed head among
+them.
 """
-
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.graph import add_initializer, attribute, is_constant, new_node, rank
+from qcompile.graph import attribute, derived_initializer, is_constant, new_node, rank
 from qcompile.passes.rewrite import NodePass
 
 
-def transposed(tensor: Any, name: str) -> ir.LazyTensor:
+def transposed(tensor: ir.TensorProtocol) -> ir.LazyTensor:
     """A matrix tensor transposed when it is read."""
-    shape = ir.Shape([tensor.shape[1], tensor.shape[0]])
+    shape = ir.Shape(tensor.shape.numpy()[::-1])
     return ir.LazyTensor(
-        lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().T)), tensor.dtype, shape, name=name
+        lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().T)), tensor.dtype, shape
     )
 
 
@@ -46,10 +49,8 @@ class MoveTransposeOutOfWeight(NodePass):
         """Put the transposed weight in its place."""
         graph = node.graph
         assert isinstance(graph, ir.Graph) and found.const_value is not None
-        name = f"{found.name}_nk"
-        turned = graph.initializers.get(name)
-        if turned is None:
-            turned = add_initializer(graph, name, transposed(found.const_value, name))
+        tensor = found.const_value
+        turned = derived_initializer(graph, found, "_nk", lambda: transposed(tensor))
         if node.op_type == "Gemm":
             node.attributes["transB"] = ir.AttrInt64("transB", 1)
             node.replace_input_with(1, turned)

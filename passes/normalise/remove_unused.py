@@ -2,7 +2,9 @@
 """Remove identities, dead nodes, dead initializers, dead functions and unused opset imports.
 
 Before:
-    f (float[2] x) => (float[2] y) <float[2] a = {1, 2}> { c = Identity (x)  d = Neg (x)  y = Relu (c) }
+    f (float[2] x) => (float[2] y)
+    <float[2] a = {1, 2}>
+    { c = Identity (x)   d = Neg (x)   y = Relu (c) }
 After:
     f (float[2] x) => (float[2] y) { y = Relu (x) }
 Refuses: an Identity between a graph input and a graph output.

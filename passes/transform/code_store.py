@@ -23,13 +23,14 @@ def as_matrix(tensor: ir.TensorProtocol) -> np.ndarray:
 def scale_method(spec: QuantSpec, asked: str | None) -> str:
     """Blocks are searched for the least squared error, whole rows take their extremes.
 
-    The search lowers the weight error of whole rows too, but cost ResNet-20 accuracy at 3 bits (docs/results.md).
+    The search lowers the weight error of whole rows too, but cost ResNet-20 accuracy at 3 bits
+    (docs/results.md).
     """
     return asked or ("mse" if spec.granularity == "block" else "minmax")
 
 
 class CodeStore:
-    """Weights are coded on first use; codes, scales and zero points of one weight share one computation."""
+    """Weights are coded on first use; codes, scales and zero points share one computation."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, CodedWeight] = OrderedDict()

@@ -5,11 +5,10 @@ Before:
     { y = Conv (x, w, b) }                with E[x] known from calibration
 After:
     { y = Conv (x, w, b_corrected) }      b_corrected = b − E[(Ŵ − W) x]
-Refuses: no calibration data; Gather; a product without a bias whose output no Add of a constant follows gets one only where
-the op has a bias input (Conv, Gemm).
+Refuses: no calibration data; MatMul and Gather, which have no bias input.
 
-Nagel et al. 2019 (Data-Free Quantization, section 4.2) with the mean input taken from data; for a Conv the mean patch, border
-included. Ŵ is what round_weights writes.
+Nagel et al. 2019 (Data-Free Quantization, section 4.2) with the mean input taken from data; for a
+Conv the mean patch, border included. Ŵ is what round_weights writes.
 """
 
 import numpy as np
@@ -23,6 +22,8 @@ from qcompile.passes.rewrite import NodePass
 from qcompile.passes.transform.code_store import as_matrix, scale_method
 from qcompile.passes.transform.stats import Work
 from qcompile.products import weight_of, window_of
+
+CORRECTED = "qcompile.bias_corrected"
 
 
 class CorrectBias(NodePass):
@@ -40,6 +41,9 @@ class CorrectBias(NodePass):
         plan = self.work.plan.nodes.get(node.name or "")
         if plan is None or not plan.is_quantized or node.inputs[0] is None:
             return None
+        bias = input_of(node, 2)
+        if bias is not None and bias.meta.get(CORRECTED):
+            return "corrected already"
         mean = self.work.stats.means.get(node.inputs[0].name or "")
         return "no calibration data" if mean is None else mean
 
@@ -58,13 +62,15 @@ class CorrectBias(NodePass):
         assert isinstance(graph, ir.Graph)
         if len(node.inputs) < 3:
             node.resize_inputs(3)
-        node.replace_input_with(2, add_initializer(graph, f"{node.outputs[0].name}_bias", new))
+        corrected = add_initializer(graph, f"{node.outputs[0].name}_bias", new)
+        corrected.meta[CORRECTED] = True
+        node.replace_input_with(2, corrected)
 
 
 def mean_output(
     node: ir.Node, weight: NDArray[np.float64], mean: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The mean output [N] of the node with this weight [N, K] on inputs of this mean ([C, H, W], [C, 1, 1] or [K])."""
+    """Mean output [N] with this weight [N, K] on inputs of mean [C, H, W], [C, 1, 1] or [K]."""
     if node.op_type == "Gemm":
         return weight @ mean
     value = weight_of(node)

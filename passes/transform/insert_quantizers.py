@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Insert quantize–dequantize pairs on activations: static ones from calibration, dynamic ones before their product.
+"""Insert quantize–dequantize pairs on activations.
+
+Static pairs come from calibration, dynamic ones stand before their product.
 
 Before:
     { y = Relu (x)   z = Conv (y, w_dequantized) }
 After:
     { y = Relu (x)   y_codes = QuantizeLinear (y, y_scale, y_zero_point)
-      y_dequantized = DequantizeLinear (y_codes, y_scale, y_zero_point)   z = Conv (y_dequantized, w_dequantized) }
+      y_dequantized = DequantizeLinear (y_codes, y_scale, y_zero_point)
+      z = Conv (y_dequantized, w_dequantized) }
 Refuses: values that the plan leaves in float.
 
-Every reader of a static value reads its codes. Fewer than 8 bits: a Clip of the codes follows QuantizeLinear.
-Dynamic activations are com.qcompile::Quantize (one scale a row or sample), shared by the products that read the same value.
+Every reader of a static value reads its codes. Fewer than 8 bits: a Clip of the codes follows
+QuantizeLinear. Dynamic activations are com.qcompile::Quantize (one scale a row or sample), shared
+by the products that read the same value.
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.graph import DOMAIN, add_initializer, new_node, replace
+from qcompile.graph import DOMAIN, add_initializer, is_op, new_node, replace
 from qcompile.numerics.params import QuantParams
 from qcompile.passes.transform.round_weights import quantize_attributes
 from qcompile.passes.transform.stats import Work
@@ -37,14 +41,17 @@ class InsertQuantizers(ir.passes.InPlacePass):
         """Every activation of the plan."""
         graph = model.graph
         found = {v.name: v for v in graph.inputs} | {v.name: v for n in graph for v in n.outputs}
+        modified = False
         for name, spec in self.work.plan.activations.items():
-            self._insert_static(graph, found[name], spec)
+            if not _is_static(found[name]):
+                self._insert_static(graph, found[name], spec)
+                modified = True
         for node in list(graph):
             plan = self.work.plan.nodes.get(node.name or "")
             if plan is not None and plan.activation is not None and plan.activation.is_dynamic:
-                self._insert_dynamic(graph, node, plan.activation)
+                modified |= self._insert_dynamic(graph, node, plan.activation)
         model.opset_imports.setdefault(DOMAIN, 1)
-        return ir.passes.PassResult(model, modified=True)
+        return ir.passes.PassResult(model, modified)
 
     def _insert_static(self, graph: ir.Graph, value: ir.Value, spec: QuantSpec) -> None:
         name, params = value.name or "", self.work.params(value.name or "")
@@ -100,13 +107,16 @@ class InsertQuantizers(ir.passes.InPlacePass):
         replace(value, back)
         inserted[0].replace_input_with(0, value)
 
-    def _insert_dynamic(self, graph: ir.Graph, node: ir.Node, spec: QuantSpec) -> None:
+    def _insert_dynamic(self, graph: ir.Graph, node: ir.Node, spec: QuantSpec) -> bool:
         source = node.inputs[0]
         assert source is not None
+        if is_op(source.producer(), "Dequantize", domain=DOMAIN):
+            return False
         key = (source.name or "", str(spec))
         if key not in self._dynamic:
             self._dynamic[key] = self._dynamic_pair(graph, node, source, spec)
         node.replace_input_with(0, self._dynamic[key])
+        return True
 
     def _dynamic_pair(
         self, graph: ir.Graph, node: ir.Node, source: ir.Value, spec: QuantSpec
@@ -136,6 +146,13 @@ class InsertQuantizers(ir.passes.InPlacePass):
         )
         graph.insert_before(node, [quantize, back])
         return back.outputs[0]
+
+
+def _is_static(value: ir.Value) -> bool:
+    """Whether the value, or the graph output that took its name, has its pair already."""
+    if is_op(value.producer(), "DequantizeLinear"):
+        return True
+    return any(is_op(use.node, "QuantizeLinear") for use in value.uses())
 
 
 def params_of(scale: ir.Value, zero_point: ir.Value, spec: QuantSpec) -> QuantParams:

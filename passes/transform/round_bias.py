@@ -12,7 +12,15 @@ Refuses: float and dynamic products, whose bias stays f32.
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.graph import add_initializer, constant, input_of, is_op, new_node, only_consumer
+from qcompile.graph import (
+    add_initializer,
+    constant,
+    input_of,
+    is_constant,
+    is_op,
+    new_node,
+    only_consumer,
+)
 from qcompile.numerics.quantize import bias_codes
 from qcompile.passes.rewrite import NodePass
 from qcompile.passes.transform.code_store import CodeStore
@@ -40,8 +48,10 @@ class RoundBias(NodePass):
             adder = only_consumer(node.outputs[0])
             if end is None or adder is None:
                 return None
-            return adder, 1 if adder.inputs[0] is node.outputs[0] else 0
-        return (node, 2) if input_of(node, 2) is not None else None
+            found = adder, 1 if adder.inputs[0] is node.outputs[0] else 0
+        else:
+            found = node, 2
+        return found if is_constant(input_of(*found)) else None
 
     def rewrite(self, node: ir.Node, found: tuple[ir.Node, int]) -> None:
         """Codes and a DequantizeLinear in its place."""

@@ -7,11 +7,13 @@ After:
     { w_dequantized = DequantizeLinear <axis = 0> (w_codes, w_scale)   y = Conv (x, w_dequantized) }
 Refuses: nodes that the plan leaves in float.
 
-Codes of every width travel as INT8 (uint8 as UINT8) in plain DequantizeLinear, so every ORT runs the graph; blocks and table formats
-use com.qcompile::Dequantize. The spec stands on the value (`qcompile.spec`).
+Codes of every width travel as INT8 (uint8 as UINT8) in plain DequantizeLinear, so every ORT runs
+the graph; blocks and table formats use com.qcompile::Dequantize. The spec stands on the value
+(`qcompile.spec`).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -93,7 +95,7 @@ def dequantize_node(
 ) -> ir.Node:
     """DequantizeLinear where ONNX has it, else com.qcompile::Dequantize."""
     if is_plain(spec):
-        axis = {"axis": spec.axis} if spec.granularity == "axis" else {}
+        axis: dict[str, Any] = {"axis": spec.axis} if spec.granularity == "axis" else {}
         return new_node("DequantizeLinear", inputs, name, output, **axis)
     return new_node("Dequantize", inputs, name, output, domain=DOMAIN, **quantize_attributes(spec))
 
@@ -115,7 +117,7 @@ def quantize_attributes(spec: QuantSpec) -> dict:
 def lazy_parts(
     store: CodeStore, name: str, dims: tuple[int, ...], spec: QuantSpec
 ) -> tuple[ir.LazyTensor, ir.LazyTensor, ir.LazyTensor | None]:
-    """Codes in the weight's own shape, scales and zero points as tensors that are computed when read."""
+    """Codes in the weight's own shape, scales and zero points, as tensors computed when read."""
     dtype = container(spec)
     columns = int(np.prod(dims[1:]))
     blocks = -(-columns // spec.block_size) if spec.granularity == "block" else 1

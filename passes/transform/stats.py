@@ -13,7 +13,7 @@ from qcompile.recipe import Recipe
 
 @dataclass(frozen=True)
 class Stats:
-    """ranges: leader value name → params. means: input name → mean map [C, H, W] or row [K], float64."""
+    """ranges: leader value → params. means: input → mean map [C, H, W] or row [K], float64."""
 
     ranges: dict[str, QuantParams] = field(default_factory=dict)
     means: dict[str, NDArray[np.float64]] = field(default_factory=dict)

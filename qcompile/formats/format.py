@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 class Format:
     """How one number of at most 8 bits is coded.
 
-    Integer formats code the integers of `bits` bits; a code *is* its value (docs/numerics.md N1). Table formats name a value
-    for each index 0 … 2^bits − 1 in `table`; a code is an index. Values of a table are integers, so that packed kernels
-    compute with them exactly: `table_scale` is what one unit of the table is worth in the format's own definition.
+    Integer formats code the integers of `bits` bits; a code *is* its value (N1). Table formats name
+    a value for each index 0 … 2^bits − 1 in `table`; a code is an index. Values of a table are
+    integers, so that packed kernels compute with them exactly: `table_scale` is what one unit of
+    the table is worth in the format's own definition.
     """
 
     name: str
@@ -28,7 +29,8 @@ class Format:
             raise ValueError(f"format {self.name}: {self.bits} bits; 1 to 8 are possible")
         if self.table is not None and len(self.table) != 2**self.bits:
             raise ValueError(
-                f"format {self.name}: {len(self.table)} values for {self.bits} bits; needs {2**self.bits}"
+                f"format {self.name}: {len(self.table)} values for {self.bits} bits; "
+                f"needs {2**self.bits}"
             )
 
     def __str__(self) -> str:

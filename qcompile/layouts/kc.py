@@ -5,12 +5,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.layouts.layout import (
-    SCALE_TYPES,
     Layout,
     Shape,
     decode_parts,
     from_bits,
+    scale_as_bytes,
     scale_bytes,
+    scale_from_bytes,
     to_bits,
     zero_point_bytes,
 )
@@ -31,7 +32,7 @@ def pack(weight: CodedWeight) -> NDArray[np.uint8]:
         raise ValueError(f"{NAME}: one scale a channel; {weight.num_blocks} blocks were given")
     parts = [to_bits(np.ascontiguousarray(weight.unsigned().T), weight.format.bits).ravel()]
     if weight.scale is not None:
-        parts.append(weight.scale[:, 0].astype(SCALE_TYPES[weight.scale_format]).view(np.uint8))
+        parts.append(scale_as_bytes(weight.scale[:, 0], weight.scale_format))
     zero_point = zero_point_bytes(weight)
     if zero_point is not None:
         parts.append(zero_point[:, 0])
@@ -42,9 +43,8 @@ def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
     """The inverse of `pack`."""
     at = shape.K * -(-shape.N * shape.format.bits // 8)
     u = from_bits(data[:at].reshape(shape.K, -1), shape.N, shape.format.bits).T
-    sized = scale_bytes(shape.scale_format)
-    end = at + shape.N * sized
-    scale = data[at:end].view(SCALE_TYPES[shape.scale_format])[:, None] if sized else None
+    end = at + shape.N * scale_bytes(shape.scale_format)
+    scale = scale_from_bytes(data[at:end].reshape(shape.N, -1), shape.scale_format)
     points = data[end : end + shape.N][:, None] if shape.has_zero_point else None
     return decode_parts(u, scale, points, shape)
 

@@ -11,7 +11,7 @@ from qcompile.formats import Format
 from qcompile.numerics.weight import CodedWeight
 
 FIELDS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
-SCALE_TYPES: dict[str, type] = {"f16": np.float16, "f32": np.float32}
+SCALE_TYPES: dict[str, np.dtype] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,24 @@ class Layout:
 
 def scale_bytes(scale_format: str) -> int:
     """Bytes of one scale; 0 for "none"."""
-    return 0 if scale_format == "none" else np.dtype(SCALE_TYPES[scale_format]).itemsize
+    return 0 if scale_format == "none" else SCALE_TYPES[scale_format].itemsize
+
+
+def scale_as_bytes(scale: NDArray[np.float32], scale_format: str) -> NDArray[np.uint8]:
+    """Scales [..., n] as uint8 [..., n · bytes]."""
+    return np.ascontiguousarray(scale, SCALE_TYPES[scale_format]).view(np.uint8)
+
+
+def scale_from_bytes(data: NDArray[np.uint8], scale_format: str) -> NDArray[np.float32] | None:
+    """The inverse of `scale_as_bytes`; None for "none"."""
+    if scale_format == "none":
+        return None
+    stored: NDArray = np.ascontiguousarray(data).view(SCALE_TYPES[scale_format])
+    return stored.astype(np.float32)
 
 
 def to_bits(unsigned: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes [rows, n] as a bit string a row, least significant bit first: uint8 [rows, ceil(n·bits/8)]."""
+    """Codes [rows, n] as bit strings, lowest bit first: uint8 [rows, ceil(n·bits/8)]."""
     each = (unsigned[..., None] >> np.arange(bits, dtype=np.uint8)) & 1
     return np.packbits(each.reshape(len(unsigned), -1), axis=1, bitorder="little")
 
@@ -73,14 +86,14 @@ def from_bits(rows: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint
 
 def decode_parts(
     unsigned: NDArray[np.uint8],
-    scale: NDArray | None,
+    scale: NDArray[np.float32] | None,
     zero_point: NDArray[np.uint8] | None,
     shape: Shape,
 ) -> CodedWeight:
     """Unpacked parts [N, …] as a weight."""
     return CodedWeight(
         unsigned.astype(np.int16) - np.int16(shape.format.offset),
-        None if scale is None else scale.astype(np.float32),
+        scale,
         None if zero_point is None else zero_point.astype(np.int16) - np.int16(shape.format.offset),
         shape.format,
         shape.block_size,

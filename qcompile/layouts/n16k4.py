@@ -6,11 +6,12 @@ from numpy.typing import NDArray
 
 from qcompile.layouts.layout import (
     FIELDS,
-    SCALE_TYPES,
     Layout,
     Shape,
     decode_parts,
+    scale_as_bytes,
     scale_bytes,
+    scale_from_bytes,
     zero_point_bytes,
 )
 from qcompile.numerics.weight import CodedWeight
@@ -121,9 +122,9 @@ def pack(weight: CodedWeight) -> NDArray[np.uint8]:
             codes[: part.shape[0], : part.shape[1]] = part
             out.append(code_bytes(codes, shape.format.bits))
             if weight.scale is not None:
-                scales = np.zeros(tiles * TILE, SCALE_TYPES[shape.scale_format])
+                scales = np.zeros(tiles * TILE, np.float32)
                 scales[: len(part)] = weight.scale[rows, block]
-                out.append(scales.view(np.uint8))
+                out.append(scale_as_bytes(scales, shape.scale_format))
             if zero_point is not None:
                 points = np.zeros(tiles * TILE, np.uint8)
                 points[: len(part)] = zero_point[rows, block]
@@ -149,8 +150,8 @@ def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
             u[rows, column : column + width] = codes[:count, :width]
             at += size
             if scale is not None:
-                raw = data[at : at + tiles * TILE * sized].view(SCALE_TYPES[shape.scale_format])
-                scale[rows, block] = raw[:count]
+                raw = data[at : at + count * sized]
+                scale[rows, block] = scale_from_bytes(raw, shape.scale_format)
                 at += tiles * TILE * sized
             if points is not None:
                 points[rows, block] = data[at : at + count]

@@ -5,12 +5,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.layouts.layout import (
-    SCALE_TYPES,
     Layout,
     Shape,
     decode_parts,
     from_bits,
+    scale_as_bytes,
     scale_bytes,
+    scale_from_bytes,
     to_bits,
     zero_point_bytes,
 )
@@ -34,8 +35,7 @@ def pack(weight: CodedWeight) -> NDArray[np.uint8]:
     """The bytes of a table [N, K]."""
     parts = [to_bits(weight.unsigned(), weight.format.bits)]
     if weight.scale is not None:
-        scale = np.ascontiguousarray(weight.scale.astype(SCALE_TYPES[weight.scale_format]))
-        parts.append(scale.view(np.uint8))
+        parts.append(scale_as_bytes(weight.scale, weight.scale_format))
     zero_point = zero_point_bytes(weight)
     if zero_point is not None:
         parts.append(zero_point)
@@ -49,9 +49,7 @@ def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
     u = from_bits(np.ascontiguousarray(table[:, :at]), shape.K, shape.format.bits)
     sized = scale_bytes(shape.scale_format)
     end = at + shape.num_blocks * sized
-    scale = None
-    if sized:
-        scale = np.ascontiguousarray(table[:, at:end]).view(SCALE_TYPES[shape.scale_format])
+    scale = scale_from_bytes(table[:, at:end], shape.scale_format)
     points = table[:, end:] if shape.has_zero_point else None
     return decode_parts(u, scale, points, shape)
 

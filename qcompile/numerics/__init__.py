@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The meaning of every format and op in plain NumPy, one file an op; docs/numerics.md gives each rule its id."""
+"""What every format and op means, in plain NumPy; docs/numerics.md gives each rule its id."""

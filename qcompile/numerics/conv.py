@@ -14,7 +14,7 @@ from qcompile.numerics.weight import CodedWeight
 
 @dataclass(frozen=True)
 class Window:
-    """Where a kernel looks: kernel (kh, kw), strides, pads (top, left, bottom, right), dilations."""
+    """Where a kernel looks: (kh, kw), strides, pads (top, left, bottom, right), dilations."""
 
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
@@ -42,7 +42,7 @@ def patches(x: NDArray, window: Window, pad: int | float = 0) -> NDArray:
             :, i * dh : i * dh + (oh - 1) * sh + 1 : sh, j * dw : j * dw + (ow - 1) * sw + 1 : sw
         ]
         if oh and ow
-        else padded[:, :0, :0].reshape(x.shape[0], oh, ow, -1)[..., : x.shape[3]]
+        else np.zeros((x.shape[0], oh, ow, x.shape[3]), x.dtype)
         for i in range(window.kernel[0])
         for j in range(window.kernel[1])
     ]
@@ -60,7 +60,7 @@ def accumulate(codes: NDArray, values: NDArray, window: Window, group: int) -> N
             b * oh * ow, taps * in_group
         )
         parts.append(exact_product(chosen, values[g * out_group : (g + 1) * out_group]))
-    return np.concatenate(parts, axis=1).reshape(b, oh, ow, -1)
+    return np.concatenate(parts, axis=1).reshape(b, oh, ow, len(values))
 
 
 def qconv_static(
@@ -89,12 +89,12 @@ def qconv_dynamic(
     bits: int = 8,
     clip: tuple[float, float] = INFINITE,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Dynamic activations, one scale a sample: [B, H, W, C] to (y, bound), float64 [B, OH, OW, N] (N4, N13)."""
+    """Dynamic [B, H, W, C] to (y, bound), float64 [B, OH, OW, N]; a scale a sample (N4, N13)."""
     assert weight.scale is not None
     codes, x_scale = quantize_dynamic(x, (1, 2, 3), bits)
     values, size = weight.values(), weight.block
-    y = np.float64(0)
-    magnitude = np.float64(0)
+    y: NDArray[np.float64] = np.zeros(1)
+    magnitude: NDArray[np.float64] = np.zeros(1)
     for block in range(weight.num_blocks):
         inside = np.zeros_like(values)
         inside[:, block * size : (block + 1) * size] = values[:, block * size : (block + 1) * size]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """QMatMul: a packed weight times activations (N10 … N14).
 
-The integer sums are float64 matrix products, exact while every |sum| < 2^53, which is asserted (N10).
-Bounds are those of docs/numerics.md and are returned beside the value, so that no test chooses a tolerance.
+The integer sums are float64 matrix products, exact while every |sum| < 2^53, which is asserted
+(N10). Bounds are returned beside the value, so that no test chooses a tolerance.
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ def qmatmul_static(
     rows = x.reshape(-1, x.shape[-1]).astype(np.int32) - x_zero_point
     acc = exact_product(rows, weight.values())
     codes = requantize(acc, 0 if bias is None else bias, multiplier, y_zero_point, y_min, y_max)
-    return codes.reshape(*x.shape[:-1], -1)
+    return codes.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def block_sums(x: NDArray, weight: CodedWeight) -> NDArray[np.int64]:
@@ -72,7 +72,10 @@ def scaled_sum(
     weight: CodedWeight,
     bias: NDArray[np.float32] | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`x_scale · Σ w_scale · acc + bias` and its bound (N13); acc [num_blocks, M, N], x_scale [M, 1]."""
+    """`x_scale · Σ w_scale · acc + bias` and its bound (N13).
+
+    acc int64 [num_blocks, M, N]; x_scale float32 [M, 1].
+    """
     assert weight.scale is not None
     w_scale = weight.scale.T.astype(np.float64)[:, None, :]
     terms = w_scale * acc

@@ -20,8 +20,8 @@ def quantize(
 ) -> NDArray[np.int16]:
     """Nearest code, ties to even, clamped to the format's range (N2, N3).
 
-    real float32 [...]; scale > 0 and zero_point broadcastable to real; returns int16 codes of real's shape. NaN gives
-    the zero point (N24).
+    real float32 [...]; scale > 0 and zero_point broadcastable to real; returns int16 codes of
+    real's shape. NaN gives the zero point (N24).
 
     >>> from qcompile.formats import get
     >>> quantize([-1.0, 0.25, 0.7], 1 / 7, 0, get("int4")).tolist()
@@ -30,7 +30,7 @@ def quantize(
     [1, 13, 4]
     """
     with np.errstate(over="ignore"):
-        ratio = np.asarray(real, np.float32) / np.asarray(scale, np.float32)
+        ratio = np.divide(real, scale, dtype=np.float32)
     ratio = np.where(np.isnan(ratio), np.float32(0), ratio)
     if format.is_table:
         return nearest_in_table(ratio, format)
@@ -71,7 +71,7 @@ def dequantize(
 
 
 def store_scale(scale: ArrayLike, scale_format: str) -> NDArray[np.float32]:
-    """The scale as its format stores it, float32 (N6): at least the smallest normal, at most the largest.
+    """The scale as its format stores it, float32 (N6): normal, and at most the largest.
 
     >>> store_scale([0.1, 1e-9], "f16").tolist()
     [0.0999755859375, 6.103515625e-05]

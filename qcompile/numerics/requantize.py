@@ -24,7 +24,10 @@ def requantize(
     y_min: int,
     y_max: int,
 ) -> NDArray[np.uint8]:
-    """`clamp(rint(f32(acc + bias) · multiplier) + y_zero_point)` (N11); acc [..., N], bias int32 and multiplier f32 [N]."""
+    """`clamp(rint(f32(acc + bias) · multiplier) + y_zero_point)` (N11).
+
+    acc int64 [..., N]; bias int32 and multiplier float32 [N] or scalars.
+    """
     total = saturate_int32(acc + np.asarray(bias, np.int64)).astype(np.float32)
     scaled = np.rint(total * np.asarray(multiplier, np.float32)).astype(np.float64)
     return np.clip(scaled + y_zero_point, y_min, y_max).astype(np.uint8)

@@ -13,8 +13,9 @@ from qcompile.formats import Format
 class CodedWeight:
     """A weight [N, K] in codes.
 
-    codes int16 [N, K] (the signed or unsigned integer, or the index into a table); scale float32 [N, num_blocks] or None where
-    a static product carries it in its multiplier; zero_point int16 [N, num_blocks] or None; block_size 0 = one block of K.
+    codes int16 [N, K] (the signed or unsigned integer, or the index into a table); scale float32
+    [N, num_blocks], or None where a static product carries it in its multiplier; zero_point int16
+    [N, num_blocks] or None; block_size 0 = one block of K.
     """
 
     codes: NDArray[np.int16]
@@ -25,7 +26,7 @@ class CodedWeight:
     scale_format: str = "f32"
 
     def __post_init__(self) -> None:
-        n, k = self.codes.shape
+        n, _ = self.codes.shape
         low, high = self.format.code_min, self.format.code_max
         if self.codes.size and (self.codes.min() < low or self.codes.max() > high):
             raise ValueError(f"codes leave {low} … {high} of {self.format}")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """mse: the range, shrunk towards 0, whose codes have the least squared error on a histogram.
 
-Banner et al. 2019 (ACIQ, section 3) minimise the same error for a fitted density; here the density is the histogram.
+Banner et al. 2019 (ACIQ, section 3) minimise the same error for a fitted density; here the density
+is the histogram.
 """
 
 import numpy as np

@@ -21,7 +21,7 @@ class Observer(ABC):
     def update(self, x: NDArray[np.float32]) -> None:
         """One batch."""
 
-    def next_pass(self) -> None:
+    def next_pass(self) -> None:  # noqa: B027 - most observers need one pass
         """The data starts again."""
 
     @abstractmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scales and zero points of weights: from the extremes of each block, or searched for the least squared error."""
+"""Scales and zero points of weights, from extremes or by a search for the least squared error."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,11 @@ _ROWS_BYTES = 32 << 20
 
 
 def code_weight(weight: NDArray[np.float32], spec: QuantSpec, method: str) -> CodedWeight:
-    """Round-to-nearest codes of a weight [N, K]; method "minmax" or "mse". Works in slices of rows, so memory stays bounded.
+    """Round-to-nearest codes of a weight [N, K]; method "minmax" or "mse".
 
-    A symmetric mse search may clip; an asymmetric one shrinks both ends alike and then refits the scale to the codes
-    by least squares, which cannot raise the error.
+    Works in slices of rows, so memory stays bounded. The mse search shrinks both ends of the range
+    alike and refits the scale to the codes by least squares; it keeps the best of all that it
+    tried, minmax among them.
     """
     n, k = weight.shape
     block = {"block": spec.block_size, "axis": max(k, 1)}.get(spec.granularity, max(k, 1))
@@ -38,9 +39,10 @@ def code_weight(weight: NDArray[np.float32], spec: QuantSpec, method: str) -> Co
 
 
 def _blocks(rows: NDArray[np.float32], block: int) -> NDArray[np.float32]:
-    """[rows, K] as [rows, num_blocks, block]; a short last block repeats its last column, which changes no extreme."""
+    """[rows, K] as [rows, num_blocks, block]; a short last block is filled with NaN."""
     missing = -rows.shape[1] % block
-    return np.pad(rows, ((0, 0), (0, missing)), mode="edge").reshape(len(rows), -1, block)
+    wide = np.pad(rows, ((0, 0), (0, missing)), constant_values=np.nan) if missing else rows
+    return wide.reshape(len(rows), -1, block)
 
 
 def _codes(
@@ -66,7 +68,8 @@ def _params(
     blocks: NDArray[np.float32], spec: QuantSpec, method: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
     """Scale float32 and zero point int16 [rows, num_blocks] of blocks [rows, num_blocks, block]."""
-    low, high = np.minimum(blocks.min(2), 0), np.maximum(blocks.max(2), 0)
+    low = np.minimum(np.fmin.reduce(blocks, 2), 0)
+    high = np.maximum(np.fmax.reduce(blocks, 2), 0)
     if method == "minmax":
         return _from_range(low, high, spec)
     best_scale, best_point = _from_range(low, high, spec)
@@ -114,7 +117,7 @@ def _error(
     blocks: NDArray[np.float32], scale: NDArray, point: NDArray | None, spec: QuantSpec
 ) -> NDArray[np.float32]:
     real, _ = _real(blocks, scale, point, spec)
-    return ((real - blocks) ** 2).sum(2)
+    return np.nansum((real - blocks) ** 2, 2)
 
 
 def _refit(
@@ -122,6 +125,6 @@ def _refit(
 ) -> NDArray[np.float32]:
     """The scale that fits the codes best, ⟨w, u⟩ / ⟨u, u⟩, stored."""
     _, units = _real(blocks, scale, point, spec)
-    power = (units**2).sum(2)
-    fitted = np.where(power > 0, (units * blocks).sum(2) / np.maximum(power, 1), scale)
+    power = (units**2).sum(2, where=~np.isnan(blocks))
+    fitted = np.where(power > 0, np.nansum(units * blocks, 2) / np.maximum(power, 1), scale)
     return store_scale(np.where(fitted > 0, fitted, scale), spec.scale_format)

@@ -8,6 +8,13 @@ namespace {
 // The index of the nearest table value: a tie goes to the even index, N2; of equal values (0 and
 // -0) the first.
 int32_t nearest_index(const float* table, int size, float ratio) {
+  // Beyond the table's ends the nearest entry is the end itself; infinities would have no distance.
+  float low = table[0], high = table[0];
+  for (int i = 1; i < size; ++i) {
+    low = table[i] < low ? table[i] : low;
+    high = table[i] > high ? table[i] : high;
+  }
+  ratio = clip(ratio, low, high);
   int best = 0;
   for (int i = 1; i < size; ++i) {
     const double distance = std::fabs(static_cast<double>(table[i]) - ratio);

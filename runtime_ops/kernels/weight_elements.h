@@ -43,12 +43,11 @@ inline float read_scale(const uint8_t* scales, int64_t index, int scale_bytes) {
 
 // Code `index` of a bit string, least significant bit first.
 inline uint32_t bit_string_code(const uint8_t* string, int64_t index, int bits) {
-  uint32_t code = 0;
-  for (int bit = 0; bit < bits; ++bit) {
-    const int64_t at = index * bits + bit;
-    code |= static_cast<uint32_t>((string[at / 8] >> (at % 8)) & 1) << bit;
-  }
-  return code;
+  const int64_t at = index * bits;
+  const int shift = static_cast<int>(at % 8);
+  uint32_t code = static_cast<uint32_t>(string[at / 8]) >> shift;
+  if (shift + bits > 8) code |= static_cast<uint32_t>(string[at / 8 + 1]) << (8 - shift);
+  return code & ((1u << bits) - 1);
 }
 
 // Code of output `n` of a panel, column `k` of a block; `block` points at the block's bytes.

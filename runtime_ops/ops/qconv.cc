@@ -251,17 +251,19 @@ class QConv final : public OpKernel {
     }
   }
 
-  // Gathers rows to one piece each, zero beyond K.
+  // Gathers rows to one piece each, zero from K to the end of the chunk. Copies 16 bytes at a time: what is
+  // too much is overwritten by the next piece or row, and both buffers have 64 bytes to spare.
   static void gather(const std::vector<Segment>& pieces, int64_t K, int64_t stride, int64_t count,
                      const int8_t** rows, int8_t* out) {
     for (int64_t p = 0; p < count; ++p, out += stride) {
       int8_t* to = out;
       for (const Segment& piece : pieces) {
         const int8_t* from = rows[p] + piece.x_offset;
-        for (int64_t i = 0; i < piece.bytes; ++i) to[i] = from[i];
+        for (int64_t i = 0; i < piece.bytes; i += 16) std::memcpy(to + i, from + i, 16);
         to += piece.bytes;
       }
-      std::memset(to, 0, static_cast<size_t>(stride - K));
+      // Fixed sizes are stores, not calls; less than a chunk (32) is missing.
+      std::memset(out + K, 0, 32);
       rows[p] = out;
     }
   }
@@ -273,7 +275,7 @@ class QConv final : public OpKernel {
     float* scales = row_scales.get<float>(count);
     locate(job, g, first, count, rows, scales);
     if (!job.is_direct) {
-      const int64_t stride = ceil_div(padded_row(w), 64) * 64;
+      const int64_t stride = ceil_div(padded_row(w), 16) * 16;
       gather(*job.pieces, w.K, stride, count, rows, gathered.get<int8_t>(count * stride));
     }
     int32_t* x_sums = sums.get<int32_t>(count * w.num_blocks);

@@ -17,14 +17,14 @@ class QGather final : public OpKernel {
                   "docs/ops.md: n16k4/1 or rows/1, with scales",
                   "Pack the model again with this version of qcompile.");
     }
-    const Tensor buffer = node.constant(0);
+    const Tensor buffer = node.constant(1);
     if (buffer.type == ort::kUndefined) return;
     weight_.check_buffer(buffer);
     constant_ = buffer.data;
   }
 
   void compute(const Context& context) const override {
-    const Tensor buffer = context.input(0), indices = context.input(1);
+    const Tensor indices = context.input(0), buffer = context.input(1);
     if (buffer.data != constant_) weight_.check_buffer(buffer);
     const Weight w = weight_.weight(buffer);
     for (int64_t i = 0; i < indices.count; ++i) {
@@ -62,7 +62,7 @@ void infer(const ShapeContext& context) {
   std::vector<Dim> dims;
   ort::TensorType type;
   int64_t K;
-  if (!context.input(1, &dims, &type) || !context.integer("K", &K)) return;
+  if (!context.input(0, &dims, &type) || !context.integer("K", &K)) return;
   dims.push_back(Dim{K, ""});
   context.set_output(0, ort::kFloat, dims);
 }
@@ -73,7 +73,7 @@ std::unique_ptr<OpKernel> create(const Node& node) { return std::make_unique<QGa
 
 void add_qgather(Definitions* out) {
   using namespace ort;
-  out->emplace_back("QGather", Ports{{kUint8}, {kInt64}}, Ports{{kFloat}}, create, infer);
+  out->emplace_back("QGather", Ports{{kInt64}, {kUint8}}, Ports{{kFloat}}, create, infer);
 }
 
 }  // namespace qcompile

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QMatMul and QConv against numerics: each function runs one case and returns what the library and the reference say."""
+"""One case of QMatMul or QConv: what the library says and what numerics says."""
 
 from typing import Any
 
 import numpy as np
-import single_op as one
 from numpy.typing import NDArray
 from onnx import TensorProto
 
 from qcompile.numerics import conv, matmul
 from qcompile.numerics.conv import Window
 from qcompile.numerics.weight import CodedWeight
+from tests.runtime_ops import single_op as one
 
 STATIC = {"activation": "static", "x_zero_point": 117, "y_zero_point": 40, "y_min": 3, "y_max": 250}
 
@@ -18,7 +18,7 @@ STATIC = {"activation": "static", "x_zero_point": 117, "y_zero_point": 40, "y_mi
 def static_operands(
     rng: np.random.Generator, weight: CodedWeight
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Bias and multipliers that spread the results over the codes; one bias saturates the int32 sum (N11)."""
+    """Multipliers that spread the results over the codes; one bias saturates the sum (N11)."""
     n, k = weight.shape
     bias = rng.integers(-5000, 5000, n).astype(np.int32)
     bias[0] = 2**31 - 1

@@ -34,7 +34,7 @@ def build(
     fed: tuple[int, ...] = (0,),
     dims: Mapping[int, list[Any]] | None = None,
 ) -> onnx.ModelProto:
-    """One node; inputs in `fed` are graph inputs (of shape dims[i] if given), the others initializers, None absent."""
+    """One node; inputs in `fed` are graph inputs (of shape dims[i]), the others constant."""
     names = ["" if x is None else f"input_{i}" for i, x in enumerate(inputs)]
     while names and not names[-1]:
         names.pop()

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The constants of every lowered product against those of the QDQ node of the same name."""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qcompile.graph import DOMAIN, constant, input_of, is_constant, is_op, only_consumer
+from qcompile.numerics.requantize import multiplier
+from qcompile.pack import PACKED_OPS, weight_of_packed
+from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
+from qcompile.verdict import Check
+
+
+def check_constants(lowered: ir.Model, quantized: ir.Model) -> Check:
+    """lower: codes, scales, zero points, biases and multipliers are those of the QDQ graph."""
+    originals = {n.name: n for n in quantized.graph}
+    nodes = [n for n in lowered.graph if n.domain == DOMAIN and n.op_type in PACKED_OPS]
+    left = {n.name for n in lowered.graph if is_op(n, "Add")}  # adders that did not fuse
+    wrong = [
+        f"{node.name} ({what})"
+        for node in nodes
+        for what in _differences(node, originals.get(node.name), left)
+    ]
+    source = "constants that differ from the QDQ graph's"
+    return Check("lower: constants", len(wrong), 0, source, ", ".join(wrong[:4]), len(nodes))
+
+
+def _differences(node: ir.Node, original: ir.Node | None, left: set[str | None]) -> list[str]:
+    if original is None:
+        return ["no QDQ node has its name"]
+    back = _weight_node(original)
+    if back is None:
+        return ["its QDQ node has no codes"]
+    weight, codes = weight_of_packed(node), constant(back.inputs[0])
+    scale, point = constant(back.inputs[1]), constant(input_of(back, 2))
+    assert codes is not None and scale is not None
+    n = len(codes)
+    if codes.ndim == 4:
+        codes = codes.transpose(0, 2, 3, 1)
+    found = []
+    if not np.array_equal(_bytes(weight.codes), _bytes(codes.reshape(n, -1))):
+        found.append("codes")
+    if weight.scale is not None and not _same(weight.scale, scale, n):
+        found.append("scale")
+    if (point is None) != (weight.zero_point is None) or (
+        point is not None and not _same(_bytes(weight.zero_point), _bytes(point), n)
+    ):
+        found.append("zero point")
+    if not _equal(constant(input_of(node, BIAS)), _bias(original, left)):
+        found.append("bias")
+    made = constant(input_of(node, MULTIPLIER))
+    if made is not None and not np.array_equal(made, _multiplier(node, original, scale, n)):
+        found.append("multiplier")
+    return found
+
+
+def _weight_node(node: ir.Node) -> ir.Node | None:
+    """What dequantizes the weight of a QDQ node."""
+    value = node.inputs[0 if is_op(node, "Gather") else 1]
+    back = value.producer() if value is not None else None
+    if back is not None and is_op(back, "Transpose") and back.inputs[0] is not None:
+        back = back.inputs[0].producer()
+    return back if back is not None and is_constant(back.inputs[0]) else None
+
+
+def _bytes(values: NDArray | None) -> NDArray:
+    """Codes as their bytes, so that a container's sign does not matter."""
+    assert values is not None
+    return values.astype(np.int16) & 0xFF
+
+
+def _same(a: NDArray, b: NDArray, n: int) -> bool:
+    """Equal, where one scale of a tensor or one a row may be written out."""
+    wide = b if b.ndim == 2 else np.broadcast_to(b.reshape(-1, 1), (n, 1))
+    return np.array_equal(a.reshape(-1), wide.reshape(-1))
+
+
+def _bias(node: ir.Node, left: set[str | None]) -> NDArray | None:
+    """The bias of a QDQ node as it is stored: float, or int32 codes."""
+    value = input_of(node, 2) if is_op(node, "Conv", "Gemm") else None
+    adder = only_consumer(node.outputs[0]) if is_op(node, "MatMul") else None
+    if adder is not None and is_op(adder, "Add") and adder.name not in left:
+        value = next((v for v in adder.inputs if v is not node.outputs[0]), None)
+    back = value.producer() if value is not None else None
+    if back is not None and is_op(back, "DequantizeLinear"):
+        value = back.inputs[0]
+    found = constant(value)
+    return found if found is not None and found.ndim == 1 else None
+
+
+def _equal(a: NDArray | None, b: NDArray | None) -> bool:
+    return (a is None or not a.size) == (b is None) and (b is None or np.array_equal(a, b))  # type: ignore[arg-type]
+
+
+def _multiplier(node: ir.Node, original: ir.Node, scale: NDArray, n: int) -> NDArray:
+    source = original.inputs[0]
+    back = source.producer() if source is not None else None
+    x_scale = constant(back.inputs[1]) if back is not None else None
+    assert x_scale is not None
+    y_scale = float(node.metadata_props["qcompile.scale"])
+    return multiplier(float(x_scale), np.broadcast_to(scale.reshape(-1), (n,)), y_scale)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weighted nodes of a graph: which count, which lie at its edges or in subgraphs."""
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from qcompile.graph import attribute, constant, is_constant, is_op, rank, static_shape
+from qcompile.plan import WEIGHTED_OPS, NodePlan
+from qcompile.products import weight_of
+
+
+def is_weighted(node: ir.Node) -> bool:
+    """Whether a constant weight of the node counts, be it quantized or not."""
+    if not is_op(node, *WEIGHTED_OPS):
+        return False
+    weight = weight_of(node)
+    if weight is None:
+        return is_op(node, "Conv") or left_weight(node) is not None
+    floats = weight.dtype is not None and weight.dtype.is_floating_point()
+    if is_op(node, "Gather"):
+        return floats and rank(weight) == 2 and attribute(node, "axis", 0) in (0, -2)
+    return floats
+
+
+def left_weight(node: ir.Node) -> ir.Value | None:
+    """The constant of a product W · x, which has no kernel but counts for coverage."""
+    left = node.inputs[0]
+    if left is None or not is_op(node, "MatMul", "Gemm") or not is_constant(left):
+        return None
+    is_float = left.dtype is not None and left.dtype.is_floating_point()
+    return left if is_float and len(left.shape or ()) > 1 else None
+
+
+def edge_nodes(graph: ir.Graph, weighted: list[ir.Node]) -> set[ir.Node]:
+    """The first and last weighted node of every path from an input to an output."""
+    chosen, edges = set(weighted), set()
+    above: dict[ir.Node, bool] = {}
+    for node in graph:
+        seen = any(above[p] or p in chosen for p in node.predecessors() if p in above)
+        above[node] = seen
+        if node in chosen and not seen:
+            edges.add(node)
+    below: dict[ir.Node, bool] = {}
+    for node in reversed(list(graph)):
+        seen = any(below[s] or s in chosen for s in node.successors() if s in below)
+        below[node] = seen
+        if node in chosen and not seen:
+            edges.add(node)
+    return edges
+
+
+def inside_subgraphs(graph: ir.Graph) -> dict[str, NodePlan]:
+    """Weighted nodes of the branches of If and the bodies of Loop and Scan: they stay float."""
+    found: dict[str, NodePlan] = {}
+    for holder in graph:
+        held = [a.value for a in holder.attributes.values() if a.type == ir.AttributeType.GRAPH]
+        for node in (n for inner in held for n in inner.all_nodes() if is_weighted(n)):
+            weight = weight_of(node) or left_weight(node)
+            name = f"{holder.name}/{node.name}"
+            found[name] = NodePlan(
+                name,
+                node.op_type,
+                weight.name or "" if weight is not None else "",
+                num_elements(weight),
+                reason=f"it is inside {holder.op_type} {holder.name}, whose graph stays float",
+            )
+    return found
+
+
+def num_elements(weight: ir.Value | None) -> int:
+    """Elements of the weight; 0 where its shape is not known."""
+    shape = static_shape(weight) if weight is not None else None
+    return 0 if shape is None else math.prod(shape)
+
+
+def not_finite(node: ir.Node) -> str:
+    """The message about a weight that holds NaN or infinity, or nothing."""
+    weight = weight_of(node)
+    array = constant(weight)
+    # NaN and infinity show in the extremes, which need no copy of the array
+    if weight is None or array is None or np.isfinite([array.min(), array.max()]).all():
+        return ""
+    return (
+        f'{node.op_type} "{node.name}": its weight {weight.name} holds NaN or infinity: '
+        "repair the model, or leave the node out with --nodes-to-exclude"
+    )

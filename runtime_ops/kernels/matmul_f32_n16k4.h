@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Float rows times a packed panel, N14: codes become floats in registers, a few rows share them.
+// The zero point is taken off the code before the product, so that nothing cancels.
+// QC_ISA_NAME as in elementwise.h.
+#include "kernels.h"
+#include "simd.h"
+
+namespace qcompile {
+namespace {
+
+struct BlockView {
+  const uint8_t* codes;
+  const uint8_t* scales;
+  const uint8_t* zero_points;
+  int64_t num_chunks;
+  int64_t column;
+};
+
+// The unscaled values of 16 outputs at column `kByte` of a group.
+template <int kBits, bool kIsTable, int kByte>
+QC_INLINE Floats values(Bytes u, Ints zero_point, const float* table, Floats table16) {
+  if constexpr (kIsTable && kBits <= 4 && kHasLookup16Floats) {
+    return lookup16_floats(table16, byte_of<kByte>(u));
+  } else if constexpr (kIsTable) {
+    return lookup_floats(table, byte_of<kByte>(u));
+  } else {
+    return to_floats(sub(byte_of<kByte>(u), zero_point));
+  }
+}
+
+// sums[r] of one tile over one block. A row has one sum a column of a group, to hide latency,
+// where it is alone.
+template <int kBits, bool kIsTable, int kRows>
+QC_INLINE void tile_block(const Weight& w, const BlockView& view, int tiles, int tile,
+                          const float* const* x, Floats (&sums)[kRows]) {
+  constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
+  constexpr int kChains = kRows == 1 ? 4 : 1;
+  const Ints zero_point = w.has_zero_point ? widen(view.zero_points + tile * kTile)
+                                           : set_ints(w.offset);
+  Floats table16 = set_floats(0);
+  if constexpr (kIsTable && kBits <= 4 && kHasLookup16Floats) {
+    alignas(64) float entries[16] = {};
+    std::memcpy(entries, w.float_table, sizeof(float) << kBits);
+    table16 = load_floats(entries);
+  }
+  Floats part[kRows][kChains];
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kChains>(QC_UNROLLED(i) { part[r][i] = set_floats(0); });
+  });
+  const uint8_t* codes = view.codes + tile * kBytes;
+  int64_t k = view.column;
+  for (int64_t c = 0; c < view.num_chunks; ++c, codes += tiles * kBytes, k += kChunk) {
+    unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
+      const Bytes u = decode_group<kBits, g>(codes);
+      unroll<4>(QC_UNROLLED(i) {
+        const Floats v = values<kBits, kIsTable, i>(u, zero_point, w.float_table, table16);
+        unroll<kRows>(QC_UNROLLED(r) {
+          Floats& sum = part[r][i % kChains];
+          sum = fmadd(v, set_floats(x[r][k + 4 * g + i]), sum);
+        });
+      });
+    });
+  }
+  unroll<kRows>(QC_UNROLLED(r) {
+    sums[r] = part[r][0];
+    if constexpr (kChains == 4) {
+      sums[r] = add(add(part[r][0], part[r][1]), add(part[r][2], part[r][3]));
+    }
+  });
+}
+
+template <int kBits, bool kIsTable, int kRows>
+void float_rows(const matmul_f32_n16k4_args& a, int64_t row) {
+  const Weight& w = *a.weight;
+  const int tiles = n16k4_tiles(w, a.panel);
+  const float* x[kRows];
+  for (int r = 0; r < kRows; ++r) x[r] = a.x_rows[row + r < a.num_rows ? row + r : a.num_rows - 1];
+  Floats total[kPanelTiles][kRows] = {};
+  const uint8_t* block = n16k4_panel(w, a.panel);
+  for (int64_t b = 0; b < w.num_blocks; ++b) {
+    const uint8_t* scales = block + n16k4_block_code_bytes(w, b, tiles);
+    const BlockView view{block, scales, scales + tiles * kTile * w.scale_bytes,
+                         w.padded_columns_of(b) / chunk_columns(kBits), b * w.block_size};
+    for (int t = 0; t < tiles; ++t) {
+      Floats sums[kRows];
+      tile_block<kBits, kIsTable, kRows>(w, view, tiles, t, x, sums);
+      const Floats scale = load_scales(scales + t * kTile * w.scale_bytes, w.scale_bytes);
+      for (int r = 0; r < kRows; ++r) total[t][r] = fmadd(scale, sums[r], total[t][r]);
+    }
+    block += n16k4_block_bytes(w, b, tiles);
+  }
+  const int64_t outputs = w.N - a.panel * kPanel;
+  for (int t = 0; t < tiles; ++t) {
+    alignas(64) float bias[kTile] = {};
+    const int64_t left = outputs - t * kTile;
+    for (int n = 0; a.bias && n < kTile && n < left; ++n) bias[n] = a.bias[t * kTile + n];
+    for (int r = 0; r < kRows && row + r < a.num_rows; ++r) {
+      const Floats v = add(total[t][r], load_floats(bias));
+      store_floats(a.y + (row + r) * a.y_stride + t * kTile,
+                   min(set_floats(a.clip_max), max(set_floats(a.clip_min), v)), left);
+    }
+  }
+}
+
+template <int kBits, bool kIsTable>
+void float_panel(const matmul_f32_n16k4_args& a) {
+  for (int64_t row = 0; row < a.num_rows;) {
+    if (a.num_rows - row == 1) {
+      float_rows<kBits, kIsTable, 1>(a, row);
+      row += 1;
+    } else {
+      float_rows<kBits, kIsTable, kFloatRows>(a, row);
+      row += kFloatRows;
+    }
+  }
+}
+
+}  // namespace
+
+void QC_ISA_NAME(matmul_f32_n16k4)(matmul_f32_n16k4_args& a) {
+  const bool is_table = a.weight->float_table != nullptr;
+  switch (a.weight->bits) {
+    case 1: return is_table ? float_panel<1, true>(a) : float_panel<1, false>(a);
+    case 2: return is_table ? float_panel<2, true>(a) : float_panel<2, false>(a);
+    case 3: return is_table ? float_panel<3, true>(a) : float_panel<3, false>(a);
+    case 4: return is_table ? float_panel<4, true>(a) : float_panel<4, false>(a);
+    case 5: return is_table ? float_panel<5, true>(a) : float_panel<5, false>(a);
+    case 6: return is_table ? float_panel<6, true>(a) : float_panel<6, false>(a);
+    case 7: return is_table ? float_panel<7, true>(a) : float_panel<7, false>(a);
+    default: return is_table ? float_panel<8, true>(a) : float_panel<8, false>(a);
+  }
+}
+
+}  // namespace qcompile

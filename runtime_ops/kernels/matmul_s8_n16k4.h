@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+// Signed 8-bit rows times a panel of unsigned codes, N10, N11, N13: acc = sum(u * x) started at
+// -zero_point * sum(x). A few rows decode the packed stream on the way (fused); more rows unpack
+// the panel to bytes once and run a register-blocked product over it.
+// QC_ISA_NAME(kernel) is kernel__<isa>.
+#include "kernels.h"
+#include "simd.h"
+
+namespace qcompile {
+namespace {
+
+// The panel's operands of the epilogue in whole vectors.
+struct PanelOperands {
+  alignas(64) int32_t correction[kPanel];
+  alignas(64) int32_t bias_codes[kPanel];
+  alignas(64) float multiplier[kPanel];
+  alignas(64) float bias[kPanel];
+};
+
+struct Panel {
+  const matmul_s8_n16k4_args* args;
+  const Weight* weight;
+  const uint8_t* stream;
+  int tiles;
+  int64_t outputs;
+  bool may_saturate = false;  // else the bias is part of the correction
+  PanelOperands operands;
+
+  explicit Panel(const matmul_s8_n16k4_args& a) : args(&a), weight(a.weight) {
+    stream = n16k4_panel(*weight, a.panel);
+    tiles = n16k4_tiles(*weight, a.panel);
+    const int64_t left = weight->N - a.panel * kPanel;
+    outputs = left < kPanel ? left : kPanel;
+    const Epilogue& e = a.epilogue;
+    const bool is_codes = e.output == Output::kRequantized;
+    for (int n = 0; n < tiles * kTile; ++n) {
+      const bool is_inside = n < outputs;
+      operands.correction[n] = is_codes && is_inside ? static_cast<int32_t>(e.correction[n]) : 0;
+      operands.bias_codes[n] = is_codes && is_inside && e.bias_codes ? e.bias_codes[n] : 0;
+      operands.multiplier[n] = is_codes && is_inside ? e.multiplier[n] : 0;
+      operands.bias[n] = !is_codes && is_inside && e.bias ? e.bias[n] : 0;
+    }
+    if (is_codes) fold_bias();
+  }
+
+  // The int32 sum of N11 saturates only where acc (|x - x_zero_point| <= 255) or bias is huge.
+  void fold_bias() {
+    constexpr int32_t kHuge = 1 << 30;
+    may_saturate = weight->K * 255 * int64_t{weight->max_byte} >= kHuge;
+    for (int n = 0; n < tiles * kTile; ++n) {
+      may_saturate |= operands.bias_codes[n] >= kHuge || operands.bias_codes[n] <= -kHuge;
+    }
+    if (may_saturate) return;
+    for (int n = 0; n < tiles * kTile; ++n) operands.correction[n] += operands.bias_codes[n];
+  }
+};
+
+// Where a block's scales and zero points lie.
+struct BlockParts {
+  const uint8_t* scales;
+  const uint8_t* zero_points;
+  BlockParts(const Panel& p, const uint8_t* block, int64_t code_bytes)
+      : scales(block + code_bytes),
+        zero_points(scales + p.tiles * kTile * p.weight->scale_bytes) {}
+};
+
+// -zero_point * sum(x): what an accumulator starts at.
+QC_INLINE Ints start(const Panel& p, const BlockParts& parts, int tile, int32_t x_sum) {
+  if (p.weight->has_zero_point) {
+    return mul(widen(parts.zero_points + tile * kTile), set_ints(-x_sum));
+  }
+  return set_ints(-p.weight->offset * x_sum);
+}
+
+// Ends the sums of up to kRows rows from `row` and kTiles tiles from `tile`; FLOAT: N13.
+template <int kRows, int kTiles>
+QC_INLINE void finish_floats(const Panel& p, int64_t row, int64_t num_rows, int tile,
+                             const Floats (&sums)[kRows][kTiles]) {
+  const Epilogue& e = p.args->epilogue;
+  for (int r = 0; r < kRows && r < num_rows; ++r) {
+    float* y = static_cast<float*>(p.args->y) + (row + r) * p.args->y_stride;
+    for (int t = 0; t < kTiles; ++t) {
+      const int n = (tile + t) * kTile;
+      Floats v = fmadd(set_floats(e.x_scales[row + r]), sums[r][t],
+                       load_floats(p.operands.bias + n));
+      v = min(set_floats(e.clip_max), max(set_floats(e.clip_min), v));
+      store_floats(y + n, v, p.outputs - n);
+    }
+  }
+}
+
+template <int kRows, int kTiles>
+QC_INLINE void finish_ints(const Panel& p, int64_t row, int64_t num_rows, int tile,
+                           const Ints (&sums)[kRows][kTiles]) {
+  const Epilogue& e = p.args->epilogue;
+  const Requantizer requantize(e.y_zero_point, e.y_min, e.y_max);
+  const bool is_sum = e.output == Output::kSum;
+  for (int r = 0; r < kRows && r < num_rows; ++r) {
+    const int64_t at = (row + r) * p.args->y_stride;
+    for (int t = 0; t < kTiles; ++t) {
+      const int n = (tile + t) * kTile;
+      if (is_sum) {
+        store_ints(static_cast<int32_t*>(p.args->y) + at + n, sums[r][t], p.outputs - n);
+        continue;
+      }
+      const Ints acc = add(sums[r][t], load_ints(p.operands.correction + n));
+      const Ints total =
+          p.may_saturate ? add_saturating(acc, load_ints(p.operands.bias_codes + n)) : acc;
+      const Ints code = requantize(total, load_floats(p.operands.multiplier + n));
+      store_low_bytes(static_cast<uint8_t*>(p.args->y) + at + n, code, p.outputs - n);
+    }
+  }
+}
+
+// Pointers to kRows rows from `row`; rows beyond the last repeat it and are not stored.
+template <int kRows>
+QC_INLINE void take_rows(const matmul_s8_n16k4_args& a, int64_t row, const int8_t* (&x)[kRows],
+                         const int32_t* (&x_sums)[kRows]) {
+  for (int r = 0; r < kRows; ++r) {
+    const int64_t m = row + r < a.num_rows ? row + r : a.num_rows - 1;
+    x[r] = a.x_rows[m];
+    x_sums[r] = a.x_sums + m * a.weight->num_blocks;
+  }
+}
+
+// ---- fused: decode on the way ----
+
+template <int kBits, bool kIsTable, bool kIsWide, int kRows, int kTiles>
+QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table,
+                           const int8_t* const (&x)[kRows], int64_t column,
+                           Ints (&acc)[kRows][kTiles]) {
+  constexpr int kChains = kRows == 1 ? 2 : 1;  // independent sums hide the latency of dot
+  constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
+  Ints other[kRows][kTiles];
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTiles; ++t) other[r][t] = set_ints(0);
+  }
+  for (int64_t c = 0; c < num_chunks; ++c, column += kChunk, codes += kTiles * kBytes) {
+    for (int v = 0; v < kTiles * kBytes; v += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(codes) + v + 4096, _MM_HINT_T0);
+    }
+    unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
+      Ints xs[kRows];
+      unroll<kRows>(QC_UNROLLED(r) { xs[r] = set_ints(load_int(x[r] + column + 4 * g)); });
+      unroll<kTiles>(QC_UNROLLED(t) {
+        Bytes u = decode_group<kBits, g>(codes + t * kBytes);
+        if constexpr (kIsTable) u = lookup16(table, u);
+        unroll<kRows>(QC_UNROLLED(r) {
+          Ints& sum = g % kChains ? other[r][t] : acc[r][t];
+          sum = dot<kIsWide>(sum, u, xs[r]);
+        });
+      });
+    });
+  }
+  if constexpr (kChains > 1) {
+    unroll<kTiles>(QC_UNROLLED(t) { acc[0][t] = add(acc[0][t], other[0][t]); });
+  }
+}
+
+template <int kBits, bool kIsTable, bool kIsWide, int kRows, int kTiles, bool kIsFloat>
+void fused_rows(const Panel& p, int64_t row) {
+  const Weight& w = *p.weight;
+  const int8_t* x[kRows];
+  const int32_t* x_sums[kRows];
+  take_rows<kRows>(*p.args, row, x, x_sums);
+  alignas(16) uint8_t entries[16] = {};
+  if (kIsTable) std::memcpy(entries, w.byte_table, size_t{1} << kBits);
+  const Bytes table = repeat16(entries);
+  Floats floats[kRows][kTiles];
+  Ints ints[kRows][kTiles];
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTiles; ++t) {
+      floats[r][t] = set_floats(0);
+      ints[r][t] = set_ints(0);
+    }
+  }
+  const uint8_t* block = p.stream;
+  for (int64_t b = 0; b < w.num_blocks; ++b) {
+    const int64_t columns = w.padded_columns_of(b);
+    const BlockParts parts(p, block, kTiles * 2 * columns * kBits);
+    Ints acc[kRows][kTiles];
+    for (int r = 0; r < kRows; ++r) {
+      for (int t = 0; t < kTiles; ++t) acc[r][t] = start(p, parts, t, x_sums[r][b]);
+    }
+    fused_block<kBits, kIsTable, kIsWide, kRows, kTiles>(block, columns / chunk_columns(kBits),
+                                                         table, x, b * w.block_size, acc);
+    for (int t = 0; t < kTiles; ++t) {
+      Floats scale = set_floats(0);
+      if (kIsFloat) scale = load_scales(parts.scales + t * kTile * w.scale_bytes, w.scale_bytes);
+      for (int r = 0; r < kRows; ++r) {
+        if (kIsFloat) {
+          floats[r][t] = fmadd(scale, to_floats(acc[r][t]), floats[r][t]);
+        } else {
+          ints[r][t] = add(ints[r][t], acc[r][t]);
+        }
+      }
+    }
+    block = parts.zero_points + (w.has_zero_point ? kTiles * kTile : 0);
+  }
+  const int64_t num_rows = p.args->num_rows - row;
+  if (kIsFloat) {
+    finish_floats<kRows, kTiles>(p, row, num_rows, 0, floats);
+  } else {
+    finish_ints<kRows, kTiles>(p, row, num_rows, 0, ints);
+  }
+}
+
+// A full panel; a narrower last one is not worth the code and takes the other way.
+template <int kBits, bool kIsTable>
+void fused_panel(const Panel& p) {
+  constexpr bool kIsWide = !kHasDot && (kBits == 8 || kIsTable);
+  constexpr int kTiles = kPanelTiles, kMany = kFusedRowsAtOnce;
+  const bool is_float = p.args->epilogue.output == Output::kFloat;
+  for (int64_t row = 0; row < p.args->num_rows;) {
+    if (p.args->num_rows - row == 1) {
+      is_float ? fused_rows<kBits, kIsTable, kIsWide, 1, kTiles, true>(p, row)
+               : fused_rows<kBits, kIsTable, kIsWide, 1, kTiles, false>(p, row);
+      row += 1;
+    } else {
+      is_float ? fused_rows<kBits, kIsTable, kIsWide, kMany, kTiles, true>(p, row)
+               : fused_rows<kBits, kIsTable, kIsWide, kMany, kTiles, false>(p, row);
+      row += kMany;
+    }
+  }
+}
+
+// ---- unpacked: a panel of bytes, then a register-blocked product ----
+
+// The bytes of a panel: block b is [groups][tiles][64] at codes + b * block_bytes.
+struct Unpacked {
+  const uint8_t* codes;
+  int64_t block_bytes;
+};
+
+template <int kBits>
+QC_INLINE Bytes lookup(const Bytes* tables, Bytes u) {
+  if constexpr (kBits <= 4) {
+    return lookup16(tables[0], u);
+  } else {
+    Bytes value = lookup16_where(tables[0], u, 0);
+    for (int high = 1; high < 1 << (kBits - 4); ++high) {
+      value = bit_or(value, lookup16_where(tables[high], u, high));
+    }
+    return value;
+  }
+}
+
+template <int kBits, bool kIsTable>
+void unpack_panel(const Panel& p, uint8_t* out) {
+  const Weight& w = *p.weight;
+  Bytes tables[16];
+  if (kIsTable) {
+    alignas(64) uint8_t entries[256] = {};
+    std::memcpy(entries, w.byte_table, size_t{1} << kBits);
+    for (int i = 0; i < 16; ++i) tables[i] = repeat16(entries + 16 * i);
+  }
+  const uint8_t* block = p.stream;
+  constexpr int kGroups = kGroupsOfChunk<kBits>;
+  for (int64_t b = 0; b < w.num_blocks; ++b) {
+    const uint8_t* codes = block;
+    for (int64_t c = 0; c < w.padded_columns_of(b) / chunk_columns(kBits); ++c) {
+      for (int t = 0; t < p.tiles; ++t, codes += kTileChunkBytes<kBits>) {
+        unroll<kGroups>(QC_UNROLLED(g) {
+          Bytes u = decode_group<kBits, g>(codes);
+          if constexpr (kIsTable) u = lookup<kBits>(tables, u);
+          store_bytes(out + (g * p.tiles + t) * 64, u);
+        });
+      }
+      out += kGroups * p.tiles * 64;
+    }
+    block += n16k4_block_bytes(w, b, p.tiles);
+  }
+}
+
+template <bool kIsWide, int kRows, int kTiles>
+QC_INLINE void product_block(const uint8_t* codes, int64_t step, const Run* run, const Run* end,
+                             const int8_t* const (&x)[kRows], Ints (&acc)[kRows][kTiles]) {
+  for (; run != end; ++run) {
+    const int64_t last = run->x_offset + run->num_groups * kGroup;
+    for (int64_t k = run->x_offset; k < last; k += kGroup, codes += step) {
+      Bytes u[kTiles];
+      unroll<kTiles>(QC_UNROLLED(t) { u[t] = load_bytes(codes + 64 * t); });
+      unroll<kRows>(QC_UNROLLED(r) {
+        const Ints xs = set_ints(load_int(x[r] + k));
+        unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = dot<kIsWide>(acc[r][t], u[t], xs); });
+      });
+    }
+  }
+}
+
+template <bool kIsWide, int kRows, int kTiles, bool kIsFloat>
+void product_rows(const Panel& p, const Unpacked& unpacked, int64_t row, int tile) {
+  const Weight& w = *p.weight;
+  const matmul_s8_n16k4_args& a = *p.args;
+  const int8_t* x[kRows];
+  const int32_t* x_sums[kRows];
+  take_rows<kRows>(a, row, x, x_sums);
+  Floats floats[kRows][kTiles];
+  Ints acc[kRows][kTiles];
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTiles; ++t) {
+      floats[r][t] = set_floats(0);
+      acc[r][t] = set_ints(0);
+    }
+  }
+  const int64_t block_bytes = n16k4_block_bytes(w, 0, p.tiles);
+  for (int64_t b = 0; b < w.num_blocks; ++b) {
+    const BlockParts parts(p, p.stream + b * block_bytes, n16k4_block_code_bytes(w, b, p.tiles));
+    for (int r = 0; r < kRows; ++r) {
+      for (int t = 0; t < kTiles; ++t) {
+        const Ints first = start(p, parts, tile + t, x_sums[r][b]);
+        acc[r][t] = kIsFloat || b == 0 ? first : add(acc[r][t], first);
+      }
+    }
+    product_block<kIsWide, kRows, kTiles>(
+        unpacked.codes + b * unpacked.block_bytes + tile * 64, p.tiles * 64,
+        a.runs + (b ? a.run_ends[b - 1] : 0), a.runs + a.run_ends[b], x, acc);
+    if (!kIsFloat) continue;
+    for (int t = 0; t < kTiles; ++t) {
+      const uint8_t* scales = parts.scales + (tile + t) * kTile * w.scale_bytes;
+      const Floats scale = load_scales(scales, w.scale_bytes);
+      for (int r = 0; r < kRows; ++r) {
+        const Floats v = to_floats(acc[r][t]);
+        floats[r][t] = b == 0 ? mul(scale, v) : fmadd(scale, v, floats[r][t]);
+      }
+    }
+  }
+  if (kIsFloat) {
+    finish_floats<kRows, kTiles>(p, row, a.num_rows - row, tile, floats);
+  } else {
+    finish_ints<kRows, kTiles>(p, row, a.num_rows - row, tile, acc);
+  }
+}
+
+template <bool kIsWide, int kTiles, bool kIsFloat>
+void product_tiles(const Panel& p, const Unpacked& unpacked, int tile) {
+  constexpr int kFull = kRowsOfTiles[kTiles], kHalf = kFull / 2;
+  for (int64_t row = 0; row < p.args->num_rows;) {
+    const int64_t left = p.args->num_rows - row;
+    if (left > kHalf) {
+      product_rows<kIsWide, kFull, kTiles, kIsFloat>(p, unpacked, row, tile);
+      row += kFull;
+    } else if (left > 1) {
+      product_rows<kIsWide, kHalf, kTiles, kIsFloat>(p, unpacked, row, tile);
+      row += kHalf;
+    } else {
+      product_rows<kIsWide, 1, kTiles, kIsFloat>(p, unpacked, row, tile);
+      row += 1;
+    }
+  }
+}
+
+template <bool kIsWide, bool kIsFloat>
+void product_panel(const Panel& p, const Unpacked& unpacked) {
+  for (int tile = 0; tile < p.tiles;) {
+    const int left = p.tiles - tile, taken = left < kMaxTiles ? left : kMaxTiles;
+    if (taken == 1) product_tiles<kIsWide, 1, kIsFloat>(p, unpacked, tile);
+    if (taken == 2) product_tiles<kIsWide, 2, kIsFloat>(p, unpacked, tile);
+    if constexpr (kMaxTiles > 2) {
+      if (taken == 3) product_tiles<kIsWide, 3, kIsFloat>(p, unpacked, tile);
+      if (taken == 4) product_tiles<kIsWide, 4, kIsFloat>(p, unpacked, tile);
+    }
+    tile += taken;
+  }
+}
+
+template <int kBits, bool kIsTable>
+void run_panel(const Panel& p) {
+  const matmul_s8_n16k4_args& a = *p.args;
+  if constexpr (kBits <= 4 || !kIsTable) {
+    const bool is_fused = a.is_contiguous && a.num_rows <= 2 * kFusedRowsAtOnce;
+    if (is_fused && p.tiles == kPanelTiles) return fused_panel<kBits, kIsTable>(p);
+  }
+  // Bytes are their own unpacked form; they lie in the stream between the blocks' scales.
+  constexpr bool kIsInPlace = kBits == 8 && !kIsTable;
+  Unpacked unpacked{p.stream, n16k4_block_bytes(*p.weight, 0, p.tiles)};
+  if (!kIsInPlace) {
+    unpack_panel<kBits, kIsTable>(p, a.scratch);
+    unpacked = {a.scratch, p.weight->padded_columns_of(0) * p.tiles * kTile};
+  }
+  const bool is_float = a.epilogue.output == Output::kFloat;
+  if constexpr (!kHasDot && (kBits == 8 || kIsTable)) {
+    is_float ? product_panel<true, true>(p, unpacked) : product_panel<true, false>(p, unpacked);
+  } else {
+    is_float ? product_panel<false, true>(p, unpacked) : product_panel<false, false>(p, unpacked);
+  }
+}
+
+}  // namespace
+
+void QC_ISA_NAME(matmul_s8_n16k4)(matmul_s8_n16k4_args& a) {
+  const Panel p(a);
+  const bool is_table = a.weight->byte_table != nullptr;
+  switch (a.weight->bits) {
+    case 1: return is_table ? run_panel<1, true>(p) : run_panel<1, false>(p);
+    case 2: return is_table ? run_panel<2, true>(p) : run_panel<2, false>(p);
+    case 3: return is_table ? run_panel<3, true>(p) : run_panel<3, false>(p);
+    case 4: return is_table ? run_panel<4, true>(p) : run_panel<4, false>(p);
+    case 5: return is_table ? run_panel<5, true>(p) : run_panel<5, false>(p);
+    case 6: return is_table ? run_panel<6, true>(p) : run_panel<6, false>(p);
+    case 7: return is_table ? run_panel<7, true>(p) : run_panel<7, false>(p);
+    default: return is_table ? run_panel<8, true>(p) : run_panel<8, false>(p);
+  }
+}
+
+}  // namespace qcompile

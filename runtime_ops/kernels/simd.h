@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vectors that kernels are written in: 64 codes, 16 int32 or 16 floats, one register with
+// AVX-512 and two with AVX2. Everything is in an unnamed namespace: each file that includes this is
+// compiled for its own ISA and must not share code with the others.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#define QC_INLINE inline __attribute__((always_inline))
+
+namespace qcompile {
+namespace {
+
+template <class F, int... kI>
+QC_INLINE void unroll_over(const F& f, std::integer_sequence<int, kI...>) {
+  (f(std::integral_constant<int, kI>()), ...);
+}
+// f(0) ... f(kCount - 1) with constant arguments.
+template <int kCount, class F>
+QC_INLINE void unroll(const F& f) {
+  unroll_over(f, std::make_integer_sequence<int, kCount>());
+}
+#define QC_UNROLLED(i) [&](auto i) __attribute__((always_inline))
+
+QC_INLINE int32_t load_int(const void* p) {
+  int32_t v;
+  std::memcpy(&v, p, 4);
+  return v;
+}
+
+#ifdef __AVX512VNNI__
+
+using Bytes = __m512i;
+using Ints = __m512i;
+using Floats = __m512;
+constexpr bool kHasDot = true;       // u8 * s8 into int32 without intermediate saturation
+constexpr int kMaxTiles = 4;         // tiles whose accumulators fit the registers together
+constexpr int kRowsOfTiles[5] = {0, 8, 8, 8, 6};
+constexpr int kFusedRowsAtOnce = 4;
+constexpr int kFloatRows = 8;
+
+QC_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+QC_INLINE Bytes load_bytes(const void* p, int64_t count) {  // the rest is 0
+  return _mm512_maskz_loadu_epi8(_cvtu64_mask64(~uint64_t{0} >> (64 - count)), p);
+}
+QC_INLINE void store_bytes(void* p, Bytes v) { _mm512_storeu_si512(p, v); }
+QC_INLINE Bytes set_bytes(int v) { return _mm512_set1_epi8(static_cast<char>(v)); }
+template <int kBits>
+QC_INLINE Bytes shift_right(Bytes v) {
+  if constexpr (kBits > 0) return _mm512_srli_epi16(v, kBits);
+  if constexpr (kBits < 0) return _mm512_slli_epi16(v, -kBits);
+  return v;
+}
+QC_INLINE Bytes bit_and(Bytes a, Bytes b) { return _mm512_and_si512(a, b); }
+QC_INLINE Bytes bit_or(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+QC_INLINE Bytes repeat16(const uint8_t* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+QC_INLINE Bytes lookup16(Bytes table, Bytes index) { return _mm512_shuffle_epi8(table, index); }
+// table[index & 15] where index >> 4 == high, else 0
+QC_INLINE Bytes lookup16_where(Bytes table, Bytes index, int high) {
+  const Bytes top = bit_and(_mm512_srli_epi16(index, 4), set_bytes(15));
+  return _mm512_maskz_shuffle_epi8(_mm512_cmpeq_epi8_mask(top, set_bytes(high)), table,
+                                   bit_and(index, set_bytes(15)));
+}
+
+QC_INLINE Ints set_ints(int32_t v) { return _mm512_set1_epi32(v); }
+QC_INLINE Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+QC_INLINE Ints widen(const uint8_t* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+QC_INLINE Ints widen(const int8_t* p) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+QC_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+QC_INLINE Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
+QC_INLINE Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
+// acc + a * b where the upper half of every lane of b is 0 or a and b are below 2^15
+QC_INLINE Ints dot16(Ints acc, Ints a, Ints b) { return _mm512_dpwssd_epi32(acc, a, b); }
+template <bool kIsWide>
+QC_INLINE Ints dot(Ints acc, Bytes u, Ints x) {
+  return _mm512_dpbusd_epi32(acc, u, x);
+}
+template <int kByte>
+QC_INLINE Ints byte_of(Bytes v) {
+  return _mm512_and_si512(_mm512_srli_epi32(v, 8 * kByte), _mm512_set1_epi32(255));
+}
+// The sums of four vectors: a transposition shares the steps that four reductions would repeat.
+QC_INLINE __m128i sum4(const Ints (&v)[4]) {
+  const Ints ab = add(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+  const Ints cd = add(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+  const Ints abcd = add(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64(abcd, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+QC_INLINE Ints add_saturating(Ints a, Ints b) {
+  const Ints total = _mm512_add_epi32(a, b);
+  // (a ^ total) & (b ^ total) is negative where the sum wrapped; the true sign is a's.
+  const Ints wrapped = _mm512_and_si512(_mm512_xor_si512(a, total), _mm512_xor_si512(b, total));
+  const Ints limit = _mm512_xor_si512(_mm512_srai_epi32(a, 31), _mm512_set1_epi32(INT32_MAX));
+  return _mm512_mask_mov_epi32(total, _mm512_movepi32_mask(wrapped), limit);
+}
+
+QC_INLINE Floats set_floats(float v) { return _mm512_set1_ps(v); }
+QC_INLINE Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
+QC_INLINE Floats load_halves(const uint8_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+QC_INLINE Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+QC_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+QC_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+QC_INLINE Floats fmadd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+// The second operand where it is NaN.
+QC_INLINE Floats min(Floats bound, Floats v) { return _mm512_min_ps(bound, v); }
+QC_INLINE Floats max(Floats bound, Floats v) { return _mm512_max_ps(bound, v); }
+QC_INLINE Ints round_to_ints(Floats v) {
+  return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+QC_INLINE Floats lookup_floats(const float* table, Ints index) {
+  return _mm512_i32gather_ps(index, table, 4);
+}
+QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
+  return _mm512_permutexvar_ps(index, table);
+}
+constexpr bool kHasLookup16Floats = true;
+
+QC_INLINE __mmask16 first(int64_t count) {
+  return static_cast<__mmask16>((1u << (count < 16 ? count : 16)) - 1u);
+}
+QC_INLINE void store_floats(float* p, Floats v, int64_t count) {
+  _mm512_mask_storeu_ps(p, first(count), v);
+}
+QC_INLINE void store_ints(int32_t* p, Ints v, int64_t count) {
+  _mm512_mask_storeu_epi32(p, first(count), v);
+}
+QC_INLINE void store_low_bytes(uint8_t* p, Ints v, int64_t count) {
+  _mm512_mask_cvtepi32_storeu_epi8(p, first(count), v);
+}
+
+#else  // AVX2
+
+struct Bytes {
+  __m256i a, b;
+};
+using Ints = Bytes;
+struct Floats {
+  __m256 a, b;
+};
+constexpr int kMaxTiles = 2;
+constexpr int kRowsOfTiles[5] = {0, 4, 2, 0, 0};
+constexpr int kFusedRowsAtOnce = 1;
+constexpr int kFloatRows = 4;
+#ifdef __AVXVNNI__
+constexpr bool kHasDot = true;
+#else
+constexpr bool kHasDot = false;
+#endif
+
+QC_INLINE __m256i load256(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+QC_INLINE void store256(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+QC_INLINE Bytes load_bytes(const void* p) {
+  return {load256(p), load256(static_cast<const char*>(p) + 32)};
+}
+QC_INLINE Bytes load_bytes(const void* p, int64_t count) {
+  alignas(32) uint8_t copy[64] = {};
+  std::memcpy(copy, p, static_cast<size_t>(count));
+  return load_bytes(copy);
+}
+QC_INLINE void store_bytes(void* p, Bytes v) {
+  store256(p, v.a);
+  store256(static_cast<char*>(p) + 32, v.b);
+}
+QC_INLINE Bytes set_bytes(int v) {
+  const __m256i one = _mm256_set1_epi8(static_cast<char>(v));
+  return {one, one};
+}
+template <int kBits>
+QC_INLINE Bytes shift_right(Bytes v) {
+  if constexpr (kBits > 0) return {_mm256_srli_epi16(v.a, kBits), _mm256_srli_epi16(v.b, kBits)};
+  if constexpr (kBits < 0) return {_mm256_slli_epi16(v.a, -kBits), _mm256_slli_epi16(v.b, -kBits)};
+  return v;
+}
+QC_INLINE Bytes bit_and(Bytes x, Bytes y) {
+  return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
+}
+QC_INLINE Bytes bit_or(Bytes x, Bytes y) {
+  return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)};
+}
+QC_INLINE Bytes repeat16(const uint8_t* p) {
+  const __m256i one =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {one, one};
+}
+QC_INLINE Bytes lookup16(Bytes table, Bytes index) {
+  return {_mm256_shuffle_epi8(table.a, index.a), _mm256_shuffle_epi8(table.b, index.b)};
+}
+QC_INLINE Bytes lookup16_where(Bytes table, Bytes index, int high) {
+  const Bytes top = bit_and(shift_right<4>(index), set_bytes(15)), wanted = set_bytes(high);
+  const Bytes found = lookup16(table, bit_and(index, set_bytes(15)));
+  return {_mm256_and_si256(_mm256_cmpeq_epi8(top.a, wanted.a), found.a),
+          _mm256_and_si256(_mm256_cmpeq_epi8(top.b, wanted.b), found.b)};
+}
+
+QC_INLINE Ints set_ints(int32_t v) {
+  const __m256i one = _mm256_set1_epi32(v);
+  return {one, one};
+}
+QC_INLINE Ints load_ints(const int32_t* p) { return load_bytes(p); }
+QC_INLINE __m128i load64(const void* p) {
+  return _mm_loadl_epi64(static_cast<const __m128i*>(p));
+}
+QC_INLINE Ints widen(const uint8_t* p) {
+  return {_mm256_cvtepu8_epi32(load64(p)), _mm256_cvtepu8_epi32(load64(p + 8))};
+}
+QC_INLINE Ints widen(const int8_t* p) {
+  return {_mm256_cvtepi8_epi32(load64(p)), _mm256_cvtepi8_epi32(load64(p + 8))};
+}
+QC_INLINE Ints add(Ints x, Ints y) {
+  return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+QC_INLINE Ints sub(Ints x, Ints y) {
+  return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
+QC_INLINE Ints mul(Ints x, Ints y) {
+  return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
+}
+QC_INLINE Ints dot16(Ints acc, Ints x, Ints y) {
+  return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)),
+          _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b))};
+}
+#ifdef __AVXVNNI__
+template <bool kIsWide>
+QC_INLINE __m256i dot256(__m256i acc, __m256i u, __m256i x) {
+  return _mm256_dpbusd_avx_epi32(acc, u, x);
+}
+#else
+// vpmaddubsw adds two u8*s8 products in int16 and saturates. With u <= 127 a pair is within
+// 2*127*128 = 32512 and fits. A wide u (up to 255) is its low 7 bits plus its top bit: the latter's
+// pairs are within -2*128*128 = -32768 ... 2*128*127 = 32512 and just fit as well.
+template <bool kIsWide>
+QC_INLINE __m256i dot256(__m256i acc, __m256i u, __m256i x) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  if constexpr (!kIsWide) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), ones));
+  }
+  const __m256i top = _mm256_and_si256(u, _mm256_set1_epi8(static_cast<char>(0x80)));
+  const __m256i low = _mm256_andnot_si256(top, u);
+  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), ones));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(top, x), ones));
+}
+#endif
+template <bool kIsWide>
+QC_INLINE Ints dot(Ints acc, Bytes u, Ints x) {
+  return {dot256<kIsWide>(acc.a, u.a, x.a), dot256<kIsWide>(acc.b, u.b, x.b)};
+}
+template <int kByte>
+QC_INLINE Ints byte_of(Bytes v) {
+  const __m256i mask = _mm256_set1_epi32(255);
+  return {_mm256_and_si256(_mm256_srli_epi32(v.a, 8 * kByte), mask),
+          _mm256_and_si256(_mm256_srli_epi32(v.b, 8 * kByte), mask)};
+}
+QC_INLINE __m128i sum4(const Ints (&v)[4]) {
+  __m256i w[4];
+  for (int i = 0; i < 4; ++i) w[i] = _mm256_add_epi32(v[i].a, v[i].b);
+  const __m256i abcd = _mm256_hadd_epi32(_mm256_hadd_epi32(w[0], w[1]),
+                                         _mm256_hadd_epi32(w[2], w[3]));
+  return _mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1));
+}
+QC_INLINE __m256i add_saturating256(__m256i x, __m256i y) {
+  const __m256i total = _mm256_add_epi32(x, y);
+  const __m256i wrapped = _mm256_and_si256(_mm256_xor_si256(x, total), _mm256_xor_si256(y, total));
+  const __m256i limit =
+      _mm256_xor_si256(_mm256_srai_epi32(x, 31), _mm256_set1_epi32(INT32_MAX));
+  return _mm256_blendv_epi8(total, limit, _mm256_srai_epi32(wrapped, 31));
+}
+QC_INLINE Ints add_saturating(Ints x, Ints y) {
+  return {add_saturating256(x.a, y.a), add_saturating256(x.b, y.b)};
+}
+
+QC_INLINE Floats set_floats(float v) {
+  const __m256 one = _mm256_set1_ps(v);
+  return {one, one};
+}
+QC_INLINE Floats load_floats(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+QC_INLINE Floats load_halves(const uint8_t* p) {
+  const __m128i* halves = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+}
+QC_INLINE Floats to_floats(Ints v) {
+  return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};
+}
+QC_INLINE Floats add(Floats x, Floats y) {
+  return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+QC_INLINE Floats mul(Floats x, Floats y) {
+  return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+QC_INLINE Floats fmadd(Floats x, Floats y, Floats z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+QC_INLINE Floats min(Floats bound, Floats v) {
+  return {_mm256_min_ps(bound.a, v.a), _mm256_min_ps(bound.b, v.b)};
+}
+QC_INLINE Floats max(Floats bound, Floats v) {
+  return {_mm256_max_ps(bound.a, v.a), _mm256_max_ps(bound.b, v.b)};
+}
+QC_INLINE __m256i round256(__m256 v) {
+  return _mm256_cvtps_epi32(_mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+QC_INLINE Ints round_to_ints(Floats v) { return {round256(v.a), round256(v.b)}; }
+QC_INLINE Floats lookup_floats(const float* table, Ints index) {
+  return {_mm256_i32gather_ps(table, index.a, 4), _mm256_i32gather_ps(table, index.b, 4)};
+}
+QC_INLINE Floats lookup16_floats(Floats, Ints) { return set_floats(0); }
+constexpr bool kHasLookup16Floats = false;
+
+QC_INLINE void store_ints(int32_t* p, Ints v, int64_t count) {
+  if (count >= 16) return store_bytes(p, v);
+  alignas(32) int32_t copy[16];
+  store_bytes(copy, v);
+  std::memcpy(p, copy, static_cast<size_t>(count) * 4);
+}
+QC_INLINE void store_floats(float* p, Floats v, int64_t count) {
+  store_ints(reinterpret_cast<int32_t*>(p), {_mm256_castps_si256(v.a), _mm256_castps_si256(v.b)},
+             count);
+}
+QC_INLINE void store_low_bytes(uint8_t* p, Ints v, int64_t count) {
+  // 16 int32 of 0 ... 255 to bytes; the packs work on 128-bit halves, the permute orders them.
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
+  const __m128i bytes =
+      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  if (count >= 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+  alignas(16) uint8_t copy[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(copy), bytes);
+  std::memcpy(p, copy, static_cast<size_t>(count));
+}
+
+#endif
+
+QC_INLINE Floats load_scales(const uint8_t* p, int scale_bytes) {
+  return scale_bytes == 2 ? load_halves(p) : load_floats(reinterpret_cast<const float*>(p));
+}
+
+// N11 of 16 outputs from acc + bias on.
+struct Requantizer {
+  Floats low, high;
+  Ints zero_point;
+  Requantizer(int32_t y_zero_point, int32_t y_min, int32_t y_max)
+      : low(set_floats(static_cast<float>(y_min - y_zero_point))),
+        high(set_floats(static_cast<float>(y_max - y_zero_point))),
+        zero_point(set_ints(y_zero_point)) {}
+  QC_INLINE Ints operator()(Ints total, Floats multiplier) const {
+    const Floats scaled = mul(to_floats(total), multiplier);
+    // The bounds are integers and rounding is monotone: clamping first gives the same code.
+    return add(round_to_ints(min(high, max(low, scaled))), zero_point);
+  }
+};
+
+// The code group `kGroup` of a chunk of one tile (docs/layouts.md); `tile` points at its vectors.
+template <int kBits, int kWidth, int kFirstVector, int kTo, int kGroupIndex>
+QC_INLINE Bytes decode_field(const uint8_t* tile) {
+  constexpr int kSlots = 8 / kWidth;
+  constexpr int kShift = kGroupIndex % kSlots * kWidth;
+  const Bytes v = load_bytes(tile + 64 * (kFirstVector + kGroupIndex / kSlots));
+  if constexpr (kWidth == 8) return v;
+  return bit_and(shift_right<kShift - kTo>(v), set_bytes(((1 << kWidth) - 1) << kTo));
+}
+template <int kBits, int kGroupIndex>
+QC_INLINE Bytes decode_group(const uint8_t* tile) {
+  constexpr BitFields kFields = kBitFields[kBits];
+  constexpr int kSmallest = smallest_field(kBits);
+  constexpr int kA = kFields.width[0], kB = kFields.width[1], kC = kFields.width[2];
+  Bytes u = decode_field<kBits, kA, 0, 0, kGroupIndex>(tile);
+  if constexpr (kB > 0) {
+    u = bit_or(u, decode_field<kBits, kB, kA / kSmallest, kA, kGroupIndex>(tile));
+  }
+  if constexpr (kC > 0) {
+    u = bit_or(u, decode_field<kBits, kC, (kA + kB) / kSmallest, kA + kB, kGroupIndex>(tile));
+  }
+  return u;
+}
+template <int kBits>
+constexpr int kGroupsOfChunk = 8 / smallest_field(kBits);
+template <int kBits>
+constexpr int kTileChunkBytes = 64 * kBits / smallest_field(kBits);
+
+}  // namespace
+}  // namespace qcompile

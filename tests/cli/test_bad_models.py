@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models that cannot be compiled: exit code 2, one message, nothing written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from tests.cli.run import names, run
+from tests.pipeline.nets import Net, mlp
+
+Make = Callable[[Path], None]
+
+
+def write(data: bytes) -> Make:
+    return lambda path: path.write_bytes(data) and None
+
+
+def truncated(path: Path) -> None:
+    mlp().save(path)
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def future_opset(path: Path) -> None:
+    model = mlp().proto()
+    model.opset_import[0].version = 27
+    onnx.save(model, path)
+
+
+def no_nodes(path: Path) -> None:
+    model = mlp().proto()
+    del model.graph.node[:]
+    onnx.save(model, path)
+
+
+def resize_of_opset_10(path: Path) -> None:
+    net = Net(opset=10)
+    x = net.input("x", [1, 2, 4, 4])
+    net.array("scales", np.array([1, 1, 2, 2], np.float32))
+    net.node("Resize", [x, "scales"], "y", mode="linear")
+    net.output("y", [1, 2, 8, 8])
+    net.save(path)
+
+
+def no_weights(path: Path) -> None:
+    net = Net()
+    net.node("Relu", [net.input("x", ["batch", 4])], "y")
+    net.output("y", ["batch", 4])
+    net.save(path)
+
+
+def half_weights(path: Path) -> None:
+    net = Net()
+    x = net.input("x", ["batch", 4], TensorProto.FLOAT16)
+    net.node("MatMul", [x, net.array("w", np.ones((4, 4), np.float16))], "y")
+    net.output("y", ["batch", 4], TensorProto.FLOAT16)
+    net.save(path)
+
+
+def not_finite(path: Path) -> None:
+    net = mlp()
+    net.weights["first.weight"][2, 3] = np.nan
+    net.weights["y.weight"][0, 0] = np.inf
+    net.save(path)
+
+
+def line_break(path: Path) -> None:
+    net = Net()
+    net.linear(net.input("x\n", ["batch", 4]), 4, 4, "y")
+    net.output("y", ["batch", 4])
+    net.save(path)
+
+
+def refused_by_onnxruntime(path: Path) -> None:
+    model = mlp().proto()
+    for node in model.graph.node:
+        node.name = "same"
+    onnx.save(model, path)
+
+
+NOT_ONNX = "m.onnx is not an ONNX model, or it is truncated ({} bytes could not be parsed)"
+CASES: dict[str, tuple[Make, str]] = {
+    "text": (write(b"hello, this is no model"), NOT_ONNX.format(23)),
+    "random": (write(np.random.default_rng(0).bytes(4000)), NOT_ONNX.format(4000)),
+    "empty": (write(b""), "m.onnx is empty (0 bytes)"),
+    "missing": (lambda path: None, "m.onnx: no such file"),
+    "folder": (lambda path: path.mkdir(), "m.onnx is a folder; an .onnx file is needed"),
+    "no nodes": (
+        no_nodes,
+        "m.onnx is not an ONNX model: it has no nodes, no outputs or no opset",
+    ),
+    "opset": (
+        future_opset,
+        "m.onnx has opset 27; ONNX Runtime runs up to 26: export it with an older opset",
+    ),
+    "resize": (
+        resize_of_opset_10,
+        "m.onnx has opset 10 and Resize, which cannot be converted safely: "
+        "export it with opset 13 or newer",
+    ),
+    "no weights": (
+        no_weights,
+        "nothing to quantize: the model has no Conv, MatMul or Gemm with a constant weight "
+        "(qcompile quantizes weights that are stored in the file)",
+    ),
+    "half": (
+        half_weights,
+        "nothing to quantize: every weighted node stays in float\n"
+        "  MatMul /y/MatMul: its weight is FLOAT16; float32 is supported",
+    ),
+    "not finite": (
+        not_finite,
+        'MatMul "/first_product/MatMul": its weight first.weight_nk holds NaN or infinity: '
+        "repair the model, or leave the node out with --nodes-to-exclude\n"
+        'MatMul "/y_product/MatMul": its weight y.weight_nk holds NaN or infinity: '
+        "repair the model, or leave the node out with --nodes-to-exclude",
+    ),
+    "line break": (
+        line_break,
+        "m.onnx: the name 'x\\n' holds a line break: rename the tensor",
+    ),
+    "onnxruntime": (
+        refused_by_onnxruntime,
+        "ONNX Runtime refuses the model: [ONNXRuntimeError] : 1 : FAIL : This is an invalid "
+        "model. Error: two nodes with same node name (same).",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_message(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, message = CASES[case]
+    monkeypatch.chdir(tmp_path)
+    make(Path("m.onnx"))
+    before = names(tmp_path)
+    result = run(capsys, "m.onnx", "-o", "deep/er/out.qc")
+    assert (result.code, result.out, result.err) == (2, "", f"error: {message}\n")
+    assert names(tmp_path) == before
+
+
+def test_truncated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.onnx"
+    truncated(path)
+    result = run(capsys, path)
+    size = path.stat().st_size
+    message = f"{path} is not an ONNX model, or it is truncated ({size} bytes could not be parsed)"
+    assert (result.code, result.err) == (2, f"error: {message}\n")
+
+
+def test_artifact_is_no_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = mlp().save(tmp_path / "m.onnx"), tmp_path / "m.qc"
+    assert run(capsys, path, "--quiet").code == 0
+    result = run(capsys, out / "model.onnx", "-o", tmp_path / "again.qc")
+    message = f"{out / 'model.onnx'} is compiled already: give the float model it was made from"
+    assert (result.code, result.err) == (2, f"error: {message}\n")
+
+
+class TestExternalData:
+    """Weights in other files."""
+
+    def save(self, folder: Path, **changes: object) -> Path:
+        """An mlp whose first weight's external entry is changed."""
+        path = folder / "m.onnx"
+        onnx.save(
+            mlp().proto(), path, save_as_external_data=True, location="m.data", size_threshold=0
+        )
+        model = onnx.load(path, load_external_data=False)
+        tensor = next(t for t in model.graph.initializer if t.name == "first.weight")
+        entries = {e.key: e.value for e in tensor.external_data}
+        del tensor.external_data[:]
+        for key, value in (entries | changes).items():
+            tensor.external_data.add(key=key, value=str(value))
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    @pytest.mark.parametrize(
+        ("changes", "problem"),
+        [
+            ({"location": "gone.data"}, "is in gone.data, which does not exist"),
+            ({"location": "../m.data"}, "is in ../m.data, outside the model's folder"),
+            ({"location": "/etc/passwd"}, "is in /etc/passwd, outside the model's folder"),
+            ({"location": "link.data"}, "is in link.data, outside the model's folder"),
+            (
+                {"offset": 40960},
+                "needs bytes 40960 to 57344 of m.data, which has {size}",
+            ),
+            (
+                {"length": 16000},
+                "has 16000 bytes of external data; its shape needs 16384",
+            ),
+        ],
+    )
+    def test_refused(
+        self,
+        changes: dict[str, object],
+        problem: str,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        folder = tmp_path / "model"
+        folder.mkdir()
+        (folder / "link.data").symlink_to("/etc/passwd")
+        path = self.save(folder, **changes)
+        result = run(capsys, path)
+        size = (folder / "m.data").stat().st_size
+        text = f'{path}: external data\n  tensor "first.weight" {problem.format(size=size)}'
+        assert (result.code, result.err) == (2, f"error: {text}\n")
+        assert names(tmp_path) == ["model", "model/link.data", "model/m.data", "model/m.onnx"]
+
+    def test_all_problems_at_once(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = self.save(tmp_path)
+        (tmp_path / "m.data").unlink()
+        result = run(capsys, path)
+        found = [line.split('"')[1] for line in result.err.splitlines()[1:]]
+        assert found == [
+            f"{name}.{part}" for name in ("first", "middle", "y") for part in ("weight", "bias")
+        ]
+
+    def test_compiles_and_counts(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = self.save(tmp_path)
+        assert run(capsys, path, "--quiet").code == 0
+        manifest = json.loads((tmp_path / "m.qc" / "manifest.json").read_text())
+        weights = sum(w.nbytes for w in mlp().weights.values())
+        assert manifest["content"]["source"]["bytes"] == path.stat().st_size + weights
+
+    def test_links_of_a_download_cache(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
+        blobs.mkdir()
+        snapshot.mkdir()
+        self.save(blobs)
+        for name in ("m.onnx", "m.data"):
+            (blobs / name).rename(blobs / f"hash-of-{name}")
+            (snapshot / name).symlink_to(Path("..", "blobs", f"hash-of-{name}"))
+        assert run(capsys, snapshot / "m.onnx", "--quiet").code == 0
+
+    def test_old_opset(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        net = Net(opset=11)
+        net.linear(net.input("x", ["batch", 64]), 64, 64, "y")
+        net.output("y", ["batch", 64])
+        path = tmp_path / "m.onnx"
+        onnx.save(
+            net.proto(), path, save_as_external_data=True, location="m.data", size_threshold=0
+        )
+        assert run(capsys, path, "--quiet").code == 0

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QAdd, QPool, QGather, Quantize and Dequantize against numerics (N2, N4, N20 … N23)."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from qcompile.formats import FORMATS, get
+from qcompile.numerics import gather, pool
+from qcompile.numerics.add import qadd
+from qcompile.numerics.conv import Window
+from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
+from tests.runtime_ops.single_op import (
+    pack,
+    random_weight,
+    run,
+    weight_attributes,
+    window_attributes,
+)
+
+U8, S8, F32 = TensorProto.UINT8, TensorProto.INT8, TensorProto.FLOAT
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+@pytest.mark.parametrize(
+    "a_shape,b_shape",
+    [
+        ((2, 3, 5, 17), (2, 3, 5, 17)),
+        ((1, 8, 8, 64), (64,)),
+        ((4, 1, 7), (5, 7)),
+        ((3, 4), (3, 1)),
+        ((), (6,)),
+        ((1,), ()),
+        ((0, 4), (1, 4)),
+        ((300, 257), (300, 257)),
+    ],
+)
+def test_add(rng, a_shape, b_shape):
+    a = rng.integers(0, 256, a_shape).astype(np.uint8)
+    b = rng.integers(0, 256, b_shape).astype(np.uint8)
+    names = ("a_multiplier", "b_multiplier", "a_zero_point", "b_zero_point", "y_zero_point")
+    for values in [(0.5, 1.5, 128, 3, 100, 0, 255), (0.37, 0.0125, 0, 255, 0, 0, 200)]:
+        attributes = dict(zip((*names, "y_min", "y_max"), values, strict=True))
+        expected = qadd(a, b, *values)
+        got = run("QAdd", [a, b], attributes, [(U8, expected.ndim)], (0, 1), threads=2)[0]
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_add_all_codes(rng):
+    a, b = (m.astype(np.uint8) for m in np.meshgrid(np.arange(256), np.arange(256)))
+    values = (0.5, 0.25, 77, 130, 8, 8, 255)  # many exact ties
+    names = ("a_multiplier", "b_multiplier", "a_zero_point", "b_zero_point", "y_zero_point")
+    attributes = dict(zip((*names, "y_min", "y_max"), values, strict=True))
+    got = run("QAdd", [a, b], attributes, [(U8, 2)], (0, 1))[0]
+    np.testing.assert_array_equal(got, qadd(a, b, *values))
+
+
+WINDOWS = [
+    Window((2, 2), (2, 2)),
+    Window((3, 3), (2, 2), (1, 1, 1, 1)),
+    Window((3, 2), (1, 2), (0, 1, 2, 0)),
+    Window((1, 1)),
+]
+
+
+@pytest.mark.parametrize("channels", [1, 16, 63, 130])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_pool(rng, window, channels):
+    x = rng.integers(0, 256, (2, 7, 8, channels)).astype(np.uint8)
+    attributes = window_attributes(window)
+    del attributes["group"], attributes["dilations"]
+    got = run("QPool", [x], attributes | {"mode": "max"}, [(U8, 4)])[0]
+    np.testing.assert_array_equal(got, pool.qpool_max(x, window))
+    for include in (0, 1):
+        average = {"mode": "average", "count_include_pad": include, "multiplier": 0.83}
+        average |= {"x_zero_point": 131, "y_zero_point": 120, "y_min": 5, "y_max": 240}
+        got = run("QPool", [x], attributes | average, [(U8, 4)])[0]
+        expected = pool.qpool_average(
+            x, window, 0.83, 131, 120, 5, 240, count_include_pad=bool(include)
+        )
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_pool_of_the_whole_map(rng):
+    x = rng.integers(0, 256, (3, 8, 5, 64)).astype(np.uint8)
+    attributes = {"mode": "average", "multiplier": 1.7, "x_zero_point": 2, "y_zero_point": 1}
+    attributes |= {"y_min": 0, "y_max": 255}
+    got = run("QPool", [x], attributes, [(U8, 4)])[0]
+    np.testing.assert_array_equal(got, pool.qpool_average(x, Window((8, 5)), 1.7, 2, 1))
+
+
+@pytest.mark.parametrize("layout", ["n16k4/1", "rows/1"])
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_gather(rng, name, layout):
+    format = get(name)
+    for n, k, block_size in [(1, 1, 0), (70, 100, 32), (33, 64, 0)]:
+        for scale_format in ("f16", "f32"):
+            with_zero_point = not format.is_table and scale_format == "f16"
+            weight = random_weight(
+                rng, n, k, format, block_size, scale_format, with_zero_point=with_zero_point
+            )
+            indices = rng.integers(-n, n, (2, 3)).astype(np.int64)
+            attributes = weight_attributes(weight, layout)
+            inputs = [indices, pack(weight, layout)]
+            got = run("QGather", inputs, attributes, [(F32, 3)])[0]
+            np.testing.assert_array_equal(got, gather.qgather(weight, indices))
+
+
+def coding_attributes(format, granularity, axis=0, block_size=0):
+    attributes = {"bits": format.bits, "is_signed": int(format.is_signed and not format.is_table)}
+    if format.is_table:
+        attributes["table"] = [float(v) for v in format.values]
+    return attributes | {"granularity": granularity, "axis": axis, "block_size": block_size}
+
+
+def per_element(values, granularity):
+    """Scales or zero points, broadcastable to the [3, 10, 4] tensor below (axis 1, blocks of 3)."""
+    if granularity == "block":
+        return values.repeat(3, 1)[:, :10]
+    return values[:, None] if granularity == "axis" else values
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_quantize_and_dequantize(rng, name):
+    format = get(name)
+    x = (rng.standard_normal((3, 10, 4)) * format.absmax(symmetric=False)).astype(np.float32)
+    x.flat[:3] = np.nan, np.inf, -np.inf
+    grids = {"tensor": (), "axis": (10,), "block": (3, 4, 4)}
+    for granularity, scale_shape in grids.items():
+        attributes = coding_attributes(format, granularity, 1, 3)
+        scale = rng.uniform(0.5, 1.5, scale_shape).astype(np.float32)
+        scale.flat[0] = 1  # ties
+        full = per_element(scale, granularity)
+        points = [None]
+        if not format.is_table:
+            points.append(rng.integers(format.code_min, format.code_max + 1, scale_shape))
+        for point in points:
+            wide = np.zeros(scale_shape, np.int64) if point is None else np.asarray(point)
+            wide = per_element(wide, granularity)
+            stored = None if point is None else np.asarray(point).astype(np.uint8).view(np.int8)
+            expected = quantize(x, full, wide, format, symmetric=point is None)
+            codes, used = run(
+                "Quantize", [x, scale, stored], attributes, [(S8, 3), (F32, scale.ndim)]
+            )
+            np.testing.assert_array_equal(codes, expected.astype(np.uint8).view(np.int8))
+            np.testing.assert_array_equal(used, scale)
+            y = run("Dequantize", [codes, scale, stored], attributes, [(F32, 3)])[0]
+            np.testing.assert_array_equal(y, dequantize(expected, full, wide, format))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_quantize_dynamic(rng, bits):
+    x = rng.standard_normal((6, 5, 37)).astype(np.float32) * 1e3
+    x[1] = 0
+    x[2, 3, 4] = np.nan
+    x[3, 0, 0] = -np.inf
+    x[4] *= 1e-41  # an amax below the smallest scale
+    for granularity, axes in {"row": (2,), "sample": (1, 2)}.items():
+        attributes = coding_attributes(get(f"int{bits}"), granularity)
+        codes, scale = run("Quantize", [x, None, None], attributes, [(S8, 3), (F32, 3)])
+        expected, expected_scale = quantize_dynamic(x, axes, bits)
+        np.testing.assert_array_equal(codes, expected)
+        np.testing.assert_array_equal(scale, expected_scale)
+
+
+def test_nan_row_stays_alone(rng):
+    """A NaN makes its own row NaN, through the clip, and no other (N4)."""
+    weight = random_weight(rng, 70, 40, get("int4"), 32, "f16")
+    x = rng.standard_normal((12, 40)).astype(np.float32)
+    x[3, 5], x[7, 0] = np.nan, np.inf
+    kind = {"activation": "dynamic", "activation_bits": 8, "clip_min": 0.0, "clip_max": 6.0}
+    y = run("QMatMul", [x, pack(weight)], weight_attributes(weight) | kind, [(F32, 2)])[0]
+    np.testing.assert_array_equal(np.isnan(y).all(axis=1), np.isin(np.arange(12), [3, 7]))
+    assert np.isnan(y).any(axis=1).sum() == 2

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501 - a message reads best in one line
+"""Every refusal names op, node, numbers, rule and cure: the whole message is compared."""
+
+import re
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from qcompile.formats import get
+from tests.runtime_ops.single_op import build, pack, random_weight, session, weight_attributes
+
+AGAIN = "Pack the model again with this version of qcompile."
+DYNAMIC = {"activation": "dynamic", "activation_bits": 8}
+
+
+def refusal(op, inputs, attributes, outputs, fed=(0,), feeds=None, dims=None) -> str:
+    """The library's message, without what ORT puts round it."""
+    with pytest.raises(Exception) as caught:
+        opened = session(build(op, inputs, attributes, outputs, fed, dims))
+        opened.run(None, feeds or {f"input_{i}": inputs[i] for i in fed})
+    found = re.search(rf'{op} "node": .*|com.qcompile.*|QCOMPILE.*', str(caught.value), re.DOTALL)
+    assert found, str(caught.value)
+    return found[0]
+
+
+def matmul_case(**changes):
+    weight = random_weight(np.random.default_rng(0), 20, 64, get("int4"), 32, "f16")
+    x = np.zeros((2, 64), np.float32)
+    attributes = weight_attributes(weight) | DYNAMIC | changes
+    return [x, pack(weight)], attributes
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"abi": 2}, f"abi = 2; this library has abi 1 (docs/ops.md). {AGAIN}"),
+        (
+            {"layout": "n16k4/9"},
+            f'layout = "n16k4/9"; this library has n16k4/1, kc/1 and rows/1 (docs/layouts.md). {AGAIN}',
+        ),
+        ({"bits": 9}, "bits = 9 is not in 1 ... 8 (docs/ops.md). Correct bits."),
+        (
+            {"block_size": 20},
+            "block_size = 20 of 4 bits is no multiple of 8 (docs/layouts.md: n16k4/1). Use a block size that is one.",
+        ),
+        (
+            {"K": 72},
+            "W has 1152 bytes; n16k4/1 of N = 20, K = 72, int4 (4 bits), block_size 32 needs 1344 "
+            f"(docs/layouts.md). {AGAIN}",
+        ),
+        (
+            {"N": 1 << 31, "K": 1 << 31},
+            "N = 2147483648, K = 2147483648 is more than 2^56 codes (sizes are int64). Split the weight.",
+        ),
+        (
+            {"activation": "float"},
+            'activation = "float"; it is f32, dynamic or static (docs/ops.md). Correct it.',
+        ),
+        (
+            {"activation_bits": 9},
+            "activation_bits = 9 is not in 2 ... 8 (docs/ops.md). Correct activation_bits.",
+        ),
+        (
+            {"table": [1, 2, 3]},
+            "table of 3 values with bits = 4, is_signed = 1, has_zero_point = 0 "
+            f"(docs/ops.md: 2^bits values, is_signed = 0, has_zero_point = 0). {AGAIN}",
+        ),
+        (
+            {"table": [300] * 16, "is_signed": 0},
+            "the table of int4 reaches 300 (docs/ops.md: -128 ... 127 for integer products). "
+            "Use activation f32, or a table that fits.",
+        ),
+        (
+            {"scale_format": "f64"},
+            f'scale_format = "f64"; it is none, f16 or f32 (docs/ops.md). {AGAIN}',
+        ),
+    ],
+)
+def test_matmul_attributes(changes, message):
+    inputs, attributes = matmul_case(**changes)
+    got = refusal("QMatMul", inputs, attributes, [(TensorProto.FLOAT, 2)])
+    assert got == f'QMatMul "node": {message}'
+
+
+def test_matmul_operands():
+    inputs, attributes = matmul_case()
+    short = np.zeros((2, 63), np.float32)
+    got = refusal("QMatMul", [short, inputs[1]], attributes, [(TensorProto.FLOAT, 2)])
+    rule = "(docs/ops.md: X [..., K]). Correct the graph."
+    assert got == f'QMatMul "node": X is [2, 63]; K = 64 {rule}'
+    bias = np.zeros(19, np.float32)
+    got = refusal("QMatMul", [*inputs, bias], attributes, [(TensorProto.FLOAT, 2)])
+    assert got == (
+        'QMatMul "node": bias has 19 elements of ONNX type 1; N = 20 of type 1 are needed (docs/ops.md). Correct bias.'
+    )
+
+
+def test_weight_that_is_no_constant_is_checked_when_it_comes():
+    inputs, attributes = matmul_case()
+    feeds = {"input_0": inputs[0], "input_1": inputs[1][:-1]}
+    got = refusal(
+        "QMatMul",
+        inputs,
+        attributes,
+        [(TensorProto.FLOAT, 2)],
+        (0, 1),
+        feeds,
+        {1: ["bytes"]},
+    )
+    assert got == (
+        'QMatMul "node": W has 1151 bytes; n16k4/1 of N = 20, K = 64, int4 (4 bits), block_size 32 needs 1152 '
+        f"(docs/layouts.md). {AGAIN}"
+    )
+
+
+def test_conv_channels_and_rank():
+    weight = random_weight(np.random.default_rng(0), 8, 36, get("int4"), 0, "none")
+    attributes = weight_attributes(weight) | {"activation": "static", "kernel_shape": [3, 3]}
+    attributes |= {"x_zero_point": 0, "y_zero_point": 0, "y_min": 0, "y_max": 255}
+    inputs = [np.zeros((1, 5, 5, 3), np.uint8), pack(weight), None, np.ones(8, np.float32)]
+    output = [(TensorProto.UINT8, 4)]
+    assert refusal("QConv", inputs, attributes, output) == (
+        'QConv "node": X is [1, 5, 5, 3]; the weight has 4 input channels (docs/ops.md: X is NHWC). Correct the graph.'
+    )
+    assert refusal("QConv", inputs, attributes | {"kernel_shape": [5, 3]}, output) == (
+        'QConv "node": layout n16k4/1, N = 8, K = 36, group = 1, 15 taps (docs/ops.md: n16k4/1 with K = kh*kw*C/group, '
+        f"or kc/1 with group = C = N and K = kh*kw). {AGAIN}"
+    )
+    assert refusal("QConv", inputs, attributes | {"pads": [0, 0, 0, -1]}, output) == (
+        'QConv "node": pads = [0, 0, 0, -1] (docs/ops.md: 4 ints of 0 ... 1048576). Correct pads.'
+    )
+
+
+def test_gather_index():
+    weight = random_weight(np.random.default_rng(0), 5, 8, get("int4"), 0, "f16")
+    inputs = [np.array([0, 5], np.int64), pack(weight)]
+    got = refusal("QGather", inputs, weight_attributes(weight), [(TensorProto.FLOAT, 2)])
+    assert got == (
+        'QGather "node": indices[1] = 5 with N = 5 (docs/ops.md: -N ... N-1). Correct the indices.'
+    )
+
+
+def test_add_shapes():
+    attributes = {"a_multiplier": 1.0, "b_multiplier": 1.0, "a_zero_point": 0, "b_zero_point": 0}
+    attributes |= {"y_zero_point": 0, "y_min": 0, "y_max": 255}
+    inputs = [np.zeros((2, 3), np.uint8), np.zeros((4,), np.uint8)]
+    got = refusal("QAdd", inputs, attributes, [(TensorProto.UINT8, 2)], (0, 1))
+    assert got == (
+        'QAdd "node": A is [2, 3], B is [4] (docs/ops.md: shapes that broadcast). Correct the graph.'
+    )
