@@ -61,4 +61,6 @@ class NodePass(ir.passes.InPlacePass):
             elif found is not None:
                 self.rewrite(node, found)
                 modified = True
+        for domain in {node.domain for node in model.graph} - {"", "ai.onnx"}:
+            model.opset_imports.setdefault(domain, 1)
         return ir.passes.PassResult(model, modified)

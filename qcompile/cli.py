@@ -226,24 +226,33 @@ def main() -> None:
     if arguments[:1] == ["--version"]:
         print(f"qcompile {VERSION}")
         return
+    code = 0
     try:
-        app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False) or 0
+        sys.stdout.flush()
+        if code == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except QcompileError as error:
         _fail(str(error), error.exit_code)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; nothing was written", 130)
     except MemoryError:
         _fail("out of memory; nothing was written", 2)
-    except BrokenPipeError:  # the reader of stdout went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):
+        # The reader of stdout went away, as `| head` does; rich and typer exit of themselves then.
+        _drop_output()
     except Exception as error:
         show = getattr(error, "format_message", None)
         if callable(show):  # a usage error of the command line
             _fail(f"{show()} (see qcompile --help)", 2)
         logging.getLogger("qcompile").exception("a bug of qcompile")
         _fail(f"qcompile failed, which is a bug: {type(error).__name__}: {error}", 1)
+    sys.exit(code)
+
+
+def _drop_output() -> None:
+    """Nothing that is still buffered fails when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -33,12 +33,12 @@ class Batch:
     @classmethod
     def of(cls, inputs: list[ir.Value]) -> "Batch":
         """Free inputs count samples where there are any, else all that have a leading axis."""
-        leading = {
+        leading: dict[str, int] = {
             v.name or "": int(v.shape[0]) if v.shape and isinstance(v.shape[0], int) else 0
             for v in inputs
             if v.shape is None or len(v.shape)
         }
-        free = {name: size for name, size in leading.items() if not size}
+        free: dict[str, int] = {n: size for n, size in leading.items() if not size}
         return cls(free or leading)
 
     @property
@@ -158,7 +158,7 @@ def _items(source: Any, inputs: list[ir.Value]) -> Iterator[tuple[str, Any]]:
         yield from ((where, item) for item in source)
     except QcompileError:
         raise
-    except Exception as error:  # the user's generator
+    except (Exception, SystemExit) as error:  # the user's generator
         raise InputError(f"{where}: {type(error).__name__}: {error}") from error
 
 
@@ -169,11 +169,13 @@ def _call(text: str) -> Any:
         sys.path.append("")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ModuleNotFoundError, AttributeError) as error:
         raise InputError(f"calibration data {text}: {error}") from None
+    except (Exception, SystemExit) as error:  # the user's module
+        raise InputError(f"calibration data {text}: {type(error).__name__}: {error}") from error
     try:
         return found()
-    except Exception as error:  # the user's function
+    except (Exception, SystemExit) as error:  # the user's function
         raise InputError(f"calibration data {text}: {type(error).__name__}: {error}") from error
 
 

@@ -145,8 +145,8 @@ def replace(old: ir.Value, new: ir.Value) -> None:
         for i, output in enumerate(graph.outputs):
             if output is old:
                 graph.outputs[i] = new
-        if new.shape is None:
-            new.shape = old.shape
+        new.shape = old.shape if new.shape is None else new.shape
+        new.type = old.type if new.type is None else new.type
     old.replace_all_uses_with(new)
 
 

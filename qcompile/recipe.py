@@ -213,7 +213,9 @@ def _typed(
 
 def _kind(annotation: Any) -> type:
     """str of `str | None`, tuple of `tuple[str, ...]`."""
-    for kind in (str, tuple, bool, int):
-        if annotation is kind or get_origin(annotation) is kind or kind in get_args(annotation):
+    if get_origin(annotation) is tuple:
+        return tuple
+    for kind in (str, bool, int):
+        if annotation is kind or kind in get_args(annotation):
             return kind
     raise TypeError(f"a recipe has no field of type {annotation}")

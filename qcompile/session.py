@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime sessions of graphs in memory; above 1 GiB of weights through a temporary folder."""
+"""ONNX Runtime sessions of graphs in memory; above 64 MiB of weights through a temporary folder."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qcompile.errors import InputError
 
-_LIMIT_BYTES = 1 << 30
+_LIMIT_BYTES = 64 << 20  # above it, serializing costs more time and memory than a file
 
 
 def session_options(threads: int | None = None, *, optimise: bool = True) -> ort.SessionOptions:

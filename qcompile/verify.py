@@ -20,8 +20,8 @@ from qcompile.session import open_model, run_float, session_options, with_output
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Target
 from qcompile.verdict import Check, Verdict
-from qcompile.verify_lowered import check_constants
-from qcompile.verify_nodes import check_lowered, check_packed, check_qdq, layer_sqnr
+from qcompile.verify_lowered import check_constants, check_floats
+from qcompile.verify_nodes import check_lowered, check_packed, check_qdq, layer_sqnr, record
 
 UNIT = 2.0**-23
 SAMPLES = 2  # the node-by-node rungs run NumPy on every node
@@ -52,7 +52,11 @@ def verify(
         packed = ir.load(artifact.folder / MODEL)
         checks += [check_constants(lowered, quantized), check_packed(lowered, packed)]
         checks += check_lowered(artifact, packed, few)
-        checks += check_qdq(artifact, packed, quantized, few)
+        runs = [run.values for run in record(artifact, packed, few)]
+        checks += [
+            *check_qdq(artifact, packed, quantized, few),
+            check_floats(quantized, packed, runs),
+        ]
         worst = layer_sqnr(normalised, artifact, packed, few)
     session = load(artifact.folder, threads=1)
     float_session = open_model(source, session_options(1))

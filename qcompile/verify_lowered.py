@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The constants of every lowered product against those of the QDQ node of the same name."""
+"""Every lowered product against the QDQ node of the same name: its constants, its float outputs."""
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -9,7 +11,9 @@ from qcompile.graph import DOMAIN, constant, input_of, is_constant, is_op, only_
 from qcompile.numerics.requantize import multiplier
 from qcompile.pack import PACKED_OPS, weight_of_packed
 from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
+from qcompile.pieces import OUTPUT, as_nchw, float_name, piece_between
 from qcompile.verdict import Check
+from qcompile.verify_nodes import float_ratio
 
 
 def check_constants(lowered: ir.Model, quantized: ir.Model) -> Check:
@@ -100,3 +104,56 @@ def _multiplier(node: ir.Node, original: ir.Node, scale: NDArray, n: int) -> NDA
     assert x_scale is not None
     y_scale = float(node.metadata_props["qcompile.scale"])
     return multiplier(float(x_scale), np.broadcast_to(scale.reshape(-1), (n,)), y_scale)
+
+
+def check_floats(quantized: ir.Model, packed: ir.Model, runs: list[dict[str, NDArray]]) -> Check:
+    """lower: float and dynamic nodes against ORT's execution of their piece of the QDQ graph.
+
+    runs: the values of the artifact by name. The bound: both sum K terms in f32, so an output may
+    differ by 2 · (K + 4) · 2^-23 · (largest |x| · Σ |w| + |bias|), as N14.
+    """
+    nodes = [n for n in packed.graph if n.domain == DOMAIN and n.op_type in PACKED_OPS]
+    nodes = [n for n in nodes if OUTPUT not in n.metadata_props]
+    originals = {n.name: n for n in quantized.graph}
+    ratio, where, count = 0.0, "", 0
+    for node in nodes:
+        value, made, read = node.inputs[0], node.outputs[0], _source(originals[node.name])
+        assert value is not None
+        piece = piece_between(quantized, [read.name or ""], float_name(node))
+        dtype, bound = read.dtype, _sum_bound(node)
+        for run in runs:
+            x, actual = (as_nchw(v, run[v.name or ""]) for v in (value, made))
+            fed = x if dtype is None else x.astype(dtype.numpy(), copy=False)
+            expected = piece.run(None, {read.name: fed})[0]
+            largest = float(np.abs(x).max(initial=0)) if x.dtype.kind == "f" else 1.0
+            gap = float_ratio(expected, actual, np.broadcast_to(bound(largest), actual.shape))
+            count += actual.size
+            if not gap <= ratio:
+                ratio, where = gap, node.name or ""
+    text = "|difference from the QDQ node| ÷ the rounding of its sums"
+    return Check("lower: QDQ, floats", ratio, 1.0, text, where, count)
+
+
+def _source(node: ir.Node) -> ir.Value:
+    """The float value, or the indices, that a QDQ node reads through its quantizer."""
+    value = node.inputs[1 if is_op(node, "Gather") else 0]
+    assert value is not None
+    back = value.producer()
+    if back is None or not is_op(back, "Dequantize", domain=DOMAIN):
+        return value
+    forth = back.inputs[0].producer() if back.inputs[0] is not None else None
+    if forth is None or not is_op(forth, "Quantize", domain=DOMAIN) or forth.inputs[0] is None:
+        return value
+    return forth.inputs[0]
+
+
+def _sum_bound(node: ir.Node) -> Callable[[float], NDArray]:
+    """Of the largest |x|, the bound on every output; [N, 1, 1] for a map."""
+    weight, bias = weight_of_packed(node), constant(input_of(node, BIAS))
+    if node.op_type == "QGather":
+        return lambda largest: np.zeros(1)  # one rounding, which float_ratio allows (N23)
+    sums = np.abs(weight.decode()).sum(1, dtype=np.float64)
+    added = np.zeros(1) if bias is None else np.abs(bias.astype(np.float64))
+    shape = (-1, 1, 1) if node.op_type == "QConv" else (-1,)
+    unit = 2 * (weight.shape[1] + 4) * 2.0**-23
+    return lambda largest: (unit * (largest * sums + added)).reshape(shape)

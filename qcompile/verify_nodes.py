@@ -13,7 +13,8 @@ from qcompile.artifact import Artifact
 from qcompile.data import Data
 from qcompile.graph import DOMAIN, constant, input_of
 from qcompile.pack import weight_of_packed
-from qcompile.passes.lower.lowered import BIAS, MULTIPLIER, TO_NCHW
+from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
+from qcompile.pieces import as_nchw, float_name, qdq_piece, source_names
 from qcompile.reference import REFERENCES, activation_inputs, run_node
 from qcompile.session import open_model, session_options, with_outputs
 from qcompile.verdict import Check
@@ -184,7 +185,7 @@ def layer_sqnr(
     artifact runs.
     """
     known = {v.name for n in model.graph for v in n.outputs}
-    nodes = {n: _float_name(n) for n in compiled_nodes(packed)}
+    nodes = {n: float_name(n) for n in compiled_nodes(packed)}
     nodes = {n: name for n, name in nodes.items() if name in known}
     names = list(dict.fromkeys(nodes.values()))
     if not names:
@@ -206,72 +207,14 @@ def layer_sqnr(
     rows = [
         (
             n.name or "",
-            10 * float(np.log10(signal[n] / noise[n])) if noise[n] and signal[n] else float("inf"),
+            _decibels(signal[n], noise[n]),
         )
         for n in nodes
     ]
     return sorted(rows, key=lambda row: row[1])
 
 
-def _float_name(node: ir.Node) -> str:
-    codes = node.metadata_props.get("qcompile.output")
-    if codes is not None:
-        return codes.removesuffix("_codes")
-    return (node.outputs[0].name or "").removesuffix("_nhwc")
-
-
-def source_names(node: ir.Node) -> list[str]:
-    """The values of the QDQ graph that a lowered static node reads."""
-    return node.metadata_props["qcompile.inputs"].split("\n")
-
-
-def as_nchw(value: ir.Value, array: NDArray) -> NDArray:
-    """The array in the layout of the QDQ graph."""
-    is_nhwc = (value.name or "").endswith("_nhwc")
-    return np.ascontiguousarray(array.transpose(TO_NCHW)) if is_nhwc else array
-
-
-def qdq_piece(
-    quantized: ir.Model, node: ir.Node, *, optimise: bool = False
-) -> ort.InferenceSession:
-    """The QDQ nodes between the codes that a lowered node reads and those that it writes."""
-    copy = quantized.clone()
-    graph = copy.graph
-    found = {v.name: v for n in graph for v in n.outputs} | {v.name: v for v in graph.inputs}
-    names = list(dict.fromkeys(source_names(node)))
-    inputs = {name: found[name] for name in names}
-    wanted, todo = set(), [found[node.metadata_props["qcompile.output"]]]
-    while todo:
-        value = todo.pop()
-        producer = value.producer()
-        if value.name in inputs or producer is None or producer in wanted:
-            continue
-        wanted.add(producer)
-        todo += [v for v in producer.inputs if v is not None]
-    kept = [n for n in graph if n in wanted]
-    used = {v.name for n in kept for v in n.inputs if v is not None}
-    fresh = {name: ir.Value(name=name, type=v.type, shape=None) for name, v in inputs.items()}
-    output = found[node.metadata_props["qcompile.output"]]
-    graph.outputs.clear()
-    for name, value in inputs.items():
-        value.name = f"{name}_before"
-        value.replace_all_uses_with(fresh[name])
-    for each in reversed(list(graph)):
-        if each not in wanted:
-            graph.remove(each, safe=False)
-    for each in kept:
-        graph.remove(each, safe=False)
-    initializers = [v for n, v in graph.initializers.items() if n in used]
-    graph.initializers.clear()
-    piece = ir.Graph(
-        list(fresh.values()),
-        [output],
-        nodes=kept,
-        initializers=initializers,
-        opset_imports=copy.opset_imports,
-        name="piece",
-    )
-    options = session_options(1, optimise=optimise)
-    if any(n.domain == DOMAIN for n in kept):
-        runtime_ops.register(options)
-    return open_model(ir.Model(piece, ir_version=copy.ir_version), options)
+def _decibels(signal: float, noise: float) -> float:
+    if not noise or not signal:
+        return float("inf")
+    return 10 * float(np.log10(signal / noise)) if np.isfinite(noise) else float("-inf")

@@ -5,7 +5,8 @@ Before:
     { t = Transpose (w_dequantized)   y = MatMul (x, t)   z = Add (y, b)   r = Relu (z) }
 After:
     { r = com.qcompile.QMatMul <clip_min = 0.0> (x, w_codes, b, , w_scale, w_zero_point) }
-Refuses: a static product whose output does not become codes.
+Refuses: nothing. A product of static codes whose output, bias or weight is not made for that reads
+the dequantized floats.
 """
 
 from typing import Any
@@ -44,19 +45,19 @@ class LowerMatmul(NodePass):
     stage = "lower"
     op_types = ("MatMul", "Gemm")
 
-    def match(
-        self, node: ir.Node
-    ) -> tuple[Weight, Static | Dynamic | None, End | None] | str | None:
+    def match(self, node: ir.Node) -> tuple[Weight, Static | Dynamic | None, End | None] | None:
         """The weight, the activations (None: float), and where the output becomes codes."""
         weight = weight_codes_of(node.inputs[1])
         if weight is None:
             return None
         static = static_of(node.inputs[0])
-        if static is None:
-            return weight, dynamic_of(node.inputs[0]), None
-        _, passed = self._bias(node)
+        bias, passed = self._bias(node)
         end = end_of(passed[-1].outputs[0] if passed else node.outputs[0])
-        return (weight, static, end) if end is not None else "its output does not become codes"
+        has_codes = bias is None or is_op(bias.producer(), "DequantizeLinear")
+        is_plain = weight.spec.granularity != "block" and weight.zero_point is None
+        if static is not None and end is not None and has_codes and is_plain:
+            return weight, static, end
+        return weight, dynamic_of(node.inputs[0]), None
 
     def rewrite(
         self, node: ir.Node, found: tuple[Weight, Static | Dynamic | None, End | None]

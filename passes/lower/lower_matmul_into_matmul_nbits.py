@@ -5,8 +5,8 @@ Before:
     { t = Transpose (w_dequantized)   y = MatMul (x, t) }
 After:
     { y = com.microsoft.MatMulNBits <accuracy_level = 0> (x, B, scales, zero_points) }
-Refuses: static activations; one scale a row with dynamic activations
-(lower_product_into_integer_op takes it).
+Refuses: one scale a row with static activations, which ORT fuses, or with dynamic ones, which
+lower_product_into_integer_op takes.
 
 accuracy_level is always written: 0 keeps activations in float, 4 lets ORT quantize them to int8 by
 block (its own dynamic quantization, not that of N4).
@@ -29,9 +29,10 @@ class LowerMatmulIntoMatmulNbits(NodePass):
     def match(self, node: ir.Node) -> tuple[Weight, Dynamic | None] | None:
         """The weight and the activation."""
         weight, dynamic = weight_codes_of(node.inputs[1]), dynamic_of(node.inputs[0])
-        if weight is None or static_of(node.inputs[0]) is not None:
+        if weight is None:
             return None
-        if dynamic is not None and weight.spec.granularity != "block":
+        is_static = static_of(node.inputs[0]) is not None
+        if (dynamic is not None or is_static) and weight.spec.granularity != "block":
             return None
         return weight, dynamic
 

@@ -10,6 +10,8 @@ After:
     <float[2] c = {4, 6}>
     { y = Mul (x, c) }
 Refuses: random ops; Quantize/DequantizeLinear (their codes are the point); inputs above 64 MiB.
+
+An initializer that is also a graph input is its default value and becomes a constant.
 """
 
 import onnx_ir as ir
@@ -44,11 +46,11 @@ class FoldConstants(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold to a fixed point."""
-        common.RemoveInitializersFromInputsPass()(model)
+        fixed = common.RemoveInitializersFromInputsPass()(model)
         result = optimizer.fold_constants_ir(model, should_fold=_should_fold)
         lifted = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(
             model
         )
         unused = common.RemoveUnusedNodesPass()(model)
-        modified = bool(result.modified or lifted.modified or unused.modified)
+        modified = any(bool(r.modified) for r in (fixed, result, lifted, unused))
         return ir.passes.PassResult(model, modified)

@@ -2,14 +2,16 @@
 """Fold a shape that is computed from the input's own shape into Reshape's 0, "as in the input".
 
 Before:
-    f (float[N,2,3] x) => (float[N,6] y) <int64 i = {0}, int64[1] zero = {0}, int64[1] six = {6}>
+    f (float[N,2,3] x) => (float[N,6] y)
+    <int64 i = {0}, int64[1] zero = {0}, int64[1] six = {6}>
     { s = Shape (x)  n = Gather (s, i)  u = Unsqueeze (n, zero)
       t = Concat <axis = 0> (u, six)  y = Reshape (x, t) }
 After:
     f (float[N,2,3] x) => (float[N,6] y) <int64[2] y_shape = {0, 6}> { y = Reshape (x, y_shape) }
 Refuses: a size that is not the input's own in that place; allowzero.
 
-Exporters write such chains at every reshape of attention; on small models they cost more than the products.
+Exporters write such chains at every reshape of attention; on small models they cost more than the
+products.
 """
 
 import numpy as np
@@ -64,7 +66,7 @@ def dims_of(value: ir.Value) -> list[Dim | None]:
 
 
 def sizes_of(value: ir.Value | None) -> list[Dim] | None:
-    """The elements of an integer tensor that is made of constants and of sizes of values; None where one is neither."""
+    """Elements of a tensor made of constants and of sizes of values; None where one is neither."""
     known = constant(value)
     if known is not None:
         return [int(v) for v in known.ravel()] if known.dtype.kind == "i" else None

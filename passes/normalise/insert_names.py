@@ -22,15 +22,12 @@ class InsertNames(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Name what has none."""
-        modified = common.NameFixPass()(model).modified
-        seen: set[str] = set()
+        modified = False
         for node in model.graph:
-            wanted = node.name or f"{node.op_type}_{node.outputs[0].name}"
-            name, number = wanted, 1
-            while name in seen:
-                name, number = f"{wanted}_{number}", number + 1
-            seen.add(name)
-            modified = modified or name != node.name
-            node.name = name
+            if not node.name:
+                output = node.outputs[0].name if node.outputs else None
+                node.name = f"{node.op_type}_{output}" if output else node.op_type
+                modified = True
+        modified |= bool(common.NameFixPass()(model).modified)
         inferred = common.ShapeInferencePass()(model)
         return ir.passes.PassResult(model, modified or inferred.modified)

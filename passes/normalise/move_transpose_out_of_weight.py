@@ -8,7 +8,7 @@ Before:
 After:
     f (float[1,2] x) => (float[1,1] y)
     <float[1,2] w_nk = {1, 2}>
-    { t = Transpose <perm = [1, 0]> (w_nk)   y = MatMul (x, t) }
+    { y_weight = Transpose <perm = [1, 0]> (w_nk)   y = MatMul (x, y_weight) }
 Refuses: weights that are not constant matrices.
 
 One orientation for all weights lets equal ones merge, an embedding and its transposed head among

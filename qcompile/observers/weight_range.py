@@ -9,7 +9,7 @@ from qcompile.numerics.weight import CodedWeight
 from qcompile.spec import QuantSpec
 
 _SHRINKS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7, 0.65, 0.6, 0.5)
-_ROWS_BYTES = 32 << 20
+_ROWS_BYTES = 1 << 20  # a slice and its codes stay in the cache through the search
 
 
 def code_weight(weight: NDArray[np.float32], spec: QuantSpec, method: str) -> CodedWeight:
@@ -72,18 +72,56 @@ def _params(
     high = np.maximum(np.fmax.reduce(blocks, 2), 0)
     if method == "minmax":
         return _from_range(low, high, spec)
+    plain = _from_range(low, high, spec)
+    found = _search(blocks, low, high, spec)
+    better = _error(blocks, *found, spec) < _error(blocks, *plain, spec)
+    scale = np.where(better, found[0], plain[0])
+    if plain[1] is None or found[1] is None:
+        return scale, None
+    return scale, np.where(better, found[1], plain[1])
+
+
+def _search(
+    blocks: NDArray[np.float32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    spec: QuantSpec,
+) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
+    """The best of the shrunk ranges and of the scales refitted to their codes, ⟨w, u⟩ / ⟨u, u⟩.
+
+    Codes are not rounded again for a refitted scale: s²⟨u, u⟩ − 2s⟨w, u⟩ + ⟨w, w⟩ bounds its error.
+    """
+    zeroed = np.nan_to_num(blocks)
+    best_error = np.full(low.shape, np.inf)
     best_scale, best_point = _from_range(low, high, spec)
-    best_error = _error(blocks, best_scale, best_point, spec)
     for shrink in _SHRINKS:
         scale, point = _from_range(low * np.float32(shrink), high * np.float32(shrink), spec)
-        for candidate in (scale, _refit(blocks, scale, point, spec)):
-            error = _error(blocks, candidate, point, spec)
+        units = _units(blocks, scale, point, spec)
+        power = np.einsum("rbk,rbk->rb", units, units).astype(np.float64)
+        overlap = np.einsum("rbk,rbk->rb", units, zeroed).astype(np.float64)
+        fitted = np.where(overlap > 0, overlap / np.maximum(power, 1), scale)
+        for candidate in (scale, store_scale(fitted, spec.scale_format)):
+            error = (candidate * power - 2 * overlap) * candidate
             better = error < best_error
             best_error = np.where(better, error, best_error)
             best_scale = np.where(better, candidate, best_scale)
             if point is not None and best_point is not None:
                 best_point = np.where(better, point, best_point)
     return best_scale, best_point
+
+
+def _units(
+    blocks: NDArray[np.float32], scale: NDArray, point: NDArray | None, spec: QuantSpec
+) -> NDArray[np.float32]:
+    """The nearest codes in units of the scale, 0 where the block is filled; for choosing only."""
+    if spec.format.is_table:
+        return np.where(np.isnan(blocks), np.float32(0), _real(blocks, scale, point, spec)[1])
+    low, high = spec.format.quantized_range(symmetric=spec.is_symmetric)
+    points = np.float32(0) if point is None else point[..., None].astype(np.float32)
+    units = blocks * (1 / scale)[..., None]
+    np.rint(units, out=units)
+    np.clip(units, low - points, high - points, out=units)
+    return np.nan_to_num(units, copy=False)
 
 
 def _from_range(
@@ -118,13 +156,3 @@ def _error(
 ) -> NDArray[np.float32]:
     real, _ = _real(blocks, scale, point, spec)
     return np.nansum((real - blocks) ** 2, 2)
-
-
-def _refit(
-    blocks: NDArray[np.float32], scale: NDArray, point: NDArray | None, spec: QuantSpec
-) -> NDArray[np.float32]:
-    """The scale that fits the codes best, ⟨w, u⟩ / ⟨u, u⟩, stored."""
-    _, units = _real(blocks, scale, point, spec)
-    power = (units**2).sum(2, where=~np.isnan(blocks))
-    fitted = np.where(power > 0, np.nansum(units * blocks, 2) / np.maximum(power, 1), scale)
-    return store_scale(np.where(fitted > 0, fitted, scale), spec.scale_format)

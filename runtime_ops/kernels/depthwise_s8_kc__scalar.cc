@@ -25,7 +25,8 @@ void depthwise_s8_kc__scalar(depthwise_s8_kc_args& a) {
     for (int64_t c = 0; c < a.num_channels; ++c) {
       int32_t acc = 0;
       for (int64_t tap = 0; tap < a.num_taps; ++tap) {
-        acc += x[a.tap_offsets[tap] + c] * a.values[tap * a.padded_channels + c];
+        const int32_t value = a.values[tap * a.padded_channels + c];
+        acc += x[a.tap_offsets[tap] + c] * static_cast<int16_t>(value);
       }
       store(a, pixel, c, acc);
     }

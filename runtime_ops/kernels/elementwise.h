@@ -5,35 +5,6 @@
 
 namespace qcompile {
 
-void QC_ISA_NAME(amax_f32)(amax_f32_args& a) {
-  int32_t amax = a.amax_bits;
-  for (int64_t i = 0; i < a.count; ++i) {
-    int32_t bits;
-    std::memcpy(&bits, a.x + i, 4);
-    bits &= 0x7fffffff;
-    amax = bits > amax ? bits : amax;
-  }
-  a.amax_bits = amax;
-}
-
-void QC_ISA_NAME(quantize_f32_s8)(quantize_f32_s8_args& a) {
-  const int64_t count = a.count;
-  if (a.scale != a.scale) {
-    std::memset(a.codes, 0, static_cast<size_t>(count));
-    return;
-  }
-  const float scale = a.scale, limit = static_cast<float>(a.limit);
-  const float* __restrict__ x = a.x;
-  int8_t* __restrict__ codes = a.codes;
-  for (int64_t i = 0; i < count; ++i) {
-    // |x / scale| may pass the limit by a rounding, or by much where scale was raised to 2^-126.
-    float v = x[i] / scale;
-    v = v < -limit ? -limit : v;
-    v = v > limit ? limit : v;
-    codes[i] = static_cast<int8_t>(static_cast<int32_t>(round_small(v)));
-  }
-}
-
 void QC_ISA_NAME(centre_u8_s8)(centre_u8_s8_args& a) {
   const int64_t count = a.count;
   const uint8_t* __restrict__ x = a.x;

@@ -80,10 +80,15 @@ struct matmul_f32_n16k4_args {
   float clip_min, clip_max;
   float* y;
   int64_t y_stride;
+  float* scratch;        // kFloatScratch floats, 64-byte aligned
 };
+// Columns that are unpacked to floats at a time: 128 * 64 floats are 32 KB of the first cache.
+constexpr int64_t kFloatSlice = 128;
+constexpr int64_t kFloatScratch = (kFloatSlice + 32) * kPanel;  // and the rest of a chunk
 
 // y[p, c] = epilogue(sum_taps x[p * pixel_stride + tap_offsets[t] + c] * w[t, c]), for one row of
-// pixels. values [taps, padded channels] hold code - zero_point (|value| <= 255) in int32;
+// pixels. values [taps, padded channels] hold code - zero_point (|value| <= 255) in the low half
+// of int32, whose high half is 0: that of x is the sign of x, and a 16-bit multiply-add sums both;
 // x is readable 16 bytes beyond the last channel.
 struct depthwise_s8_kc_args {
   const int8_t* x;
@@ -124,6 +129,16 @@ struct quantize_f32_s8_args {
   float scale;
   int32_t limit;
   int8_t* codes;
+};
+
+// Every row of x with a scale of its own: scales[m], N4, and its codes, N2, then 0 up to `stride`.
+struct quantize_rows_f32_s8_args {
+  const float* x;              // [num_rows, num_columns]
+  int64_t num_rows, num_columns;
+  int64_t stride;              // bytes from row to row of codes, fewer than 64 beyond num_columns
+  int32_t limit;
+  int8_t* codes;
+  float* scales;
 };
 
 // y[i] = x[i] - 128
@@ -204,6 +219,7 @@ struct Kernels {
   void (*rowsum_s8)(rowsum_s8_args&);
   void (*amax_f32)(amax_f32_args&);
   void (*quantize_f32_s8)(quantize_f32_s8_args&);
+  void (*quantize_rows_f32_s8)(quantize_rows_f32_s8_args&);
   void (*centre_u8_s8)(centre_u8_s8_args&);
   void (*add_u8_u8)(add_u8_u8_args&);
   void (*pool_u8)(pool_u8_args&);

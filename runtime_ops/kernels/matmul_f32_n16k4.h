@@ -102,12 +102,149 @@ void float_rows(const matmul_f32_n16k4_args& a, int64_t row) {
   }
 }
 
+// ---- many rows: a slice of columns becomes floats once, then a register-blocked product ----
+
+// out[column - first][tile][16] for `count` columns from `first`, both multiples of the chunk (the
+// last slice writes whole chunks).
+template <int kBits, bool kIsTable>
+void unpack_slice(const matmul_f32_n16k4_args& a, int tiles, int64_t first, int64_t count) {
+  constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
+  const Weight& w = *a.weight;
+  Floats table16 = set_floats(0);
+  if constexpr (kIsTable && kBits <= 4 && kHasLookup16Floats) {
+    alignas(64) float entries[16] = {};
+    std::memcpy(entries, w.float_table, sizeof(float) << kBits);
+    table16 = load_floats(entries);
+  }
+  const uint8_t* stream = n16k4_panel(w, a.panel);
+  const int64_t block_bytes = n16k4_block_bytes(w, 0, tiles);
+  float* out = a.scratch;
+  for (int64_t k = first; k < first + count; k += kChunk, out += kChunk * tiles * kTile) {
+    const int64_t b = k / w.block_size;
+    const uint8_t* block = stream + b * block_bytes;
+    const uint8_t* scales = block + n16k4_block_code_bytes(w, b, tiles);
+    const uint8_t* zero_points = scales + tiles * kTile * w.scale_bytes;
+    const uint8_t* codes = block + (k - b * w.block_size) / kChunk * tiles * kBytes;
+    for (int t = 0; t < tiles; ++t, codes += kBytes) {
+      const Floats scale = load_scales(scales + t * kTile * w.scale_bytes, w.scale_bytes);
+      const Ints zero_point =
+          w.has_zero_point ? widen(zero_points + t * kTile) : set_ints(w.offset);
+      unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
+        const Bytes u = decode_group<kBits, g>(codes);
+        unroll<4>(QC_UNROLLED(i) {
+          const Floats v = values<kBits, kIsTable, i>(u, zero_point, w.float_table, table16);
+          store_floats(out + ((4 * g + i) * tiles + t) * kTile, mul(v, scale), kTile);
+        });
+      });
+    }
+  }
+}
+
+struct Slice {
+  int tiles;
+  int64_t first, count;
+  bool is_last;
+};
+
+// Adds the slice's products to y, which holds those of the columns before it.
+template <int kRows, int kTiles>
+QC_INLINE void slice_rows(const matmul_f32_n16k4_args& a, const Slice& slice, int64_t row,
+                          int tile) {
+  const int64_t outputs = a.weight->N - a.panel * kPanel - tile * kTile;
+  const float* x[kRows];
+  int64_t at[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    const int64_t m = row + r < a.num_rows ? row + r : a.num_rows - 1;
+    x[r] = a.x_rows[m] + slice.first;
+    at[r] = m * a.y_stride + tile * kTile;
+  }
+  Floats acc[kRows][kTiles];
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) {
+      const int32_t* y = reinterpret_cast<const int32_t*>(a.y + at[r] + t * kTile);
+      acc[r][t] = set_floats(0);
+      if (slice.first > 0) acc[r][t] = as_floats(load_ints(y, outputs - t * kTile));
+    });
+  });
+  const float* w = a.scratch + tile * kTile;
+  const int64_t step = slice.tiles * kTile;
+  for (int64_t k = 0; k < slice.count; ++k, w += step) {
+    Floats v[kTiles];
+    unroll<kTiles>(QC_UNROLLED(t) {
+      v[t] = load_floats(w + t * kTile);
+      keep(v[t]);
+    });
+    unroll<kRows>(QC_UNROLLED(r) {
+      const Floats xs = set_floats(x[r][k]);
+      unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = fmadd(v[t], xs, acc[r][t]); });
+    });
+  }
+  unroll<kTiles>(QC_UNROLLED(t) {
+    const int64_t left = outputs - t * kTile;
+    Floats bias = set_floats(0);
+    if (a.bias) {
+      bias = as_floats(load_ints(reinterpret_cast<const int32_t*>(a.bias) + (tile + t) * kTile, left));
+    }
+    unroll<kRows>(QC_UNROLLED(r) {
+      Floats total = acc[r][t];
+      if (slice.is_last) {
+        total = min(set_floats(a.clip_max), max(set_floats(a.clip_min), add(total, bias)));
+      }
+      if (row + r < a.num_rows) store_floats(a.y + at[r] + t * kTile, total, left);
+    });
+  });
+}
+
+template <int kTiles>
+void slice_tiles(const matmul_f32_n16k4_args& a, const Slice& slice, int tile) {
+  for (int64_t row = 0; row < a.num_rows;) {
+    const int64_t left = a.num_rows - row;
+    if (left > 3) {
+      slice_rows<6, kTiles>(a, slice, row, tile);
+      row += 6;
+    } else if (left > 1) {
+      slice_rows<3, kTiles>(a, slice, row, tile);
+      row += 3;
+    } else {
+      slice_rows<1, kTiles>(a, slice, row, tile);
+      row += 1;
+    }
+  }
+}
+
+template <int kBits, bool kIsTable>
+void sliced_panel(const matmul_f32_n16k4_args& a) {
+  const int64_t K = a.weight->K;
+  Slice slice{n16k4_tiles(*a.weight, a.panel), 0, 0, false};
+  for (; slice.first < K; slice.first += kFloatSlice) {
+    const int64_t left = K - slice.first;
+    slice.count = left < kFloatSlice ? left : kFloatSlice;
+    slice.is_last = left <= kFloatSlice;
+    unpack_slice<kBits, kIsTable>(a, slice.tiles, slice.first, slice.count);
+    for (int tile = 0; tile < slice.tiles;) {
+      const int rest = slice.tiles - tile, taken = rest < kFloatTiles ? rest : kFloatTiles;
+      if (taken == 1) slice_tiles<1>(a, slice, tile);
+      if constexpr (kFloatTiles > 1) {
+        if (taken == 2) slice_tiles<2>(a, slice, tile);
+        if (taken == 3) slice_tiles<3>(a, slice, tile);
+        if (taken == 4) slice_tiles<4>(a, slice, tile);
+      }
+      tile += taken;
+    }
+  }
+}
+
 template <int kBits, bool kIsTable>
 void float_panel(const matmul_f32_n16k4_args& a) {
+  if (a.num_rows > 8) return sliced_panel<kBits, kIsTable>(a);
   for (int64_t row = 0; row < a.num_rows;) {
-    if (a.num_rows - row == 1) {
+    const int64_t left = a.num_rows - row;
+    if (left == 1) {
       float_rows<kBits, kIsTable, 1>(a, row);
       row += 1;
+    } else if (left <= 4) {
+      float_rows<kBits, kIsTable, 4>(a, row);
+      row += 4;
     } else {
       float_rows<kBits, kIsTable, kFloatRows>(a, row);
       row += kFloatRows;

@@ -33,14 +33,27 @@ struct Panel {
     outputs = left < kPanel ? left : kPanel;
     const Epilogue& e = a.epilogue;
     const bool is_codes = e.output == Output::kRequantized;
-    for (int n = 0; n < tiles * kTile; ++n) {
-      const bool is_inside = n < outputs;
-      operands.correction[n] = is_codes && is_inside ? static_cast<int32_t>(e.correction[n]) : 0;
-      operands.bias_codes[n] = is_codes && is_inside && e.bias_codes ? e.bias_codes[n] : 0;
-      operands.multiplier[n] = is_codes && is_inside ? e.multiplier[n] : 0;
-      operands.bias[n] = !is_codes && is_inside && e.bias ? e.bias[n] : 0;
+    if (!is_codes) {
+      pad(e.bias, operands.bias);
+      return;
     }
-    if (is_codes) fold_bias();
+    pad(e.bias_codes, operands.bias_codes);
+    pad(e.multiplier, operands.multiplier);
+    for (int n = 0; n < tiles * kTile; ++n) {
+      operands.correction[n] = n < outputs ? static_cast<int32_t>(e.correction[n]) : 0;
+    }
+    fold_bias();
+  }
+
+  // The panel's outputs of an array that may be absent, then 0.
+  template <class T>
+  void pad(const T* from, T* to) const {
+    const int64_t count = from ? outputs : 0;
+    if (count == kPanel) {
+      std::memcpy(to, from, kPanel * sizeof(T));  // a fixed size: stores, no call
+      return;
+    }
+    for (int64_t n = 0; n < kPanel; ++n) to[n] = n < count ? from[n] : T{0};
   }
 
   // The int32 sum of N11 saturates only where acc (|x - x_zero_point| <= 255) or bias is huge.
@@ -94,7 +107,22 @@ QC_INLINE void finish_ints(const Panel& p, int64_t row, int64_t num_rows, int ti
                            const Ints (&sums)[kRows][kTiles]) {
   const Epilogue& e = p.args->epilogue;
   const Requantizer requantize(e.y_zero_point, e.y_min, e.y_max);
-  const bool is_sum = e.output == Output::kSum;
+  // Copies: stores of uint8_t may alias anything, and would make every use a load.
+  const bool is_sum = e.output == Output::kSum, may_saturate = p.may_saturate;
+  const int64_t outputs = p.outputs, stride = p.args->y_stride;
+  uint8_t* const codes = static_cast<uint8_t*>(p.args->y);
+  if (!is_sum && !may_saturate && num_rows >= kRows && outputs >= (tile + kTiles) * kTile) {
+    unroll<kTiles>(QC_UNROLLED(t) {
+      const int n = (tile + t) * kTile;
+      const Ints correction = load_ints(p.operands.correction + n);
+      const Floats multiplier = load_floats(p.operands.multiplier + n);
+      unroll<kRows>(QC_UNROLLED(r) {
+        const Ints code = requantize(add(sums[r][t], correction), multiplier);
+        store_low_bytes(codes + (row + r) * stride + n, code, kTile);
+      });
+    });
+    return;
+  }
   for (int r = 0; r < kRows && r < num_rows; ++r) {
     const int64_t at = (row + r) * p.args->y_stride;
     for (int t = 0; t < kTiles; ++t) {
@@ -279,7 +307,10 @@ QC_INLINE void product_block(const uint8_t* codes, int64_t step, const Run* run,
     const int64_t last = run->x_offset + run->num_groups * kGroup;
     for (int64_t k = run->x_offset; k < last; k += kGroup, codes += step) {
       Bytes u[kTiles];
-      unroll<kTiles>(QC_UNROLLED(t) { u[t] = load_bytes(codes + 64 * t); });
+      unroll<kTiles>(QC_UNROLLED(t) {
+        u[t] = load_bytes(codes + 64 * t);
+        keep(u[t]);
+      });
       unroll<kRows>(QC_UNROLLED(r) {
         const Ints xs = set_ints(load_int(x[r] + k));
         unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = dot<kIsWide>(acc[r][t], u[t], xs); });

@@ -40,15 +40,20 @@ using Ints = __m512i;
 using Floats = __m512;
 constexpr bool kHasDot = true;       // u8 * s8 into int32 without intermediate saturation
 constexpr int kMaxTiles = 4;         // tiles whose accumulators fit the registers together
-constexpr int kRowsOfTiles[5] = {0, 8, 8, 8, 6};
+constexpr int kRowsOfTiles[5] = {0, 12, 8, 8, 6};
 constexpr int kFusedRowsAtOnce = 4;
 constexpr int kFloatRows = 8;
+constexpr int kFloatTiles = 4;       // of 6 rows, in the product of unpacked floats
 
 QC_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
 QC_INLINE Bytes load_bytes(const void* p, int64_t count) {  // the rest is 0
   return _mm512_maskz_loadu_epi8(_cvtu64_mask64(~uint64_t{0} >> (64 - count)), p);
 }
 QC_INLINE void store_bytes(void* p, Bytes v) { _mm512_storeu_si512(p, v); }
+// Keeps a loaded vector in its register. Else gcc loads it again in every multiply-add that uses it,
+// and two loads a cycle are too few for that.
+QC_INLINE void keep(Bytes& v) { __asm__("" : "+v"(v)); }
+QC_INLINE void keep(__m512& v) { __asm__("" : "+v"(v)); }
 QC_INLINE Bytes set_bytes(int v) { return _mm512_set1_epi8(static_cast<char>(v)); }
 template <int kBits>
 QC_INLINE Bytes shift_right(Bytes v) {
@@ -80,6 +85,8 @@ QC_INLINE Ints widen(const int8_t* p) {
 QC_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 QC_INLINE Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 QC_INLINE Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
+QC_INLINE Ints max(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+QC_INLINE int32_t max_of(Ints v) { return _mm512_reduce_max_epi32(v); }
 // acc + a * b where the upper half of every lane of b is 0 or a and b are below 2^15
 QC_INLINE Ints dot16(Ints acc, Ints a, Ints b) { return _mm512_dpwssd_epi32(acc, a, b); }
 template <bool kIsWide>
@@ -115,6 +122,16 @@ QC_INLINE Floats load_halves(const uint8_t* p) {
 QC_INLINE Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
 QC_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 QC_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+QC_INLINE Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+QC_INLINE Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+QC_INLINE Floats abs(Floats v) { return _mm512_abs_ps(v); }
+QC_INLINE Floats round(Floats v) {
+  return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+QC_INLINE bool any_above(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
+}
+QC_INLINE Floats as_floats(Ints v) { return _mm512_castsi512_ps(v); }
 QC_INLINE Floats fmadd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 // The second operand where it is NaN.
 QC_INLINE Floats min(Floats bound, Floats v) { return _mm512_min_ps(bound, v); }
@@ -140,7 +157,18 @@ QC_INLINE void store_ints(int32_t* p, Ints v, int64_t count) {
   _mm512_mask_storeu_epi32(p, first(count), v);
 }
 QC_INLINE void store_low_bytes(uint8_t* p, Ints v, int64_t count) {
+  // Without the mask where it can be: the masked store of narrowed lanes is several times slower.
+  if (count >= 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
   _mm512_mask_cvtepi32_storeu_epi8(p, first(count), v);
+}
+QC_INLINE void store_signed_bytes(int8_t* p, Ints v, int64_t count) {  // of -128 ... 127
+  store_low_bytes(reinterpret_cast<uint8_t*>(p), v, count);
+}
+QC_INLINE void zero_bytes(void* p, int64_t count) {  // fewer than 64
+  _mm512_mask_storeu_epi8(p, _cvtu64_mask64((uint64_t{1} << count) - 1), _mm512_setzero_si512());
+}
+QC_INLINE Ints load_ints(const int32_t* p, int64_t count) {  // the rest is 0
+  return _mm512_maskz_loadu_epi32(first(count), p);
 }
 
 #else  // AVX2
@@ -156,6 +184,7 @@ constexpr int kMaxTiles = 2;
 constexpr int kRowsOfTiles[5] = {0, 4, 2, 0, 0};
 constexpr int kFusedRowsAtOnce = 1;
 constexpr int kFloatRows = 4;
+constexpr int kFloatTiles = 1;
 #ifdef __AVXVNNI__
 constexpr bool kHasDot = true;
 #else
@@ -178,6 +207,8 @@ QC_INLINE void store_bytes(void* p, Bytes v) {
   store256(p, v.a);
   store256(static_cast<char*>(p) + 32, v.b);
 }
+QC_INLINE void keep(Bytes& v) { __asm__("" : "+x"(v.a), "+x"(v.b)); }
+QC_INLINE void keep(Floats& v) { __asm__("" : "+x"(v.a), "+x"(v.b)); }
 QC_INLINE Bytes set_bytes(int v) {
   const __m256i one = _mm256_set1_epi8(static_cast<char>(v));
   return {one, one};
@@ -231,6 +262,15 @@ QC_INLINE Ints sub(Ints x, Ints y) {
 }
 QC_INLINE Ints mul(Ints x, Ints y) {
   return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
+}
+QC_INLINE Ints max(Ints x, Ints y) {
+  return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
+}
+QC_INLINE int32_t max_of(Ints v) {
+  const __m256i half = _mm256_max_epi32(v.a, v.b);
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
 }
 QC_INLINE Ints dot16(Ints acc, Ints x, Ints y) {
   return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)),
@@ -305,6 +345,27 @@ QC_INLINE Floats add(Floats x, Floats y) {
 QC_INLINE Floats mul(Floats x, Floats y) {
   return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
 }
+QC_INLINE Floats sub(Floats x, Floats y) {
+  return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+QC_INLINE Floats div(Floats x, Floats y) {
+  return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
+QC_INLINE Floats abs(Floats v) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, v.a), _mm256_andnot_ps(sign, v.b)};
+}
+QC_INLINE Floats round(Floats v) {
+  return {_mm256_round_ps(v.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+          _mm256_round_ps(v.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+QC_INLINE bool any_above(Floats x, Floats y) {
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ),
+                                         _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))) != 0;
+}
+QC_INLINE Floats as_floats(Ints v) {
+  return {_mm256_castsi256_ps(v.a), _mm256_castsi256_ps(v.b)};
+}
 QC_INLINE Floats fmadd(Floats x, Floats y, Floats z) {
   return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
@@ -333,6 +394,20 @@ QC_INLINE void store_ints(int32_t* p, Ints v, int64_t count) {
 QC_INLINE void store_floats(float* p, Floats v, int64_t count) {
   store_ints(reinterpret_cast<int32_t*>(p), {_mm256_castps_si256(v.a), _mm256_castps_si256(v.b)},
              count);
+}
+QC_INLINE void store_signed_bytes(int8_t* p, Ints v, int64_t count) {  // of -128 ... 127
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
+  alignas(16) int8_t copy[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(copy),
+                  _mm_packs_epi16(_mm256_castsi256_si128(words),
+                                  _mm256_extracti128_si256(words, 1)));
+  std::memcpy(p, copy, static_cast<size_t>(count < 16 ? count : 16));
+}
+QC_INLINE void zero_bytes(void* p, int64_t count) {
+  std::memset(p, 0, static_cast<size_t>(count));
+}
+QC_INLINE Ints load_ints(const int32_t* p, int64_t count) {  // the rest is 0
+  return count >= 16 ? load_ints(p) : load_bytes(p, count * 4);
 }
 QC_INLINE void store_low_bytes(uint8_t* p, Ints v, int64_t count) {
   // 16 int32 of 0 ... 255 to bytes; the packs work on 128-bit halves, the permute orders them.

@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "operands.h"
+
 namespace qcompile {
 
 Activation::Activation(const Node& node, const WeightInput& weight, bool float_is_possible)
@@ -61,37 +63,37 @@ void Activation::check_sums(const WeightInput& weight) {
   product_ = block_fits && sum_fits ? kernels().matmul_s8_n16k4 : matmul_s8_n16k4__scalar;
 }
 
-void Activation::check_operands(const Tensor& x, const Tensor& bias,
-                                const Tensor& multiplier) const {
-  const ort::TensorType x_type = is_static() ? ort::kUint8 : ort::kFloat;
-  if (x.type != x_type) {
-    node_.refuse(std::string("X is no ") + (is_static() ? "uint8" : "float") + " tensor",
-                 "docs/ops.md: uint8 for static activations, float for the others",
-                 "Correct the attribute activation or the graph.");
-  }
-  const ort::TensorType bias_type = is_static() ? ort::kInt32 : ort::kFloat;
-  if (bias.type != ort::kUndefined && (bias.type != bias_type || bias.count != N_)) {
-    node_.refuse("bias has " + std::to_string(bias.count) + " elements of ONNX type " +
-                     std::to_string(bias.type) + "; N = " + std::to_string(N_) + " of type " +
-                     std::to_string(bias_type) + " are needed", "docs/ops.md", "Correct bias.");
-  }
-  if (is_static() && (multiplier.type != ort::kFloat || multiplier.count != N_)) {
-    node_.refuse("multiplier has " + std::to_string(multiplier.count) + " elements of ONNX type " +
-                     std::to_string(multiplier.type) + "; N = " + std::to_string(N_) +
-                     " floats are needed", "docs/numerics.md N11", "Correct multiplier.");
-  }
+void Activation::check_x(const Tensor& x) const {
+  if (x.type == (is_static() ? ort::kUint8 : ort::kFloat)) return;
+  node_.refuse(std::string("X is no ") + (is_static() ? "uint8" : "float") + " tensor",
+               "docs/ops.md: uint8 for static activations, float for the others",
+               "Correct the attribute activation or the graph.");
 }
 
-Epilogue Activation::epilogue(const Tensor& bias, const Tensor& multiplier,
-                              const std::vector<int64_t>& corrections, int64_t first) const {
+void Activation::check_bias(const Tensor& bias) const {
+  const ort::TensorType type = is_static() ? ort::kInt32 : ort::kFloat;
+  if (bias.type == type && bias.count == N_) return;
+  node_.refuse("bias has " + std::to_string(bias.count) + " elements of ONNX type " +
+                   std::to_string(bias.type) + "; N = " + std::to_string(N_) + " of type " +
+                   std::to_string(type) + " are needed", "docs/ops.md", "Correct bias.");
+}
+
+void Activation::check_multiplier(const Tensor& multiplier) const {
+  if (multiplier.type == ort::kFloat && multiplier.count == N_) return;
+  node_.refuse("multiplier has " + std::to_string(multiplier.count) + " elements of ONNX type " +
+                   std::to_string(multiplier.type) + "; N = " + std::to_string(N_) +
+                   " floats are needed", "docs/numerics.md N11", "Correct multiplier.");
+}
+
+Epilogue Activation::epilogue(const ProductOperands& operands) const {
   Epilogue e;
   e.output = is_static() ? Output::kRequantized : Output::kFloat;
   if (is_static()) {
-    e.correction = corrections.data() + first;
-    e.bias_codes = bias.data ? bias.as<int32_t>() + first : nullptr;
-    e.multiplier = multiplier.as<float>() + first;
+    e.correction = operands.corrections;
+    e.bias_codes = static_cast<const int32_t*>(operands.bias);
+    e.multiplier = operands.multiplier;
   } else {
-    e.bias = bias.data ? bias.as<float>() + first : nullptr;
+    e.bias = static_cast<const float*>(operands.bias);
   }
   e.y_zero_point = y_zero_point_;
   e.y_min = y_min_;
@@ -102,7 +104,7 @@ Epilogue Activation::epilogue(const Tensor& bias, const Tensor& multiplier,
 }
 
 std::vector<int64_t> Activation::corrections(const WeightInput& weight,
-                                             const Tensor& buffer) const {
+                                             const uint8_t* buffer) const {
   // A product with a row of ones gives the sums of the weights at the speed of the kernel.
   const Weight& shape = weight.shape();
   const Runs runs = contiguous_runs(shape);

@@ -8,6 +8,8 @@
 
 namespace qcompile {
 
+struct ProductOperands;
+
 enum class ActivationKind { kFloat, kDynamic, kStatic };
 
 class Activation {
@@ -22,13 +24,14 @@ class Activation {
   float clip_min() const { return clip_min_; }
   float clip_max() const { return clip_max_; }
 
-  // Refuses an X of the other element type, and bias or multiplier that do not agree with N.
-  void check_operands(const Tensor& x, const Tensor& bias, const Tensor& multiplier) const;
-  // The epilogue of output `first` onwards. x_scales are set by the op.
-  Epilogue epilogue(const Tensor& bias, const Tensor& multiplier,
-                    const std::vector<int64_t>& corrections, int64_t first) const;
+  // Refuse an X of the other element type, and a bias or multiplier that does not agree with N.
+  void check_x(const Tensor& x) const;
+  void check_bias(const Tensor& bias) const;
+  void check_multiplier(const Tensor& multiplier) const;
+  // x_scales are set by the op.
+  Epilogue epilogue(const ProductOperands& operands) const;
   // -(x_zero_point - 128) * sum_k w[n, k] of all N outputs; for n16k4 weights that are static.
-  std::vector<int64_t> corrections(const WeightInput& weight, const Tensor& buffer) const;
+  std::vector<int64_t> corrections(const WeightInput& weight, const uint8_t* buffer) const;
   int64_t correction_of(int64_t weight_sum) const { return -int64_t{pad_code()} * weight_sum; }
   // The product's kernel: the active one, or the scalar one where int32 sums could overflow, N10.
   void (*product() const)(matmul_s8_n16k4_args&) { return product_; }

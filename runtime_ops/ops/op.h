@@ -37,6 +37,8 @@ struct Tensor {
     return static_cast<const T*>(data);
   }
 };
+// What ORT says of a value; a Tensor without type for null.
+Tensor view_of(const ort::OrtValue* value);
 std::string to_string(const std::vector<int64_t>& dims);
 // The product of dims; refuses a negative dim and a product beyond int64.
 int64_t count_elements(const std::vector<int64_t>& dims);
@@ -72,7 +74,7 @@ class Context {
  public:
   explicit Context(ort::OrtKernelContext* context) : context_(context) {}
   Tensor input(size_t index) const;  // without type where an optional input is absent
-  Tensor output(size_t index, const std::vector<int64_t>& dims) const;
+  Tensor output(size_t index, std::vector<int64_t> dims) const;
   size_t num_inputs() const;
 
   // task(i) for 0 <= i < total on ORT's threads. Tasks must not throw.
@@ -131,7 +133,7 @@ struct OpDefinition : ort::OrtCustomOp {
   Infer infer;
 };
 
-// Memory that a thread keeps between calls, 64-byte aligned; grows, never shrinks. Contents are
+// Memory kept between calls, 64-byte aligned; grows, never shrinks. Contents are
 // undefined. Several may be in use at once: each use names its own (a thread_local).
 class Scratch {
  public:
@@ -140,6 +142,8 @@ class Scratch {
   T* get(int64_t count) {
     return static_cast<T*>(bytes(count * static_cast<int64_t>(sizeof(T))));
   }
+  // What the last get() returned; null before.
+  const uint8_t* data() const { return static_cast<const uint8_t*>(memory_); }
 
  private:
   void* bytes(int64_t size);

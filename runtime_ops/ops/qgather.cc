@@ -8,6 +8,8 @@
 namespace qcompile {
 namespace {
 
+constexpr int64_t kTaskElements = 16 * 1024;
+
 class QGather final : public OpKernel {
  public:
   explicit QGather(const Node& node) : node_(node), weight_(node) {
@@ -20,13 +22,18 @@ class QGather final : public OpKernel {
     const Tensor buffer = node.constant(1);
     if (buffer.type == ort::kUndefined) return;
     weight_.check_buffer(buffer);
-    constant_ = buffer.data;
+    constant_ = buffer.as<uint8_t>();
   }
 
   void compute(const Context& context) const override {
-    const Tensor indices = context.input(0), buffer = context.input(1);
-    if (buffer.data != constant_) weight_.check_buffer(buffer);
-    const Weight w = weight_.weight(buffer);
+    Tensor indices = context.input(0);
+    const uint8_t* codes = constant_;
+    if (!codes) {
+      const Tensor buffer = context.input(1);
+      weight_.check_buffer(buffer);
+      codes = buffer.as<uint8_t>();
+    }
+    const Weight w = weight_.weight(codes);
     for (int64_t i = 0; i < indices.count; ++i) {
       const int64_t index = indices.as<int64_t>()[i];
       if (index < -w.N || index >= w.N) {
@@ -34,13 +41,12 @@ class QGather final : public OpKernel {
                          std::to_string(w.N), "docs/ops.md: -N ... N-1", "Correct the indices.");
       }
     }
-    std::vector<int64_t> dims = indices.dims;
-    dims.push_back(w.K);
-    const Tensor y = context.output(0, dims);
+    indices.dims.push_back(w.K);
+    const Tensor y = context.output(0, std::move(indices.dims));
     if (y.count == 0) return;
     const auto kernel = weight_.layout() == LayoutKind::kRows ? kernels().gather_f32_rows
                                                               : kernels().gather_f32_n16k4;
-    const int64_t per_task = std::max<int64_t>(1, 4096 / w.K);
+    const int64_t per_task = std::max<int64_t>(1, kTaskElements / w.K);
     context.parallel(ceil_div(indices.count, per_task), [&](int64_t task) {
       const int64_t end = std::min(indices.count, (task + 1) * per_task);
       for (int64_t i = task * per_task; i < end; ++i) {
@@ -55,7 +61,7 @@ class QGather final : public OpKernel {
  private:
   const Node node_;
   const WeightInput weight_;
-  const void* constant_ = nullptr;
+  const uint8_t* constant_ = nullptr;  // W, where it is an initializer
 };
 
 void infer(const ShapeContext& context) {

@@ -3,55 +3,54 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../kernels/epilogue.h"
-#include "activation.h"
+#include "operands.h"
 #include "ops.h"
 
 namespace qcompile {
 namespace {
 
-// Work below this many multiplications is not worth waking a thread for.
-constexpr int64_t kSerialWork = 128 * 1024;
+// A task of this much work takes 5 to 20 us; waking a thread takes about 2. Work is counted in
+// columns of one panel; 8 rows cost as much as reading the panel's codes.
+constexpr int64_t kTaskWork = 512 * 1024;
+constexpr int64_t kTaskElements = 64 * 1024;  // of X to quantize
 // Rows that share one unpacking of a panel; a chunk of 192 rows makes it 1 % of the product.
 constexpr int64_t kRowChunk = 192;
 
 class QMatMul final : public OpKernel {
  public:
-  explicit QMatMul(const Node& node) : node_(node), weight_(node), activation_(node, weight_, true) {
+  explicit QMatMul(const Node& node)
+      : node_(node), weight_(node), activation_(node, weight_, true),
+        operands_(node, weight_, activation_) {
     if (weight_.layout() != LayoutKind::kN16K4) {
       node.refuse("layout = \"" + node.text("layout") + "\"", "docs/ops.md: QMatMul takes n16k4/1",
                   "Pack the model again with this version of qcompile.");
     }
-    runs_ = contiguous_runs(weight_.shape());
-    const Tensor buffer = node.constant(1);
-    if (buffer.type == ort::kUndefined) return;
-    weight_.check_buffer(buffer);
-    constant_ = buffer.data;
-    if (activation_.is_static()) corrections_ = activation_.corrections(weight_, buffer);
+    const Weight& shape = weight_.shape();
+    runs_ = contiguous_runs(shape);
+    padded_row_ = padded_row(shape);
+    num_panels_ = n16k4_num_panels(shape);
+    scratch_bytes_ = n16k4_scratch_bytes(shape);
   }
 
   void compute(const Context& context) const override {
-    const Tensor x = context.input(0), buffer = context.input(1);
-    const Tensor bias = context.input(2), multiplier = context.input(3);
-    activation_.check_operands(x, bias, multiplier);
-    if (buffer.data != constant_) weight_.check_buffer(buffer);
+    Tensor x = context.input(0);
+    activation_.check_x(x);
     if (x.dims.empty() || x.dims.back() != weight_.K()) {
       node_.refuse("X is " + to_string(x.dims) + "; K = " + std::to_string(weight_.K()),
                    "docs/ops.md: X [..., K]", "Correct the graph.");
     }
-    std::vector<int64_t> dims = x.dims;
-    dims.back() = weight_.N();
-    const Tensor y = context.output(0, dims);
+    std::vector<int64_t> fresh;
+    const ProductOperands operands = operands_.read(context, &fresh);
+    x.dims.back() = weight_.N();
+    const Tensor y = context.output(0, std::move(x.dims));
     if (y.count == 0) return;
-    const Weight w = weight_.weight(buffer);
+    const Weight w = weight_.weight(operands.weight);
+    const Epilogue epilogue = activation_.epilogue(operands);
     if (activation_.kind() == ActivationKind::kFloat) {
-      return float_product(context, w, x, bias, y);
+      float_product(context, w, x, epilogue, y);
+    } else {
+      integer_product(context, w, x, epilogue, y);
     }
-    const bool is_computed = activation_.is_static() && buffer.data != constant_;
-    const std::vector<int64_t> fresh =
-        is_computed ? activation_.corrections(weight_, buffer) : std::vector<int64_t>();
-    integer_product(context, w, x, activation_.epilogue(bias, multiplier,
-                    is_computed ? fresh : corrections_, 0), y);
   }
 
  private:
@@ -63,101 +62,129 @@ class QMatMul final : public OpKernel {
     int32_t* sums;
   };
 
+  // One piece of memory for the arrays of all rows.
+  Rows allocate(int64_t M) const {
+    static thread_local Scratch memory;
+    Rows rows;
+    rows.stride = ceil_div(padded_row_, 64) * 64;
+    const int64_t tail = 8 + 4 + 4 * weight_.shape().num_blocks;
+    // Kernels may read one vector beyond the last row.
+    rows.codes = memory.get<int8_t>(M * (rows.stride + tail) + 64);
+    rows.pointers = reinterpret_cast<const int8_t**>(rows.codes + M * rows.stride + 64);
+    rows.scales = reinterpret_cast<float*>(rows.pointers + M);
+    rows.sums = reinterpret_cast<int32_t*>(rows.scales + M);
+    return rows;
+  }
+
   // Codes of rows [first, last), zero-padded, with scales and sums.
   void prepare(const Tensor& x, const Weight& w, const Rows& rows, int64_t first,
                int64_t last) const {
-    for (int64_t m = first; m < last; ++m) {
-      int8_t* codes = rows.codes + m * rows.stride;
-      rows.pointers[m] = codes;
-      if (activation_.is_static()) {
+    int8_t* codes = rows.codes + first * rows.stride;
+    for (int64_t m = first; m < last; ++m) rows.pointers[m] = rows.codes + m * rows.stride;
+    if (activation_.is_static()) {
+      for (int64_t m = first; m < last; ++m, codes += rows.stride) {
         centre_u8_s8_args args{x.as<uint8_t>() + m * w.K, w.K, codes};
         kernels().centre_u8_s8(args);
-      } else {
-        amax_f32_args amax{x.as<float>() + m * w.K, w.K, 0};
-        kernels().amax_f32(amax);
-        quantize_f32_s8_args args{amax.x, w.K, 0, activation_.limit(), codes};
-        args.scale = rows.scales[m] = dynamic_scale(amax.amax_bits, activation_.limit());
-        kernels().quantize_f32_s8(args);
+        if (rows.stride == w.K) continue;
+        std::memset(codes + w.K, 0, static_cast<size_t>(rows.stride - w.K));
       }
-      std::memset(codes + w.K, 0, static_cast<size_t>(rows.stride - w.K));
+    } else {
+      quantize_rows_f32_s8_args args{x.as<float>() + first * w.K, last - first, w.K, rows.stride,
+                                     activation_.limit(), codes, rows.scales + first};
+      kernels().quantize_rows_f32_s8(args);
     }
     rowsum_s8_args sums{rows.pointers + first, last - first, runs_.runs.data(), runs_.ends.data(),
                         w.num_blocks, rows.sums + first * w.num_blocks};
     kernels().rowsum_s8(sums);
   }
 
-  void integer_product(const Context& context, const Weight& w, const Tensor& x, Epilogue epilogue,
-                       const Tensor& y) const {
-    const int64_t M = y.count / w.N, panels = n16k4_num_panels(w);
-    static thread_local Scratch codes, pointers, scales, sums;
-    Rows rows;
-    rows.stride = ceil_div(padded_row(w), 64) * 64;
-    rows.codes = codes.get<int8_t>(M * rows.stride);
-    rows.pointers = pointers.get<const int8_t*>(M);
-    rows.scales = scales.get<float>(M);
-    rows.sums = sums.get<int32_t>(M * w.num_blocks);
-    const int64_t per_task = std::max<int64_t>(1, kSerialWork / 4 / w.K);
+  // Tasks of a product of `rows` rows: each is some panels.
+  struct Split {
+    int64_t panels_per_task, tasks;
+    Split(int64_t K, int64_t panels, int64_t rows) {
+      const int64_t work = K * kPanel * std::max<int64_t>(1, rows / 8);
+      panels_per_task = std::max<int64_t>(1, kTaskWork / work);
+      tasks = ceil_div(panels, panels_per_task);
+    }
+  };
+
+  void integer_product(const Context& context, const Weight& w, const Tensor& x,
+                       const Epilogue& epilogue, const Tensor& y) const {
+    const int64_t M = x.count / w.K;
+    const Rows rows = allocate(M);
+    const int64_t per_task = std::max<int64_t>(1, kTaskElements / w.K);
     context.parallel(ceil_div(M, per_task), [&](int64_t task) {
       prepare(x, w, rows, task * per_task, std::min(M, (task + 1) * per_task));
     });
-    const int64_t chunk = std::min(M, kRowChunk), chunks = ceil_div(M, chunk);
-    const bool is_static = activation_.is_static();
-    const int64_t y_bytes = is_static ? 1 : 4;
-    const int64_t panels_per_task =
-        std::max<int64_t>(1, kSerialWork / (w.K * kPanel * std::max<int64_t>(1, chunk / 8)));
-    const int64_t panel_tasks = ceil_div(panels, panels_per_task);
-    context.parallel(chunks * panel_tasks, [&](int64_t task) {
+    // Chunks of about the same size, in whole register blocks.
+    int64_t chunk = M;
+    if (M > kRowChunk) chunk = ceil_div(ceil_div(M, ceil_div(M, kRowChunk)), 24) * 24;
+    const Split split(w.K, num_panels_, chunk);
+    context.parallel(ceil_div(M, chunk) * split.tasks, [&](int64_t task) {
       static thread_local Scratch scratch;
-      const int64_t first = task / panel_tasks * chunk, part = task % panel_tasks;
-      const int64_t end = std::min(panels, (part + 1) * panels_per_task);
-      for (int64_t panel = part * panels_per_task; panel < end; ++panel) {
-        matmul_s8_n16k4_args args{};
-        args.weight = &w;
-        args.panel = panel;
-        args.x_rows = rows.pointers + first;
-        args.num_rows = std::min(chunk, M - first);
-        args.runs = runs_.runs.data();
-        args.run_ends = runs_.ends.data();
-        args.is_contiguous = true;
-        args.x_sums = rows.sums + first * w.num_blocks;
-        args.scratch = scratch.get<uint8_t>(n16k4_scratch_bytes(w));
-        args.epilogue = at_output(epilogue, panel * kPanel);
+      const int64_t first = task / split.tasks * chunk;
+      const int64_t begin = task % split.tasks * split.panels_per_task;
+      const int64_t end = std::min(num_panels_, begin + split.panels_per_task);
+      matmul_s8_n16k4_args args{};
+      args.weight = &w;
+      args.x_rows = rows.pointers + first;
+      args.num_rows = std::min(chunk, M - first);
+      args.runs = runs_.runs.data();
+      args.run_ends = runs_.ends.data();
+      args.is_contiguous = true;
+      args.x_sums = rows.sums + first * w.num_blocks;
+      args.scratch = scratch.get<uint8_t>(scratch_bytes_);
+      args.y_stride = w.N;
+      for (args.panel = begin; args.panel < end; ++args.panel) {
+        args.epilogue = at_output(epilogue, args.panel * kPanel);
         args.epilogue.x_scales = rows.scales + first;
-        args.y = static_cast<uint8_t*>(y.data) + (first * w.N + panel * kPanel) * y_bytes;
-        args.y_stride = w.N;
+        args.y = static_cast<uint8_t*>(y.data) +
+                 (first * w.N + args.panel * kPanel) * (activation_.is_static() ? 1 : 4);
         activation_.product()(args);
       }
     });
   }
 
-  void float_product(const Context& context, const Weight& w, const Tensor& x, const Tensor& bias,
-                     const Tensor& y) const {
-    const int64_t M = y.count / w.N, stride = padded_row(w);
+  // Rows where they are, or copies padded with zeros.
+  const float** float_rows(const Weight& w, const Tensor& x, int64_t M) const {
     static thread_local Scratch padded, pointers;
     const float** rows = pointers.get<const float*>(M);
-    float* copy = stride == w.K ? nullptr : padded.get<float>(M * stride);
-    for (int64_t m = 0; m < M; ++m) {
-      rows[m] = x.as<float>() + m * w.K;
-      if (!copy) continue;
-      std::memcpy(copy + m * stride, rows[m], static_cast<size_t>(w.K) * 4);
-      std::memset(copy + m * stride + w.K, 0, static_cast<size_t>(stride - w.K) * 4);
-      rows[m] = copy + m * stride;
+    for (int64_t m = 0; m < M; ++m) rows[m] = x.as<float>() + m * w.K;
+    if (padded_row_ == w.K) return rows;
+    float* copy = padded.get<float>(M * padded_row_);
+    for (int64_t m = 0; m < M; ++m, copy += padded_row_) {
+      std::memcpy(copy, rows[m], static_cast<size_t>(w.K) * 4);
+      std::memset(copy + w.K, 0, static_cast<size_t>(padded_row_ - w.K) * 4);
+      rows[m] = copy;
     }
-    context.parallel(n16k4_num_panels(w), [&](int64_t panel) {
-      matmul_f32_n16k4_args args{&w, panel, rows, M,
-                                 bias.data ? bias.as<float>() + panel * kPanel : nullptr,
-                                 activation_.clip_min(), activation_.clip_max(),
-                                 static_cast<float*>(y.data) + panel * kPanel, w.N};
-      kernels().matmul_f32_n16k4(args);
+    return rows;
+  }
+
+  void float_product(const Context& context, const Weight& w, const Tensor& x,
+                     const Epilogue& epilogue, const Tensor& y) const {
+    const int64_t M = x.count / w.K;
+    const float** rows = float_rows(w, x, M);
+    const Split split(w.K, num_panels_, 4 * M);  // a float product does a quarter a cycle
+    context.parallel(split.tasks, [&](int64_t task) {
+      static thread_local Scratch scratch;
+      float* memory = scratch.get<float>(kFloatScratch);
+      const int64_t begin = task * split.panels_per_task;
+      const int64_t end = std::min(num_panels_, begin + split.panels_per_task);
+      for (int64_t panel = begin; panel < end; ++panel) {
+        const float* bias = epilogue.bias ? epilogue.bias + panel * kPanel : nullptr;
+        matmul_f32_n16k4_args args{&w, panel, rows, M, bias, epilogue.clip_min, epilogue.clip_max,
+                                   static_cast<float*>(y.data) + panel * kPanel, w.N, memory};
+        kernels().matmul_f32_n16k4(args);
+      }
     });
   }
 
   const Node node_;
   const WeightInput weight_;
   const Activation activation_;
+  const Operands operands_;
   Runs runs_;
-  const void* constant_ = nullptr;  // the initializer that was checked at creation
-  std::vector<int64_t> corrections_;
+  int64_t padded_row_, num_panels_, scratch_bytes_;
 };
 
 void infer(const ShapeContext& context) {

@@ -32,7 +32,7 @@ WeightInput::WeightInput(const Node& node, int64_t groups) : node_(node), groups
   format_ = node_.text("format");
   read_shape();
   read_table();
-  expected_bytes();
+  group_bytes_ = expected_bytes();
 }
 
 void WeightInput::read_shape() {
@@ -116,7 +116,7 @@ int64_t WeightInput::expected_bytes() const {
 }
 
 void WeightInput::check_buffer(const Tensor& buffer) const {
-  const int64_t expected = expected_bytes() * groups_;
+  const int64_t expected = group_bytes_ * groups_;
   if (buffer.type != ort::kUint8 || buffer.count != expected) {
     node_.refuse("W has " + std::to_string(buffer.count) + " bytes; " + layout_name_ + " of N = " +
                      std::to_string(N()) + ", K = " + std::to_string(K()) + ", " + format_ + " (" +
@@ -126,9 +126,9 @@ void WeightInput::check_buffer(const Tensor& buffer) const {
   }
 }
 
-Weight WeightInput::weight(const Tensor& buffer, int64_t group) const {
+Weight WeightInput::weight(const uint8_t* buffer, int64_t group) const {
   Weight w = shape_;
-  w.data = buffer.as<uint8_t>() + group * expected_bytes();
+  w.data = buffer + group * group_bytes_;
   w.byte_table = byte_table_.empty() ? nullptr : byte_table_.data();
   w.float_table = has_table_ ? float_table_.data() : nullptr;
   return w;

@@ -17,7 +17,7 @@ class WeightInput {
 
   // Checks the buffer; from then on weight(g) may be used with it.
   void check_buffer(const Tensor& buffer) const;
-  Weight weight(const Tensor& buffer, int64_t group = 0) const;
+  Weight weight(const uint8_t* buffer, int64_t group = 0) const;
   LayoutKind layout() const { return layout_; }
   int64_t N() const { return shape_.N * groups_; }
   int64_t K() const { return shape_.K; }
@@ -32,7 +32,7 @@ class WeightInput {
   void read_table();
   int64_t expected_bytes() const;  // of one group
   const Node node_;
-  int64_t groups_;
+  int64_t groups_, group_bytes_ = 0;
   LayoutKind layout_ = LayoutKind::kN16K4;
   std::string layout_name_, format_;
   Weight shape_;  // without data; N is that of one group

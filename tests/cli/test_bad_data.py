@@ -129,6 +129,10 @@ CASES: dict[str, tuple[Callable[[], str], str]] = {
         text("my_samples:gone"),
         "calibration data my_samples:gone: module 'my_samples' has no attribute 'gone'",
     ),
+    "module raises": (
+        text("my_broken_samples:f"),
+        "calibration data my_broken_samples:f: SystemExit: no camera",
+    ),
     "function raises": (
         text("my_samples:raises"),
         "calibration data my_samples:raises: RuntimeError: the camera is off",
@@ -175,6 +179,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("my_samples.py").write_text(MODULE)
+    Path("my_broken_samples.py").write_text("raise SystemExit('no camera')")
     return mlp().save(Path("m.onnx"))
 
 

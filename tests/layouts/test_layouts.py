@@ -187,8 +187,8 @@ def test_n16k4_by_hand_4_bits() -> None:
 
 
 def test_n16k4_by_hand_3_bits() -> None:
-    # chunk = 32 columns. Field of 2 bits: two vectors of 4 slots (columns 0-15, 16-31); of 1 bit: one
-    # vector of 8 slots. uint3: u = code. Columns 0, 4, 8, 12, 16 hold 1, 2, 3, 4, 7.
+    # chunk = 32 columns. 2 bits: two vectors of 4 slots (columns 0-15, 16-31); 1 bit: one vector
+    # of 8 slots. uint3: u = code. Columns 0, 4, 8, 12, 16 hold 1, 2, 3, 4, 7.
     codes = [0] * 32
     codes[0], codes[4], codes[8], codes[12], codes[16] = 1, 2, 3, 4, 7
     # Low fields: 1, 2, 3, 0 -> 0b00_11_10_01 = 39; 3 -> 03. High fields: slots 3, 4 -> 18.

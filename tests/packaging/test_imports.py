@@ -24,7 +24,7 @@ ORDER = (
         *("load", "normalise", "annotate", "calibrate", "transform", "lower"),
         *("pack", "emit", "verify", "report"),
         *("artifact", "data", "measure", "reference", "session", "spread", "stage", "verdict"),
-        *("compare", "synthetic", "verify_lowered", "verify_nodes", "weighted"),
+        *("compare", "pieces", "synthetic", "verify_lowered", "verify_nodes", "weighted"),
         *("allocation", "costs", "metrics", "solvers"),
     ),
     ("compile",),

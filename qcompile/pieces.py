@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pieces of the QDQ graph: what one compiled node stands for, as a session of its own."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+import qcompile.runtime_ops as runtime_ops
+from qcompile.graph import DOMAIN
+from qcompile.passes.lower.lowered import TO_NCHW
+from qcompile.session import open_model, session_options
+
+OUTPUT = "qcompile.output"  # metadata of static nodes: the codes that they write
+
+
+def float_name(node: ir.Node) -> str:
+    """The value of the float model that the node's output stands for."""
+    codes = node.metadata_props.get(OUTPUT)
+    if codes is not None:
+        return codes.removesuffix("_codes")
+    return (node.outputs[0].name or "").removesuffix("_nhwc")
+
+
+def source_names(node: ir.Node) -> list[str]:
+    """The values of the QDQ graph that a lowered static node reads."""
+    return node.metadata_props["qcompile.inputs"].split("\n")
+
+
+def as_nchw(value: ir.Value, array: NDArray) -> NDArray:
+    """The array in the layout of the QDQ graph."""
+    is_nhwc = (value.name or "").endswith("_nhwc")
+    return np.ascontiguousarray(array.transpose(TO_NCHW)) if is_nhwc else array
+
+
+def qdq_piece(
+    quantized: ir.Model, node: ir.Node, *, optimise: bool = False
+) -> ort.InferenceSession:
+    """The QDQ nodes between the codes that a lowered node reads and those that it writes."""
+    output = node.metadata_props[OUTPUT]
+    return piece_between(quantized, source_names(node), output, optimise=optimise)
+
+
+def piece_between(
+    quantized: ir.Model, inputs_named: Iterable[str], output_name: str, *, optimise: bool = False
+) -> ort.InferenceSession:
+    """The nodes between the named values."""
+    copy = quantized.clone()
+    graph = copy.graph
+    found = {v.name: v for n in graph for v in n.outputs} | {v.name: v for v in graph.inputs}
+    names = list(dict.fromkeys(inputs_named))
+    inputs = {name: found[name] for name in names}
+    wanted, todo = set(), [found[output_name]]
+    while todo:
+        value = todo.pop()
+        producer = value.producer()
+        if value.name in inputs or producer is None or producer in wanted:
+            continue
+        wanted.add(producer)
+        todo += [v for v in producer.inputs if v is not None]
+    kept = [n for n in graph if n in wanted]
+    used = {v.name for n in kept for v in n.inputs if v is not None}
+    fresh = {name: ir.Value(name=name, type=v.type, shape=None) for name, v in inputs.items()}
+    output = found[output_name]
+    graph.outputs.clear()
+    for name, value in inputs.items():
+        value.name = f"{name}_before"
+        value.replace_all_uses_with(fresh[name])
+    for each in reversed(list(graph)):
+        if each not in wanted:
+            graph.remove(each, safe=False)
+    for each in kept:
+        graph.remove(each, safe=False)
+    initializers = [v for n, v in graph.initializers.items() if n in used]
+    graph.initializers.clear()
+    piece = ir.Graph(
+        list(fresh.values()),
+        [output],
+        nodes=kept,
+        initializers=initializers,
+        opset_imports=copy.opset_imports,
+        name="piece",
+    )
+    options = session_options(1, optimise=optimise)
+    if any(n.domain == DOMAIN for n in kept):
+        runtime_ops.register(options)
+    return open_model(ir.Model(piece, ir_version=copy.ir_version), options)

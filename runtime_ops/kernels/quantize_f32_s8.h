@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dynamic activations, N2 and N4: the greatest magnitude, its scale, and the codes.
+// QC_ISA_NAME as in elementwise.h.
+#include "epilogue.h"
+#include "simd.h"
+
+namespace qcompile {
+namespace {
+
+QC_INLINE int32_t amax_bits(const float* x, int64_t count, int32_t bits) {
+  const int32_t* words = reinterpret_cast<const int32_t*>(x);
+  const Ints mask = set_ints(0x7fffffff);
+  Ints amax[2] = {set_ints(bits), set_ints(0)};
+  int64_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    amax[0] = max(amax[0], bit_and(load_ints(words + i), mask));
+    amax[1] = max(amax[1], bit_and(load_ints(words + i + 16), mask));
+  }
+  for (; i < count; i += 16) {
+    amax[1] = max(amax[1], bit_and(load_ints(words + i, count - i), mask));
+  }
+  return max_of(max(amax[0], amax[1]));
+}
+
+// rint(x / scale), clamped. The product with 1 / scale is within 2^-15 of the quotient where that
+// is at most 128, so rint of the two can differ only that near to a tie, and there the division
+// decides. A scale whose reciprocal is no normal number always divides.
+struct Quantizer {
+  Floats scale, inverse, low, high, near_tie;
+  Quantizer(float s, int32_t limit)
+      : scale(set_floats(s)), inverse(set_floats(1.0f / s)),
+        low(set_floats(static_cast<float>(-limit))), high(set_floats(static_cast<float>(limit))),
+        near_tie(set_floats(s < 1e30f ? 0.5f - 0x1p-14f : -1.0f)) {}
+  QC_INLINE Ints operator()(Floats x) const {
+    const Floats product = mul(x, inverse);
+    Floats v = round(product);
+    if (__builtin_expect(any_above(abs(sub(product, v)), near_tie), 0)) v = round(div(x, scale));
+    return round_to_ints(min(high, max(low, v)));
+  }
+};
+
+QC_INLINE void quantize(const float* x, int64_t count, float scale, int32_t limit, int8_t* codes) {
+  if (scale != scale) {
+    std::memset(codes, 0, static_cast<size_t>(count));
+    return;
+  }
+  const Quantizer quantizer(scale, limit);
+  const int32_t* words = reinterpret_cast<const int32_t*>(x);
+  for (int64_t i = 0; i < count; i += 16) {
+    const Floats v = as_floats(load_ints(words + i, count - i));
+    store_signed_bytes(codes + i, quantizer(v), count - i);
+  }
+}
+
+}  // namespace
+
+void QC_ISA_NAME(amax_f32)(amax_f32_args& a) {
+  a.amax_bits = amax_bits(a.x, a.count, a.amax_bits);
+}
+
+void QC_ISA_NAME(quantize_f32_s8)(quantize_f32_s8_args& a) {
+  quantize(a.x, a.count, a.scale, a.limit, a.codes);
+}
+
+void QC_ISA_NAME(quantize_rows_f32_s8)(quantize_rows_f32_s8_args& a) {
+  for (int64_t m = 0; m < a.num_rows; ++m) {
+    const float* x = a.x + m * a.num_columns;
+    int8_t* codes = a.codes + m * a.stride;
+    a.scales[m] = dynamic_scale(amax_bits(x, a.num_columns, 0), a.limit);
+    quantize(x, a.num_columns, a.scales[m], a.limit, codes);
+    zero_bytes(codes + a.num_columns, a.stride - a.num_columns);
+  }
+}
+
+}  // namespace qcompile

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// The attributes of a node at session creation.
+#include "op.h"
+
+namespace qcompile {
+
+using namespace ort;
+
+namespace {
+
+// True where the call succeeded; a failure is dropped.
+bool succeeded(OrtStatus* status) {
+  if (status) api().ReleaseStatus(status);
+  return !status;
+}
+
+}  // namespace
+
+Node::Node(const char* op, const OrtKernelInfo* info) : info_(info) {
+  size_t size = 0;
+  succeeded(api().KernelInfo_GetNodeName(info, nullptr, &size));
+  std::string name(size, '\0');
+  if (size && !succeeded(api().KernelInfo_GetNodeName(info, &name[0], &size))) name.clear();
+  while (!name.empty() && name.back() == '\0') name.pop_back();
+  title_ = std::string(op) + " \"" + name + "\"";
+}
+
+void Node::refuse(const std::string& what, const std::string& rule, const std::string& cure) const {
+  throw Refusal{kInvalidArgument, title_ + ": " + what + " (" + rule + "). " + cure, true};
+}
+
+int64_t Node::integer(const char* name, int64_t absent) const {
+  int64_t value = absent;
+  return succeeded(api().KernelInfoGetAttribute_int64(info_, name, &value)) ? value : absent;
+}
+
+int64_t Node::integer(const char* name) const {
+  int64_t value = 0;
+  if (!succeeded(api().KernelInfoGetAttribute_int64(info_, name, &value))) {
+    refuse(std::string("attribute ") + name + " is missing or no int", "docs/ops.md",
+           "Write the model again with this version of qcompile.");
+  }
+  return value;
+}
+
+int64_t Node::integer_between(const char* name, int64_t low, int64_t high) const {
+  const int64_t value = integer(name);
+  if (value < low || value > high) {
+    refuse(std::string(name) + " = " + std::to_string(value) + " is not in " + std::to_string(low) +
+               " ... " + std::to_string(high),
+           "docs/ops.md", std::string("Correct ") + name + ".");
+  }
+  return value;
+}
+
+float Node::number(const char* name, float absent) const {
+  float value = absent;
+  return succeeded(api().KernelInfoGetAttribute_float(info_, name, &value)) ? value : absent;
+}
+
+float Node::number(const char* name) const {
+  float value = 0;
+  if (!succeeded(api().KernelInfoGetAttribute_float(info_, name, &value))) {
+    refuse(std::string("attribute ") + name + " is missing or no float", "docs/ops.md",
+           "Write the model again with this version of qcompile.");
+  }
+  return value;
+}
+
+std::string Node::text(const char* name, const char* absent) const {
+  size_t size = 0;
+  succeeded(api().KernelInfoGetAttribute_string(info_, name, nullptr, &size));
+  if (size == 0) return absent;
+  std::string value(size, '\0');
+  if (!succeeded(api().KernelInfoGetAttribute_string(info_, name, &value[0], &size))) return absent;
+  while (!value.empty() && value.back() == '\0') value.pop_back();
+  return value;
+}
+
+std::string Node::text(const char* name) const {
+  const std::string value = text(name, "");
+  if (value.empty()) {
+    refuse(std::string("attribute ") + name + " is missing or no string", "docs/ops.md",
+           "Write the model again with this version of qcompile.");
+  }
+  return value;
+}
+
+std::vector<int64_t> Node::integers(const char* name) const {
+  size_t count = 0;
+  if (!succeeded(api().KernelInfoGetAttributeArray_int64(info_, name, nullptr, &count))) return {};
+  std::vector<int64_t> values(count);
+  if (count) check(api().KernelInfoGetAttributeArray_int64(info_, name, values.data(), &count));
+  return values;
+}
+
+std::vector<float> Node::numbers(const char* name) const {
+  size_t count = 0;
+  if (!succeeded(api().KernelInfoGetAttributeArray_float(info_, name, nullptr, &count))) return {};
+  std::vector<float> values(count);
+  if (count) check(api().KernelInfoGetAttributeArray_float(info_, name, values.data(), &count));
+  return values;
+}
+
+Tensor Node::constant(size_t input) const {
+  int is_constant = 0;
+  const OrtValue* value = nullptr;
+  if (!succeeded(api().KernelInfoGetConstantInput_tensor(info_, input, &is_constant, &value)) ||
+      !is_constant) {
+    return Tensor();
+  }
+  return view_of(value);
+}
+
+}  // namespace qcompile

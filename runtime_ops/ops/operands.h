@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inputs of a product besides X: weight, bias, multiplier. Initializers, which they are as a
+// rule, are read and checked once, at creation: an ORT tensor costs as much as a small product.
+#pragma once
+
+#include <vector>
+
+#include "activation.h"
+
+namespace qcompile {
+
+struct ProductOperands {
+  const uint8_t* weight = nullptr;
+  const void* bias = nullptr;               // float, or int32 when static; null: none
+  const float* multiplier = nullptr;        // static only
+  const int64_t* corrections = nullptr;     // static n16k4 weights only, N11
+};
+
+class Operands {
+ public:
+  // The three objects must outlive this one.
+  Operands(const Node& node, const WeightInput& weight, const Activation& activation);
+  // The weight where it is an initializer, else null.
+  const uint8_t* constant_weight() const { return constant_.weight; }
+  // The operands of one execution; `fresh` holds the corrections of a weight that is no initializer.
+  ProductOperands read(const Context& context, std::vector<int64_t>* fresh) const;
+
+ private:
+  std::vector<int64_t> corrections_of(const uint8_t* weight) const;
+  const WeightInput& weight_;
+  const Activation& activation_;
+  ProductOperands constant_;
+  std::vector<int64_t> corrections_;
+};
+
+}  // namespace qcompile

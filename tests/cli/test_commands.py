@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands print: results on stdout, logs and errors on stderr."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qcompile
+from qcompile import cli
+from qcompile.formats import FORMATS
+from tests.cli.run import names, run
+from tests.pipeline.nets import cnn, mlp, samples
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    np.savez("data.npz", allow_pickle=False, **samples(mlp()))
+    return mlp().save(Path("m.onnx"))
+
+
+def test_report(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(capsys, model, "--preset", "w4a8", "--calibration-data", "data.npz")
+    assert (result.code, result.err) == (0, "")
+    labels = [line[:18].rstrip() for line in result.out.splitlines()]
+    assert labels[:6] == ["artifact", "target, preset", "size", "coverage", "SQNR", "worst node"]
+    assert labels[6:8] == ["time of one input", "verified"]
+    assert "100.0 % of the weights run from packed codes (int8 55.6 %, int4 44.4 %)" in result.out
+    assert "(calibration data)" in result.out
+
+
+def test_report_of_random_inputs(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, model).out
+    assert "note: preset w8a8-dynamic was chosen because no calibration data was given" in out
+    assert "WARNING: accuracy was not measured: without --calibration-data" in out
+
+
+def test_json(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(capsys, model, "--json")
+    assert (result.code, result.err) == (0, "")
+    printed = json.loads(result.out)
+    manifest = json.loads(Path("m.qc/manifest.json").read_text())
+    assert printed["folder"] == "m.qc"
+    assert printed["content"] == manifest["content"]
+    assert printed["measured"] == manifest["measured"]
+
+
+def test_quiet(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(capsys, model, "--quiet")
+    assert (result.code, result.out, result.err) == (0, "", "")
+
+
+def test_snake_case_flags(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    snake = ["--calibration_data=data.npz", "--edge_bits", "4", "--nodes_to_exclude", "/y_.*"]
+    assert run(capsys, "--preset", "w4a8", model, *snake, "--quiet").code == 0
+    rows = qcompile.Artifact.read("m.qc").content["nodes"]
+    assert [r["weight"] and r["weight"].split("/")[0] for r in rows] == ["int4", "int4", None]
+
+
+def test_dry_run_writes_nothing(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = names(Path())
+    result = run(capsys, model, "--dry-run", "--preset", "w4a16", "--nodes-to-exclude", "/y_.*")
+    assert (result.code, result.err) == (0, "")
+    assert names(Path()) == before
+    lines = [line.split() for line in result.out.splitlines()]
+    assert lines[0] == ["target", "cpu,", "preset", "w4a16"]
+    assert lines[2][:3] == ["/first_product/MatMul", "MatMul", "int8/axis(axis=0)/sym/f32"]
+    assert lines[2][-2:] == ["--edge-bits", "8"]
+    assert lines[3][2] == "uint4/block(axis=1,size=32)/asym/f16"
+    assert "excluded by --nodes-to-exclude" in result.out
+    assert lines[5] == ["coverage", "88.9", "%"]
+
+
+def test_dry_run_agrees_with_the_artifact(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--preset", "w4a8", "--calibration-data", "data.npz"]
+    planned = json.loads(run(capsys, model, *flags, "--dry-run", "--json").out)
+    made = json.loads(run(capsys, model, *flags, "--json").out)["content"]
+    same = ("node", "op", "weight", "activation", "kernel", "reason", "decided_by")
+    rows = [{k: row[k] for k in same} for row in planned["nodes"]]
+    assert rows == [{k: row[k] for k in same} for row in made["nodes"]]
+    for key in ("target", "preset", "coverage", "notes", "float_nodes"):
+        assert planned[key] == made[key]
+
+
+def test_inspect(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, model, "--quiet", "--nodes-to-exclude", ".*first.*").code == 0
+    made, source = run(capsys, "inspect", "m.qc"), run(capsys, "inspect", model)
+    assert (made.code, source.code) == (0, 0)
+    assert "n16k4/1" in made.out and "excluded by --nodes-to-exclude" in made.out
+    assert source.out.splitlines()[0] == "target cpu, preset w8a8-dynamic"
+    shown = json.loads(run(capsys, "inspect", "m.qc", "--json").out)
+    assert shown == json.loads(Path("m.qc/manifest.json").read_text()) | {
+        k: v for k, v in shown.items() if k == "never"
+    } or set(shown) == {"content", "measured"}
+
+
+def test_inspect_of_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(capsys, "inspect", tmp_path)
+    message = f"{tmp_path} is no qcompile artifact: it has no manifest.json"
+    assert (result.code, result.err) == (2, f"error: {message}\n")
+
+
+def test_compare(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, model, "--quiet")
+    printed = run(capsys, "compare", model, "m.qc", "--data", "data.npz")
+    assert printed.code == 0
+    assert printed.out.splitlines()[0].split() == [
+        *("output", "SQNR", "dB", "cosine", "top-1", "agreement"),
+    ]
+    assert printed.out.splitlines()[-1] == "8 samples"
+    result = json.loads(run(capsys, "compare", model, "m.qc", "--data", "data.npz", "--json").out)
+    assert result["outputs"][0]["name"] == "y" and result["outputs"][0]["sqnr_db"] > 30
+    assert {name for name, _ in result["worst_nodes"]} <= {
+        f"/{n}_product/MatMul" for n in ("first", "middle", "y")
+    }
+
+
+def test_compare_with_itself(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = json.loads(run(capsys, "compare", model, model, "--data", "data.npz", "--json").out)
+    row = {"name": "y", "sqnr_db": "inf", "cosine": 1.0, "top1": 1.0}
+    assert {k: v for k, v in result["outputs"][0].items() if k != "cosine"} == {
+        k: v for k, v in row.items() if k != "cosine"
+    }
+
+
+def test_compare_of_different_models(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = cnn()
+    net.inputs[0].name = "x"
+    net.outputs[0].name = "z"
+    net.nodes[-1].output[0] = "z"
+    other = net.save(Path("other.onnx"))
+    result = run(capsys, "compare", model, other, "--data", "data.npz")
+    message = "the models have different outputs: y and z"
+    assert (result.code, result.err) == (2, f"error: {message}\n")
+
+
+def test_compare_leaves_the_artifact_alone(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, model, "--quiet")
+    before = {p: p.stat().st_mtime_ns for p in Path("m.qc").iterdir()}
+    Path("m.qc").chmod(0o555)
+    assert run(capsys, "compare", model, "m.qc", "--data", "data.npz").code == 0
+    assert {p: p.stat().st_mtime_ns for p in Path("m.qc").iterdir()} == before
+
+
+def test_bench(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, model, "--quiet")
+    result = run(capsys, "bench", "m.qc", "--vs", model, "--data", "data.npz")
+    first, second = result.out.splitlines()
+    assert first.startswith("m.qc: ") and first.endswith(" runs")
+    assert second.startswith("m.onnx: ") and second.endswith("× its speed")
+    assert run(capsys, "bench", model).code == 0
+    refused = run(capsys, "bench", model, "--threads", "0")
+    assert (refused.code, refused.err) == (2, "error: 0 threads: at least 1 is needed\n")
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(capsys, "targets").out
+    assert [line.split()[0] for line in found.splitlines()] == ["target", "cpu", "ort"]
+    found = run(capsys, "formats").out
+    assert [line.split()[0] for line in found.splitlines()[1:]] == list(FORMATS)
+    found = run(capsys, "passes").out
+    stages = [line.split()[0] for line in found.splitlines()[1:]]
+    assert list(dict.fromkeys(stages)) == ["normalise", "transform", "lower"]
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version").out == f"qcompile {qcompile.__version__}\n"
+    for arguments in ([], ["--help"]):
+        result = run(capsys, *arguments)
+        assert result.code == 0
+        assert all(command in result.out for command in cli.COMMANDS)
+
+
+def test_sqnr_below_the_limit(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(capsys, model, "--preset", "w2a16", "--min-sqnr", "60")
+    lines = result.err.splitlines()
+    assert (result.code, lines[0]) == (3, "error: verification failed; nothing was written")
+    assert lines[1].endswith(" dB; --min-sqnr asks for 60")
+    assert names(Path()) == ["data.npz", "m.onnx"]
+    assert run(capsys, model, "--preset", "w8a16", "--min-sqnr", "30", "--quiet").code == 0

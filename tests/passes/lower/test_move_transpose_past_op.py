@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transposes move down until they meet their inverse."""
+
+import pytest
+
+from qcompile.passes.lower.move_transpose_past_op import MoveTransposePastOp
+from tests.passes.graphs import (
+    assert_equal_outputs,
+    assert_left_alone,
+    assert_rewritten,
+    lines_of,
+    parse,
+)
+
+TO_NCHW, TO_NHWC = "Transpose <perm = [0,3,1,2]>", "Transpose <perm = [0,2,3,1]>"
+CONSTANTS = (
+    "<float s = {0.5}, float[1] v = {2}, float[3,1,1] w = {1, 2, 3}, uint8 p = {8}, "
+    "int64[1] i = {1}, int64[1] j = {2}, int64[1] axis = {1}, int32[1] i32 = {1}, "
+    "int32[1] j32 = {2}, int32[1] axis32 = {-2}, int64[8] pads = {0, 1, 2, 0, 0, 0, 3, 0}>"
+)
+NHWC = "float[1,4,5,3] x"
+
+
+def net(body: str, output: str = "float[1,4,5,3] y", inputs: str = NHWC) -> str:
+    """A graph on x."""
+    return f"f ({inputs}) => ({output}) {CONSTANTS} {{ {body} }}"
+
+
+SHAPES = {
+    "Relu (t)": "1,4,5,3",
+    "Clip (t, s)": "1,4,5,3",
+    "Mul (t, s)": "1,4,5,3",
+    "Mul (v, t)": "1,4,5,3",
+    "Add (t, t)": "1,4,5,3",
+    "Slice (t, i, j, axis)": "1,4,5,1",
+    "Slice (t, i32, j32, axis32)": "1,1,5,3",
+    "Pad (t, pads)": "1,9,5,4",
+}
+
+
+@pytest.mark.parametrize(("op", "shape"), SHAPES.items())
+def test_cancelled_with_its_inverse(op: str, shape: str) -> None:
+    text = net(
+        f"t = {TO_NCHW} (x)   r = {op}   u = {TO_NHWC} (r)   y = Neg (u)", f"float[{shape}] y"
+    )
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    assert [n.op_type for n in model.graph] == [op.split()[0], "Neg"]
+    assert_equal_outputs(parse(text), model)
+
+
+def test_moves_to_the_end() -> None:
+    assert_rewritten(
+        MoveTransposePastOp(),
+        f"f ({NHWC}) => (float[1,3,4,5] y) {{ t = {TO_NCHW} (x)   r = Relu (t)   y = Neg (r) }}",
+        f"""f ({NHWC}) => (float[1,3,4,5] y)
+        {{ r_nhwc = Relu (x)   y_nhwc = Neg (r_nhwc)   y = {TO_NCHW} (y_nhwc) }}""",
+    )
+
+
+def test_two_inputs_with_the_same_transpose() -> None:
+    text = net(
+        f"t = {TO_NCHW} (x)   o = {TO_NCHW} (z)   r = Add (t, o)   u = {TO_NHWC} (r)   y = Neg (u)",
+        inputs=f"{NHWC}, float[1,4,5,3] z",
+    )
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    assert [n.op_type for n in model.graph] == ["Add", "Neg"]
+    assert_equal_outputs(parse(text), model)
+
+
+@pytest.mark.parametrize(
+    ("body", "output"),
+    [
+        (f"t = {TO_NCHW} (x)   r = Relu (t)   y = {TO_NHWC} (r)   z = Neg (r)", "1,3,4,5"),
+        (f"t = {TO_NCHW} (x)   y = {TO_NHWC} (t)   z = Relu (t)", "1,3,4,5"),
+    ],
+    ids=["a moved value with two readers", "a transpose with two readers"],
+)
+def test_other_readers_and_outputs_keep_their_values(body: str, output: str) -> None:
+    text = net(body, f"float[1,4,5,3] y, float[{output}] z")
+    model = parse(text)
+    MoveTransposePastOp()(model)
+    assert [v.name for v in model.graph.outputs] == ["y", "z"]
+    assert_equal_outputs(parse(text), model)
+
+
+def test_codes() -> None:
+    text = f"""f (float[1,4,5,3] x) => (float[1,4,5,3] y) <float s = {{0.5}}, uint8 p = {{8}}>
+    {{ t = {TO_NCHW} (x)   q = QuantizeLinear (t, s, p)   d = DequantizeLinear (q, s, p)
+       u = {TO_NHWC} (d)   y = Relu (u) }}"""
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    assert [n.op_type for n in model.graph] == ["QuantizeLinear", "DequantizeLinear", "Relu"]
+    assert_equal_outputs(parse(text), model)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        net(f"t = {TO_NCHW} (x)   y = Softmax (t)", "float[1,3,4,5] y"),
+        net(f"t = {TO_NCHW} (x)   y = Mul (t, w)", "float[1,3,4,5] y"),
+        net(f"t = {TO_NCHW} (x)   y = Slice (t, i, j)", "float[1,3,4,5] y"),
+        net(
+            f"t = {TO_NCHW} (x)   y = Slice (t, i, k, axis)",
+            "float[1,n,4,5] y",
+            f"{NHWC}, int64[1] k",
+        ),
+        net(f'y = Pad <mode = "reflect"> (t, pads)   t = {TO_NCHW} (x)', "float[1,3,4,5] y"),
+        net(
+            f"t = {TO_NCHW} (x)   u = Transpose <perm = [0,2,1,3]> (z)   y = Add (t, u)",
+            "float[1,3,4,5] y",
+            f"{NHWC}, float[1,4,3,5] z",
+        ),
+        net(f"t = {TO_NCHW} (x)   y = {TO_NCHW} (t)", "float[1,5,3,4] y"),
+        net(f"t = {TO_NCHW} (x)   y = Transpose (t)", "float[5,4,3,1] y"),
+        net("y = Relu (x)"),
+    ],
+    ids=[
+        "softmax",
+        "channel constant",
+        "slice without axes",
+        "slice at run time",
+        "reflection",
+        "two transposes",
+        "no inverse",
+        "default order",
+        "none",
+    ],
+)
+def test_left_alone(text: str) -> None:
+    if "reflect" in text:
+        text = (
+            text.replace("y = Pad", "a = Neg (x)   y = Pad")
+            .replace(f"   t = {TO_NCHW} (x)", "")
+            .replace("{ a = Neg (x)", f"{{ t = {TO_NCHW} (x)")
+        )
+    assert_left_alone(MoveTransposePastOp(), text)
+
+
+def test_the_graph_is_unchanged_by_a_second_run() -> None:
+    model = parse(net(f"t = {TO_NCHW} (x)   r = Relu (t)   y = Neg (r)", "float[1,3,4,5] y"))
+    MoveTransposePastOp()(model)
+    lines = lines_of(model)
+    assert not MoveTransposePastOp()(model).modified
+    assert lines_of(model) == lines

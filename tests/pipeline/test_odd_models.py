@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models that are legal and unusual: they compile, or what stays float says why."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+import qcompile
+from qcompile.errors import InputError
+from tests.pipeline.nets import mlp, samples
+from tests.pipeline.odd_nets import NETS, branches, data_for, ended, string_input, x64
+
+
+@pytest.mark.parametrize("preset", ["w8a8", "w4a8-dynamic", "w4a16"])
+@pytest.mark.parametrize("name", NETS)
+def test_compiles(name: str, preset: str, tmp_path: Path) -> None:
+    net = NETS[name]()
+    data = data_for(net)
+    path = net.save(tmp_path / f"{name}.onnx")
+    made = qcompile.compile(path, recipe=qcompile.Recipe(preset=preset), calibration_data=data)
+    assert made.measured["sqnr_db"] > 10
+    session = qcompile.load(made.folder)
+    proto = onnx.load(path)
+    assert [v.name for v in session.get_outputs()] == [v.name for v in proto.graph.output]
+    inputs = [v.name for v in proto.graph.input if v.name not in net.weights]
+    assert [v.name for v in session.get_inputs()] == inputs
+
+
+@pytest.mark.parametrize("name", [n for n in NETS if n != "string_input"])
+def test_compiles_without_data(name: str, tmp_path: Path) -> None:
+    made = qcompile.compile(NETS[name]().save(tmp_path / "m.onnx"))
+    assert made.measured["synthetic_data"]
+    assert made.content["preset"] == "w8a8-dynamic"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("half_weights_beside", "its weight is FLOAT16; float32 is supported"),
+        ("branches", "it is inside If /z/If, whose graph stays float"),
+        ("loop", "it is inside Loop /z/Loop, whose graph stays float"),
+    ],
+)
+def test_reason(name: str, reason: str, tmp_path: Path) -> None:
+    content = qcompile.compile(NETS[name]().save(tmp_path / "m.onnx")).content
+    assert {r["reason"] for r in content["nodes"]} == {None, reason}
+    assert content["coverage"] < 1
+
+
+def test_branch_and_main_graph_share_a_weight(tmp_path: Path) -> None:
+    """The branch reads it as floats, so it is stored twice and counts once."""
+    net = branches()
+    made = qcompile.compile(net.save(tmp_path / "m.onnx"))
+    session, feed = qcompile.load(made.folder), data_for(net)
+    floats = qcompile.compare(net.save(tmp_path / "m.onnx"), made.folder, feed)
+    assert floats.outputs[0].sqnr_db > 20
+    for choice in (True, False):
+        session.run(None, feed | {"choice": np.array(choice)})
+
+
+def test_external_data_of_a_branch(tmp_path: Path) -> None:
+    model = branches().proto()
+    path = tmp_path / "m.onnx"
+    branch = next(n for n in model.graph.node if n.op_type == "If")
+    inner = next(a.g.initializer for a in branch.attribute if a.name == "then_branch")
+    assert [t.name for t in inner] == ["own"]
+    (tmp_path / "own.data").write_bytes(inner[0].raw_data)
+    inner[0].ClearField("raw_data")
+    inner[0].data_location = TensorProto.EXTERNAL
+    inner[0].external_data.add(key="location", value="own.data")
+    path.write_bytes(model.SerializeToString())
+    made = qcompile.compile(path)
+    assert made.content["source"]["bytes"] == path.stat().st_size + 64 * 64 * 4
+    moved = made.folder.rename(tmp_path / "moved.qc")
+    (tmp_path / "own.data").unlink()
+    qcompile.load(moved).run(None, data_for(branches()))
+
+
+def test_no_shape(tmp_path: Path) -> None:
+    path, model = tmp_path / "m.onnx", mlp().proto()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError) as caught:
+        qcompile.compile(path)
+    assert str(caught.value) == (
+        'input "x" has no shape, so qcompile cannot make up data: give --calibration-data'
+    )
+    data = samples(mlp())
+    assert qcompile.compile(path, calibration_data=data).measured["sqnr_db"] > 30
+
+
+def test_strings_cannot_be_made_up(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        qcompile.compile(string_input().save(tmp_path / "m.onnx"))
+    assert str(caught.value) == (
+        'input "label" holds strings, so qcompile cannot make up data: give --calibration-data'
+    )
+
+
+def test_random_inputs_that_the_model_refuses(tmp_path: Path) -> None:
+    net, x = x64()
+    rows = net.input("rows", ["count"], TensorProto.INT64)
+    net.node("Reshape", [x, rows], "reshaped")
+    net.output("reshaped", ["a", "b"])
+    with pytest.raises(InputError) as caught:
+        qcompile.compile(ended(net, x).save(tmp_path / "m.onnx"))
+    assert str(caught.value).startswith("ONNX Runtime fails on the data: ")
+
+
+def test_infinite_activations(tmp_path: Path) -> None:
+    net, x = x64()
+    big = net.array("big", np.float32(3e38))
+    h = net.node("Mul", [net.node("Mul", [x, big], "huge"), big], "infinite")
+    path = ended(net, h).save(tmp_path / "m.onnx")
+    with pytest.raises(InputError) as caught:
+        qcompile.compile(path, calibration_data=samples(mlp()))
+    assert str(caught.value) == (
+        'calibration: the float model gives NaN or infinity at "infinite", '
+        "which has no static range: use a8-dynamic, or check model and data"
+    )
+
+
+@pytest.mark.parametrize("count", [4, 7, 12])
+def test_batches_of_a_fixed_size(count: int, tmp_path: Path) -> None:
+    """Samples that do not fill a batch are left out."""
+    path, data = mlp(batch=4).save(tmp_path / "m.onnx"), samples(mlp(), count)
+    whole = {"x": data["x"][: count // 4 * 4]}
+    found = [
+        qcompile.compile(path, output=tmp_path / str(i), calibration_data=each)
+        for i, each in enumerate((data, whole))
+    ]
+    assert found[0].content == found[1].content
+    assert found[0].measured["sqnr_db"] == found[1].measured["sqnr_db"]
