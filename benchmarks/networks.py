@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole models against ONNX Runtime: float32, ORT's own static int8 (QDQ), and qcompile's artifacts.
+"""Whole models: ONNX Runtime in float32 and in its own static int8 (QDQ) against qcompile.
 
     QC_DATA=… python -m benchmarks.networks [--threads N] [--seconds S]
 
-All sessions run round-robin in one process, one input of batch 1; figures are medians and the ratio to float32 and to
-ORT's int8. Without QC_DATA only the models of models/ are measured.
+All sessions run round-robin in one process, one input of batch 1; figures are medians and the
+ratio to float32 and to ORT's int8. Without QC_DATA only the models of models/ are measured.
 """
 
 import argparse

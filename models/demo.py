@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make demo`: compile the two models of this folder for cpu, run them on real data, print before and after.
+"""`make demo`: compile the models of this folder for cpu, run them, print before and after.
 
-Accuracy is that of the compiled artifact on data it was not calibrated with, size is bytes on disk, and
-time is one input on one thread, interleaved with the float model.
+Accuracy is that of the compiled artifact on data it was not calibrated with, size is bytes on
+disk, and time is one input on one thread, interleaved with the float model.
 """
 
 import tempfile
@@ -54,7 +54,8 @@ def row(name: str, preset: str, folder: Path) -> str:
 
 def main() -> None:
     """Print the table."""
-    print(COLUMNS.format("model", "preset", "coverage", "accuracy or loss", "size", "time, 1 thread"))
+    heads = ("model", "preset", "coverage", "accuracy or loss", "size", "time, 1 thread")
+    print(COLUMNS.format(*heads))
     with tempfile.TemporaryDirectory() as folder:
         for name, preset in RUNS:
             print(row(name, preset, Path(folder)), flush=True)

@@ -53,10 +53,8 @@ def verify(
         checks += [check_constants(lowered, quantized), check_packed(lowered, packed)]
         checks += check_lowered(artifact, packed, few)
         runs = [run.values for run in record(artifact, packed, few)]
-        checks += [
-            *check_qdq(artifact, packed, quantized, few),
-            check_floats(quantized, packed, runs),
-        ]
+        checks += check_qdq(artifact, packed, quantized, few)
+        checks += check_floats(quantized, packed, runs)
         worst = layer_sqnr(normalised, artifact, packed, few)
     session = load(artifact.folder, threads=1)
     float_session = open_model(source, session_options(1))

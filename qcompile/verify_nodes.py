@@ -140,7 +140,8 @@ def check_lowered(artifact: Artifact, packed: ir.Model, data: Data) -> list[Chec
 def float_ratio(expected: NDArray, actual: NDArray, bound: NDArray) -> float:
     """The largest |difference| ÷ bound; NaN in both is equal, in one is infinitely wrong."""
     both = np.isnan(expected) & np.isnan(actual)
-    gap = np.abs(np.where(both, 0, expected - actual))
+    with np.errstate(invalid="ignore"):  # inf − inf: NaN, which counts as infinitely wrong
+        gap = np.abs(np.where(both, 0, expected - actual))
     rounding = np.abs(np.where(both, 0, expected)) * 2.0**-24 + 2.0**-149  # the result is an f32
     ratio = gap / np.where(both, 1, bound + rounding)
     worst = float(ratio.max(initial=0))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Targets, one file each; TARGETS is the only list of them. RESERVED names are spoken for and not built yet."""
+"""Targets, one file each; TARGETS is the only list of them.
+
+RESERVED names are spoken for and not built yet.
+"""
 
 from qcompile.errors import InputError, nearest
 from qcompile.targets.cpu import CPU

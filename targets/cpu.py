@@ -14,7 +14,7 @@ def refuse(request: Request) -> str | None:
     weight, activation = request.weight, request.activation
     if request.op_type == "Conv":
         if activation is None:
-            return "Conv with float activations has no kernel, a16 keeps it in float: use a8-dynamic or a8"
+            return "Conv has no kernel for float activations: use a8-dynamic or a8"
         if weight.granularity == "block":
             return f"Conv takes one scale an output; {weight} was asked"
     if activation is not None and not activation.is_dynamic:
@@ -25,7 +25,8 @@ def refuse(request: Request) -> str | None:
         if not weight.is_symmetric:
             return f"static activations take symmetric weights; {weight} was asked"
     if weight.granularity != "block" and activation is not None and request.K > LONGEST_SUM:
-        return f"K = {request.K} is more than {LONGEST_SUM} products in one int32 sum (N10): use --block-size"
+        cure = "" if request.op_type == "Conv" else ": use --block-size"
+        return f"K = {request.K}; one int32 sum holds {LONGEST_SUM} products (N10){cure}"
     if weight.granularity == "block" and weight.block_size % chunk_columns(weight.bits):
         step = chunk_columns(weight.bits)
         return (

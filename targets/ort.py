@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ort: plain ONNX Runtime, with standard ops and com.microsoft MatMulNBits only; no library of ours."""
+"""ort: plain ONNX Runtime; standard ops and com.microsoft MatMulNBits, no library of ours."""
 
 from qcompile.passes import LOWER_ORT
 from qcompile.passes.lower.nbits import BLOCK_SIZES
@@ -29,7 +29,7 @@ def refuse(request: Request) -> str | None:
             return f"MatMulInteger takes 8-bit weights; {weight} was asked: use --block-size 32"
         return None
     if activation is not None and activation.bits != 8:
-        return f"ONNX Runtime quantizes activations to 8 bits; {activation} was asked: use --target cpu"
+        return f"ONNX Runtime quantizes to 8 bits; {activation} was asked: use --target cpu"
     return _refuse_nbits(request)
 
 
@@ -66,7 +66,7 @@ ORT = Target(
     packs=False,
     narrowest={"Conv": 8},
     dynamic_note=(
-        "a8-dynamic on target ort is ONNX Runtime's own: uint8 with one scale a tensor, or int8 by block in "
-        "MatMulNBits; results differ from target cpu, and a sample may depend on its batch"
+        "a8-dynamic on target ort is ONNX Runtime's own: uint8 with one scale a tensor, or int8 by "
+        "block in MatMulNBits; results differ from target cpu, and a sample may depend on its batch"
     ),
 )

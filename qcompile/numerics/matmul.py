@@ -95,5 +95,7 @@ def qmatmul_float(
     w = weight.decode().astype(np.float64).T
     a = x.astype(np.float64)
     offset = np.float64(0) if bias is None else bias.astype(np.float64)
-    bound = (x.shape[-1] + 4) * UNIT * (np.abs(a) @ np.abs(w) + np.abs(offset))
-    return np.clip(a @ w + offset, *clip), bound
+    with np.errstate(invalid="ignore"):  # infinity · 0 is NaN, and is meant
+        bound = (x.shape[-1] + 4) * UNIT * (np.abs(a) @ np.abs(w) + np.abs(offset))
+        y = a @ w + offset
+    return np.clip(y, *clip), bound

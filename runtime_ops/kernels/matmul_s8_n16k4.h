@@ -90,16 +90,17 @@ template <int kRows, int kTiles>
 QC_INLINE void finish_floats(const Panel& p, int64_t row, int64_t num_rows, int tile,
                              const Floats (&sums)[kRows][kTiles]) {
   const Epilogue& e = p.args->epilogue;
-  for (int r = 0; r < kRows && r < num_rows; ++r) {
+  const Floats low = set_floats(e.clip_min), high = set_floats(e.clip_max);
+  unroll<kRows>(QC_UNROLLED(r) {
+    if (r >= num_rows) return;
     float* y = static_cast<float*>(p.args->y) + (row + r) * p.args->y_stride;
-    for (int t = 0; t < kTiles; ++t) {
+    const Floats x_scale = set_floats(e.x_scales[row + r]);
+    unroll<kTiles>(QC_UNROLLED(t) {
       const int n = (tile + t) * kTile;
-      Floats v = fmadd(set_floats(e.x_scales[row + r]), sums[r][t],
-                       load_floats(p.operands.bias + n));
-      v = min(set_floats(e.clip_max), max(set_floats(e.clip_min), v));
-      store_floats(y + n, v, p.outputs - n);
-    }
-  }
+      const Floats v = fmadd(x_scale, sums[r][t], load_floats(p.operands.bias + n));
+      store_floats(y + n, min(high, max(low, v)), p.outputs - n);
+    });
+  });
 }
 
 template <int kRows, int kTiles>
@@ -123,32 +124,30 @@ QC_INLINE void finish_ints(const Panel& p, int64_t row, int64_t num_rows, int ti
     });
     return;
   }
-  for (int r = 0; r < kRows && r < num_rows; ++r) {
-    const int64_t at = (row + r) * p.args->y_stride;
-    for (int t = 0; t < kTiles; ++t) {
+  unroll<kRows>(QC_UNROLLED(r) {
+    if (r >= num_rows) return;
+    const int64_t at = (row + r) * stride;
+    unroll<kTiles>(QC_UNROLLED(t) {
       const int n = (tile + t) * kTile;
-      if (is_sum) {
-        store_ints(static_cast<int32_t*>(p.args->y) + at + n, sums[r][t], p.outputs - n);
-        continue;
-      }
-      const Ints acc = add(sums[r][t], load_ints(p.operands.correction + n));
-      const Ints total =
-          p.may_saturate ? add_saturating(acc, load_ints(p.operands.bias_codes + n)) : acc;
+      if (is_sum) return store_ints(static_cast<int32_t*>(p.args->y) + at + n, sums[r][t], outputs - n);
+      Ints total = add(sums[r][t], load_ints(p.operands.correction + n));
+      if (may_saturate) total = add_saturating(total, load_ints(p.operands.bias_codes + n));
       const Ints code = requantize(total, load_floats(p.operands.multiplier + n));
-      store_low_bytes(static_cast<uint8_t*>(p.args->y) + at + n, code, p.outputs - n);
-    }
-  }
+      store_low_bytes(codes + at + n, code, outputs - n);
+    });
+  });
 }
 
 // Pointers to kRows rows from `row`; rows beyond the last repeat it and are not stored.
 template <int kRows>
 QC_INLINE void take_rows(const matmul_s8_n16k4_args& a, int64_t row, const int8_t* (&x)[kRows],
                          const int32_t* (&x_sums)[kRows]) {
-  for (int r = 0; r < kRows; ++r) {
-    const int64_t m = row + r < a.num_rows ? row + r : a.num_rows - 1;
+  const int64_t last = a.num_rows - 1, num_blocks = a.weight->num_blocks;
+  unroll<kRows>(QC_UNROLLED(r) {
+    const int64_t m = row + r < last ? row + r : last;
     x[r] = a.x_rows[m];
-    x_sums[r] = a.x_sums + m * a.weight->num_blocks;
-  }
+    x_sums[r] = a.x_sums + m * num_blocks;
+  });
 }
 
 // ---- fused: decode on the way ----
@@ -160,9 +159,9 @@ QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table
   constexpr int kChains = kRows == 1 ? 2 : 1;  // independent sums hide the latency of dot
   constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
   Ints other[kRows][kTiles];
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTiles; ++t) other[r][t] = set_ints(0);
-  }
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) { other[r][t] = set_ints(0); });
+  });
   for (int64_t c = 0; c < num_chunks; ++c, column += kChunk, codes += kTiles * kBytes) {
     for (int v = 0; v < kTiles * kBytes; v += 64) {
       _mm_prefetch(reinterpret_cast<const char*>(codes) + v + 4096, _MM_HINT_T0);
@@ -196,33 +195,33 @@ void fused_rows(const Panel& p, int64_t row) {
   const Bytes table = repeat16(entries);
   Floats floats[kRows][kTiles];
   Ints ints[kRows][kTiles];
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTiles; ++t) {
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) {
       floats[r][t] = set_floats(0);
       ints[r][t] = set_ints(0);
-    }
-  }
+    });
+  });
   const uint8_t* block = p.stream;
   for (int64_t b = 0; b < w.num_blocks; ++b) {
     const int64_t columns = w.padded_columns_of(b);
     const BlockParts parts(p, block, kTiles * 2 * columns * kBits);
     Ints acc[kRows][kTiles];
-    for (int r = 0; r < kRows; ++r) {
-      for (int t = 0; t < kTiles; ++t) acc[r][t] = start(p, parts, t, x_sums[r][b]);
-    }
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = start(p, parts, t, x_sums[r][b]); });
+    });
     fused_block<kBits, kIsTable, kIsWide, kRows, kTiles>(block, columns / chunk_columns(kBits),
                                                          table, x, b * w.block_size, acc);
-    for (int t = 0; t < kTiles; ++t) {
+    unroll<kTiles>(QC_UNROLLED(t) {
       Floats scale = set_floats(0);
       if (kIsFloat) scale = load_scales(parts.scales + t * kTile * w.scale_bytes, w.scale_bytes);
-      for (int r = 0; r < kRows; ++r) {
-        if (kIsFloat) {
+      unroll<kRows>(QC_UNROLLED(r) {
+        if constexpr (kIsFloat) {
           floats[r][t] = fmadd(scale, to_floats(acc[r][t]), floats[r][t]);
         } else {
           ints[r][t] = add(ints[r][t], acc[r][t]);
         }
-      }
-    }
+      });
+    });
     block = parts.zero_points + (w.has_zero_point ? kTiles * kTile : 0);
   }
   const int64_t num_rows = p.args->num_rows - row;
@@ -328,33 +327,33 @@ void product_rows(const Panel& p, const Unpacked& unpacked, int64_t row, int til
   take_rows<kRows>(a, row, x, x_sums);
   Floats floats[kRows][kTiles];
   Ints acc[kRows][kTiles];
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTiles; ++t) {
+  // Unrolled: an array that a variable indexes would lie in memory.
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) {
       floats[r][t] = set_floats(0);
       acc[r][t] = set_ints(0);
-    }
-  }
+    });
+  });
   const int64_t block_bytes = n16k4_block_bytes(w, 0, p.tiles);
   for (int64_t b = 0; b < w.num_blocks; ++b) {
     const BlockParts parts(p, p.stream + b * block_bytes, n16k4_block_code_bytes(w, b, p.tiles));
-    for (int r = 0; r < kRows; ++r) {
-      for (int t = 0; t < kTiles; ++t) {
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<kTiles>(QC_UNROLLED(t) {
         const Ints first = start(p, parts, tile + t, x_sums[r][b]);
-        acc[r][t] = kIsFloat || b == 0 ? first : add(acc[r][t], first);
-      }
-    }
+        acc[r][t] = kIsFloat ? first : add(acc[r][t], first);
+      });
+    });
     product_block<kIsWide, kRows, kTiles>(
         unpacked.codes + b * unpacked.block_bytes + tile * 64, p.tiles * 64,
         a.runs + (b ? a.run_ends[b - 1] : 0), a.runs + a.run_ends[b], x, acc);
     if (!kIsFloat) continue;
-    for (int t = 0; t < kTiles; ++t) {
+    unroll<kTiles>(QC_UNROLLED(t) {
       const uint8_t* scales = parts.scales + (tile + t) * kTile * w.scale_bytes;
       const Floats scale = load_scales(scales, w.scale_bytes);
-      for (int r = 0; r < kRows; ++r) {
-        const Floats v = to_floats(acc[r][t]);
-        floats[r][t] = b == 0 ? mul(scale, v) : fmadd(scale, v, floats[r][t]);
-      }
-    }
+      unroll<kRows>(QC_UNROLLED(r) {
+        floats[r][t] = fmadd(scale, to_floats(acc[r][t]), floats[r][t]);
+      });
+    });
   }
   if (kIsFloat) {
     finish_floats<kRows, kTiles>(p, row, a.num_rows - row, tile, floats);

@@ -7,14 +7,15 @@ namespace qcompile {
 
 void QC_ISA_NAME(rowsum_s8)(rowsum_s8_args& a) {
   const Bytes ones = set_bytes(1);
-  for (int64_t row = 0; row < a.num_rows; row += 4) {
-    const int64_t left = a.num_rows - row;
+  const int64_t num_rows = a.num_rows, num_blocks = a.num_blocks;
+  for (int64_t row = 0; row < num_rows; row += 4) {
+    const int64_t left = num_rows - row;
     const int8_t* x[4];  // beyond the last row, the last one again
-    for (int r = 0; r < 4; ++r) x[r] = a.x_rows[r < left ? row + r : a.num_rows - 1];
+    unroll<4>(QC_UNROLLED(r) { x[r] = a.x_rows[r < left ? row + r : num_rows - 1]; });
     int64_t run = 0;
-    for (int64_t b = 0; b < a.num_blocks; ++b) {
+    for (int64_t b = 0; b < num_blocks; ++b) {
       Ints acc[4] = {set_ints(0), set_ints(0), set_ints(0), set_ints(0)};
-      for (; run < a.run_ends[b]; ++run) {
+      for (const int64_t end = a.run_ends[b]; run < end; ++run) {
         const int64_t bytes = a.runs[run].num_groups * kGroup, whole = bytes / 64 * 64;
         const int64_t at = a.runs[run].x_offset;
         for (int64_t i = 0; i < whole; i += 64) {
@@ -27,9 +28,14 @@ void QC_ISA_NAME(rowsum_s8)(rowsum_s8_args& a) {
           acc[r] = dot<false>(acc[r], ones, load_bytes(x[r] + at + whole, bytes - whole));
         });
       }
-      alignas(16) int32_t sums[4];
-      _mm_store_si128(reinterpret_cast<__m128i*>(sums), sum4(acc));
-      for (int r = 0; r < 4 && r < left; ++r) a.sums[(row + r) * a.num_blocks + b] = sums[r];
+      const __m128i sums = sum4(acc);
+      if (num_blocks == 1 && left >= 4) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(a.sums + row), sums);
+        continue;
+      }
+      alignas(16) int32_t each[4];
+      _mm_store_si128(reinterpret_cast<__m128i*>(each), sums);
+      for (int r = 0; r < 4 && r < left; ++r) a.sums[(row + r) * num_blocks + b] = each[r];
     }
   }
 }

@@ -177,11 +177,6 @@ def test_shared_weight_takes_what_all_can_run(tmp_path: Path) -> None:
     assert found[FIRST]["weight"] == found["/z/MatMul"]["weight"] == "int8/axis(axis=0)/sym/f32"
 
 
-@pytest.mark.xfail(
-    reason="lower_matmul takes a float product that reads static codes for a static one",
-    raises=qcompile.QcompileError,
-    strict=False,
-)
 def test_float_activations_beside_static_ones(tmp_path: Path) -> None:
     recipe = Recipe(preset="w8a8", rules=(Rule(match=LAST, preset="w4a16"),))
     found = rows(mlp(), tmp_path, recipe)

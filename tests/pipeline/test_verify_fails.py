@@ -17,6 +17,7 @@ import qcompile
 from qcompile.artifact import sha256
 from qcompile.errors import VerificationError
 from qcompile.graph import DOMAIN, is_constant
+from tests.cli.run import run
 from tests.pipeline.nets import Net, cnn, mlp, samples
 
 # The package binds the function to the module's name.
@@ -205,24 +206,21 @@ def test_wrong_file(twin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_message_and_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.cli.run import run
+    real = PIPELINE.emit
 
-    real = PIPELINE.pack
+    def changed(*args: Any) -> qcompile.Artifact:
+        artifact = real(*args)
+        byte_of("libqcompile_ops.so", -1)(artifact.folder)
+        return artifact
 
-    def changed(*args: Any) -> ir.Model:
-        model = real(*args)
-        flip("QMatMul", 1)(model)
-        return model
-
-    monkeypatch.setattr(PIPELINE, "pack", changed)
-    path = mlp().save(tmp_path / "m.onnx")
-    result = run(capsys, path, "--preset", "w4a8-dynamic")
+    monkeypatch.setattr(PIPELINE, "emit", changed)
+    result = run(capsys, mlp().save(tmp_path / "m.onnx"))
     assert (result.code, result.out, result.err) == (
         3,
         "",
         "error: verification failed; nothing was written\n"
-        "  pack: 1 is above 0 (nodes that do not unpack to what they were); "
-        "worst: /middle_product/MatMul\n",
+        "  emit: 1 is above 0 (files that differ from the manifest's sha256); "
+        "worst: libqcompile_ops.so\n",
     )
 
 

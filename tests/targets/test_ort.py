@@ -85,7 +85,7 @@ def test_conv_below_8_bits_is_kept_at_8_and_says_so(tmp_path: Path, images: dict
 
 
 def test_static_codes_of_cpu_and_ort_agree_node_by_node(tmp_path: Path, images: dict) -> None:
-    """Each node of the cpu artifact against ORT's fused execution of the same piece of the ort artifact."""
+    """Each node of the cpu artifact against ORT's fused execution of its piece of the other."""
     cpu = build(tmp_path, digits.path(), "cpu", "w8a8", images)
     qdq = ir.load(build(tmp_path, digits.path(), "ort", "w8a8", images).folder / MODEL)
     packed = ir.load(cpu.folder / MODEL)
@@ -126,7 +126,7 @@ def test_float_activations_agree_within_the_bound(tmp_path: Path) -> None:
 
 
 def run_alone(node: ir.Node, x: np.ndarray, cpu_node: ir.Node) -> np.ndarray:
-    """One MatMulNBits on x; what the cpu node fuses behind it (bias, clip) is applied in float64."""
+    """One MatMulNBits on x; what the cpu node fuses behind it is applied in float64."""
     initializers = [v for v in node.inputs[1:] if v is not None]
     source = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(x.shape))
     fresh = [
