@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 DOMAIN = "com.qcompile"
 DOMAIN_VERSION = 1
+# Metadata keys. FLOAT: the value of the float model that a value, or a compiled node's output,
+# stands for. LAYOUT: "NHWC" where an activation's channels are last.
+FLOAT, LAYOUT, NHWC = "qcompile.float", "qcompile.layout", "NHWC"
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
-from qcompile.graph import DOMAIN
+from qcompile.graph import DOMAIN, FLOAT, LAYOUT, NHWC
 from qcompile.passes.lower.lowered import TO_NCHW
 from qcompile.session import open_model, session_options
 
@@ -18,10 +18,7 @@ OUTPUT = "qcompile.output"  # metadata of static nodes: the codes that they writ
 
 def float_name(node: ir.Node) -> str:
     """The value of the float model that the node's output stands for."""
-    codes = node.metadata_props.get(OUTPUT)
-    if codes is not None:
-        return codes.removesuffix("_codes")
-    return (node.outputs[0].name or "").removesuffix("_nhwc")
+    return node.metadata_props.get(FLOAT, "")
 
 
 def source_names(node: ir.Node) -> list[str]:
@@ -31,7 +28,7 @@ def source_names(node: ir.Node) -> list[str]:
 
 def as_nchw(value: ir.Value, array: NDArray) -> NDArray:
     """The array in the layout of the QDQ graph."""
-    is_nhwc = (value.name or "").endswith("_nhwc")
+    is_nhwc = value.metadata_props.get(LAYOUT) == NHWC
     return np.ascontiguousarray(array.transpose(TO_NCHW)) if is_nhwc else array
 
 

@@ -84,7 +84,7 @@ class Recipe:
     block_size: int | None = None
     edge_bits: int = 8
     calibration_method: str = "minmax"
-    weight_scale_method: str = "mse"
+    weight_scale_method: str | None = None
     num_calibration_samples: int = 256
     op_types_to_quantize: tuple[str, ...] = ()
     bias_correction: bool = True
@@ -112,7 +112,7 @@ class Recipe:
             (CALIBRATION_METHODS, self.calibration_method, "calibration method"),
             (WEIGHT_SCALE_METHODS, self.weight_scale_method, "weight scale method"),
         ):
-            if word not in known:
+            if word is not None and word not in known:
                 found.append(f'unknown {what} "{word}": {nearest(word, known)}')
         for rule in self.rules:
             found += [f"{problem} ({rule.source})" for problem in _rule_problems(rule)]

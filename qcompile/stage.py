@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running the passes of a stage: in order, on one model, with someone looking on."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import onnx_ir as ir
 
-from qcompile.errors import QcompileError
+from qcompile.errors import InputError, QcompileError
+from qcompile.graph import values
 
 Inspector = Callable[[str, str, ir.Model], None]  # (stage, pass, the model after it)
 
@@ -27,4 +29,16 @@ def run_passes(
             raise QcompileError(f"pass {name} of stage {stage} failed: {error}") from error
         if inspect is not None:
             inspect(stage, name, model)
+    _check_names(model)
     return model
+
+
+def _check_names(model: ir.Model) -> None:
+    """The names that passes give (x_codes, x_nhwc, …) must not be the user's own."""
+    counts = Counter(v.name for v in values(model.graph) if not v.is_graph_input() or v.uses())
+    twice = sorted(str(name) for name, count in counts.items() if count > 1)
+    if twice:
+        raise InputError(
+            f"the model has values that are named {', '.join(twice[:4])}, which qcompile needs for "
+            "what it derives from others: rename them in the model"
+        )

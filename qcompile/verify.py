@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import MODEL, Artifact, load, sha256
 from qcompile.data import Data
-from qcompile.graph import DOMAIN, constant
+from qcompile.graph import DOMAIN, FLOAT, constant
 from qcompile.measure import measure_speed
 from qcompile.numerics.quantize import quantize
 from qcompile.plan import Plan
@@ -149,13 +149,9 @@ def check_weights(normalised: ir.Model, quantized: ir.Model, plan: Plan) -> list
     for node in quantized.graph:
         text = node.outputs[0].metadata_props.get("qcompile.spec") if node.outputs else None
         codes = constant(node.inputs[0]) if node.inputs else None
-        if (
-            text is None
-            or codes is None
-            or not (node.outputs[0].name or "").endswith("_dequantized")
-        ):
+        if text is None or codes is None:
             continue
-        original = constant(floats[(node.outputs[0].name or "").removesuffix("_dequantized")])
+        original = constant(floats.get(node.outputs[0].metadata_props[FLOAT]))
         if original is None:
             continue
         error = weight_error(original, codes, node, QuantSpec.parse(text))

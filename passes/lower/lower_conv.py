@@ -17,7 +17,16 @@ from typing import Any
 
 import onnx_ir as ir
 
-from qcompile.graph import attribute, input_of, only_consumer, remove_dead, replace
+from qcompile.graph import (
+    FLOAT,
+    LAYOUT,
+    NHWC,
+    attribute,
+    input_of,
+    only_consumer,
+    remove_dead,
+    replace,
+)
 from qcompile.passes.lower.lowered import (
     TO_NCHW,
     TO_NHWC,
@@ -127,8 +136,10 @@ class LowerConv(NodePass):
         )
         if end is not None:
             remember(conv, [x], end)
+        else:
+            conv.metadata_props[FLOAT] = out.name or ""
         conv.outputs[0].shape = permuted(node.outputs[0].shape, TO_NHWC)
-        conv.outputs[0].metadata_props.update(out.metadata_props)
+        conv.outputs[0].metadata_props.update({**out.metadata_props, LAYOUT: NHWC})
         after = transpose(conv.outputs[0], TO_NCHW, f"{out.name}_nchw")
         graph.insert_after(passed[-1] if passed else node, [before, conv, after])
         name = out.name

@@ -10,7 +10,7 @@ Refuses: nothing; indices that are not int64 are cast.
 
 import onnx_ir as ir
 
-from qcompile.graph import new_node, remove_dead, replace
+from qcompile.graph import FLOAT, new_node, remove_dead, replace
 from qcompile.passes.lower.lowered import block_scales, matrix_codes, op, weight_attributes
 from qcompile.passes.lower.qdq import Weight, weight_codes_of
 from qcompile.passes.rewrite import NodePass
@@ -43,6 +43,7 @@ class LowerGather(NodePass):
         gather = op(
             "QGather", inputs, node.name or "", f"{out.name}_rows", ir.DataType.FLOAT, **attributes
         )
+        gather.metadata_props[FLOAT] = out.name or ""
         gather.outputs[0].shape = out.shape
         graph.insert_before(node, [*inserted, gather])
         name = out.name or ""

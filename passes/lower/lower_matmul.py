@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from qcompile.graph import constant, input_of, is_op, only_consumer, remove_dead, replace
+from qcompile.graph import FLOAT, constant, input_of, is_op, only_consumer, remove_dead, replace
 from qcompile.passes.lower.lowered import (
     block_scales,
     clip_attributes,
@@ -123,6 +123,8 @@ class LowerMatmul(NodePass):
         if end is not None:
             assert inputs[0] is not None
             remember(product, [inputs[0]], end)
+        else:
+            product.metadata_props[FLOAT] = out.name or ""
         product.outputs[0].shape = out.shape
         product.outputs[0].metadata_props.update(out.metadata_props)
         graph.insert_after(passed[-1] if passed else node, product)

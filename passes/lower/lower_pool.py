@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.graph import attribute, is_op, remove_dead, replace
+from qcompile.graph import LAYOUT, NHWC, attribute, is_op, remove_dead, replace
 from qcompile.passes.lower.lowered import TO_NCHW, TO_NHWC, op, permuted, remember, transpose
 from qcompile.passes.lower.qdq import End, Static, end_of, static_of
 from qcompile.passes.rewrite import NodePass
@@ -62,7 +62,7 @@ class LowerPool(NodePass):
         )
         remember(pool, [static.codes], end)
         pool.outputs[0].shape = permuted(node.outputs[0].shape, TO_NHWC)
-        pool.outputs[0].metadata_props.update(out.metadata_props)
+        pool.outputs[0].metadata_props.update({**out.metadata_props, LAYOUT: NHWC})
         after = transpose(pool.outputs[0], TO_NCHW, f"{out.name}_nchw")
         graph.insert_after(end.passed[-1], [before, pool, after])
         name = out.name

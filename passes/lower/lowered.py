@@ -11,7 +11,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import DOMAIN, add_initializer, derived_initializer, new_node
+from qcompile.graph import (
+    DOMAIN,
+    FLOAT,
+    LAYOUT,
+    NHWC,
+    add_initializer,
+    derived_initializer,
+    new_node,
+)
 from qcompile.numerics.requantize import multiplier
 from qcompile.passes.lower.qdq import End, Static, Weight
 
@@ -139,6 +147,7 @@ def remember(node: ir.Node, inputs: list[ir.Value], end: End) -> None:
     node.metadata_props["qcompile.inputs"] = "\n".join(v.name or "" for v in inputs)
     node.metadata_props["qcompile.output"] = end.codes.name or ""
     node.metadata_props["qcompile.scale"] = repr(end.scale)
+    node.metadata_props[FLOAT] = end.codes.metadata_props.get(FLOAT, "")
 
 
 def permuted(shape: ir.Shape | None, perm: tuple[int, ...]) -> ir.Shape | None:
@@ -148,7 +157,7 @@ def permuted(shape: ir.Shape | None, perm: tuple[int, ...]) -> ir.Shape | None:
 
 def transpose(value: ir.Value, perm: tuple[int, ...], output: str) -> ir.Node:
     """A Transpose of the value."""
-    return new_node(
+    node = new_node(
         "Transpose",
         [value],
         f"{output}/transpose",
@@ -157,3 +166,6 @@ def transpose(value: ir.Value, perm: tuple[int, ...], output: str) -> ir.Node:
         shape=permuted(value.shape, perm),
         perm=list(perm),
     )
+    if perm == TO_NHWC:
+        node.outputs[0].metadata_props[LAYOUT] = NHWC
+    return node

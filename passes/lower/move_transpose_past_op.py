@@ -17,6 +17,8 @@ import onnx_ir as ir
 
 from qcompile.graph import (
     DOMAIN,
+    LAYOUT,
+    NHWC,
     add_initializer,
     attribute,
     constant,
@@ -26,7 +28,7 @@ from qcompile.graph import (
     remove_dead,
     replace,
 )
-from qcompile.passes.lower.lowered import permuted, transpose
+from qcompile.passes.lower.lowered import TO_NCHW, permuted, transpose
 
 _UNARY = (
     "Relu",
@@ -111,6 +113,7 @@ def _move(graph: ir.Graph, node: ir.Node) -> bool:
     replace(out, after.outputs[0])
     after.replace_input_with(0, out)
     out.name, after.outputs[0].name = f"{name}_nhwc", name
+    out.metadata_props[LAYOUT] = NHWC
     remove_dead(graph, [p for p in producers if p is not None])
     return True
 
@@ -133,6 +136,8 @@ def _sources(node: ir.Node) -> tuple[dict[int, ir.Value], Perm] | None:
     known = {i: f for i, f in found.items() if f is not None}
     if not known or len(known) != len(found) or len({f[1] for f in known.values()}) != 1:
         return None
+    if {f[1] for f in known.values()} != {TO_NCHW}:
+        return None  # a transpose of the model's own stays where it is
     ranks = {len(node.inputs[i].shape or ()) for i in data}  # type: ignore[union-attr]
     perm = next(iter(known.values()))[1]
     if ranks != {len(perm)}:

@@ -19,7 +19,7 @@ by the products that read the same value.
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.graph import DOMAIN, add_initializer, is_op, new_node, replace
+from qcompile.graph import DOMAIN, FLOAT, add_initializer, is_op, new_node, replace
 from qcompile.numerics.params import QuantParams
 from qcompile.passes.transform.round_weights import quantize_attributes
 from qcompile.passes.transform.stats import Work
@@ -86,7 +86,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
                 )
             )
         codes = inserted[-1].outputs[0]
-        codes.metadata_props["qcompile.spec"] = str(spec)
+        codes.metadata_props.update({"qcompile.spec": str(spec), FLOAT: name})
         back = new_node(
             "DequantizeLinear",
             [codes, scale, point],

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import DOMAIN, add_initializer, is_op, new_node
+from qcompile.graph import DOMAIN, FLOAT, add_initializer, is_op, new_node
 from qcompile.numerics.weight import CodedWeight
 from qcompile.passes.rewrite import NodePass
 from qcompile.passes.transform.code_store import CodeStore, scale_method
@@ -74,7 +74,7 @@ class RoundWeights(NodePass):
         out = f"{name}_dequantized"
         dequantize = dequantize_node(spec, inputs, f"{name}/dequantize", out)
         dequantize.outputs[0].shape = value.shape
-        dequantize.outputs[0].metadata_props["qcompile.spec"] = str(spec)
+        dequantize.outputs[0].metadata_props.update({"qcompile.spec": str(spec), FLOAT: name})
         first = next(n for n in graph if any(u.node is n for u in value.uses()))
         graph.insert_before(first, dequantize)
         return dequantize.outputs[0]

@@ -299,7 +299,7 @@ void unpack_panel(const Panel& p, uint8_t* out) {
   }
 }
 
-template <bool kIsWide, int kRows, int kTiles>
+template <bool kIsWide, int kRows, int kTiles, bool kKeeps>
 QC_INLINE void product_block(const uint8_t* codes, int64_t step, const Run* run, const Run* end,
                              const int8_t* const (&x)[kRows], Ints (&acc)[kRows][kTiles]) {
   for (; run != end; ++run) {
@@ -308,7 +308,7 @@ QC_INLINE void product_block(const uint8_t* codes, int64_t step, const Run* run,
       Bytes u[kTiles];
       unroll<kTiles>(QC_UNROLLED(t) {
         u[t] = load_bytes(codes + 64 * t);
-        keep(u[t]);
+        if constexpr (kKeeps) keep(u[t]);
       });
       unroll<kRows>(QC_UNROLLED(r) {
         const Ints xs = set_ints(load_int(x[r] + k));
@@ -318,8 +318,9 @@ QC_INLINE void product_block(const uint8_t* codes, int64_t step, const Run* run,
   }
 }
 
-template <bool kIsWide, int kRows, int kTiles, bool kIsFloat>
-void product_rows(const Panel& p, const Unpacked& unpacked, int64_t row, int tile) {
+// Loops, which leave the float sums in memory: unrolled, gcc spills accumulators in the product.
+template <bool kIsWide, int kRows, int kTiles>
+void product_rows_float(const Panel& p, const Unpacked& unpacked, int64_t row, int tile) {
   const Weight& w = *p.weight;
   const matmul_s8_n16k4_args& a = *p.args;
   const int8_t* x[kRows];
@@ -343,10 +344,9 @@ void product_rows(const Panel& p, const Unpacked& unpacked, int64_t row, int til
         acc[r][t] = kIsFloat ? first : add(acc[r][t], first);
       });
     });
-    product_block<kIsWide, kRows, kTiles>(
+    product_block<kIsWide, kRows, kTiles, false>(
         unpacked.codes + b * unpacked.block_bytes + tile * 64, p.tiles * 64,
         a.runs + (b ? a.run_ends[b - 1] : 0), a.runs + a.run_ends[b], x, acc);
-    if (!kIsFloat) continue;
     unroll<kTiles>(QC_UNROLLED(t) {
       const uint8_t* scales = parts.scales + (tile + t) * kTile * w.scale_bytes;
       const Floats scale = load_scales(scales, w.scale_bytes);
@@ -355,10 +355,45 @@ void product_rows(const Panel& p, const Unpacked& unpacked, int64_t row, int til
       });
     });
   }
-  if (kIsFloat) {
-    finish_floats<kRows, kTiles>(p, row, a.num_rows - row, tile, floats);
+  finish_floats<kRows, kTiles>(p, row, a.num_rows - row, tile, floats);
+}
+
+template <bool kIsWide, int kRows, int kTiles>
+void product_rows_int(const Panel& p, const Unpacked& unpacked, int64_t row, int tile) {
+  const Weight& w = *p.weight;
+  const matmul_s8_n16k4_args& a = *p.args;
+  const int8_t* x[kRows];
+  const int32_t* x_sums[kRows];
+  take_rows<kRows>(a, row, x, x_sums);
+  Ints acc[kRows][kTiles];
+  // Unrolled: an array that a variable indexes would lie in memory.
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) {
+      acc[r][t] = set_ints(0);
+    });
+  });
+  const int64_t block_bytes = n16k4_block_bytes(w, 0, p.tiles);
+  for (int64_t b = 0; b < w.num_blocks; ++b) {
+    const BlockParts parts(p, p.stream + b * block_bytes, n16k4_block_code_bytes(w, b, p.tiles));
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<kTiles>(QC_UNROLLED(t) {
+        const Ints first = start(p, parts, tile + t, x_sums[r][b]);
+        acc[r][t] = add(acc[r][t], first);
+      });
+    });
+    product_block<kIsWide, kRows, kTiles, true>(
+        unpacked.codes + b * unpacked.block_bytes + tile * 64, p.tiles * 64,
+        a.runs + (b ? a.run_ends[b - 1] : 0), a.runs + a.run_ends[b], x, acc);
+  }
+  finish_ints<kRows, kTiles>(p, row, a.num_rows - row, tile, acc);
+}
+
+template <bool kIsWide, int kRows, int kTiles, bool kIsFloat>
+void product_rows(const Panel& p, const Unpacked& unpacked, int64_t row, int tile) {
+  if constexpr (kIsFloat) {
+    product_rows_float<kIsWide, kRows, kTiles>(p, unpacked, row, tile);
   } else {
-    finish_ints<kRows, kTiles>(p, row, a.num_rows - row, tile, acc);
+    product_rows_int<kIsWide, kRows, kTiles>(p, unpacked, row, tile);
   }
 }
 

@@ -63,12 +63,22 @@ void QC_ISA_NAME(quantize_f32_s8)(quantize_f32_s8_args& a) {
 }
 
 void QC_ISA_NAME(quantize_rows_f32_s8)(quantize_rows_f32_s8_args& a) {
-  for (int64_t m = 0; m < a.num_rows; ++m) {
-    const float* x = a.x + m * a.num_columns;
-    int8_t* codes = a.codes + m * a.stride;
-    a.scales[m] = dynamic_scale(amax_bits(x, a.num_columns, 0), a.limit);
-    quantize(x, a.num_columns, a.scales[m], a.limit, codes);
-    zero_bytes(codes + a.num_columns, a.stride - a.num_columns);
+  // Some rows at a time: the maxima, divisions and codes of one row wait for each other, those of
+  // several do not.
+  constexpr int64_t kRows = 8;
+  for (int64_t first = 0; first < a.num_rows; first += kRows) {
+    const int64_t left = a.num_rows - first, count = left < kRows ? left : kRows;
+    const float* x = a.x + first * a.num_columns;
+    int32_t bits[kRows];
+    for (int64_t m = 0; m < count; ++m) {
+      bits[m] = amax_bits(x + m * a.num_columns, a.num_columns, 0);
+    }
+    for (int64_t m = 0; m < count; ++m) a.scales[first + m] = dynamic_scale(bits[m], a.limit);
+    for (int64_t m = 0; m < count; ++m) {
+      int8_t* codes = a.codes + (first + m) * a.stride;
+      quantize(x + m * a.num_columns, a.num_columns, a.scales[first + m], a.limit, codes);
+      zero_bytes(codes + a.num_columns, a.stride - a.num_columns);
+    }
   }
 }
 

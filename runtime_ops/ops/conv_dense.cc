@@ -7,7 +7,8 @@
 namespace qcompile {
 namespace {
 
-constexpr int64_t kTaskWork = 1024 * 1024;  // multiplications: about 10 us
+// Multiplications: a task takes about 10 us, and less than 40 us is not worth waking a thread.
+constexpr int64_t kTaskWork = 1024 * 1024, kSerialWork = 4 * kTaskWork;
 constexpr int64_t kMinPixels = 96;          // a smaller tile would unpack its panel too often
 constexpr int64_t kGatheredBytes = 32 * 1024;  // of rows at a time: they stay in the first cache
 
@@ -58,7 +59,8 @@ struct Rows {
   bool is_direct = true;
   Runs runs;
 
-  Rows(const Convolution& conv, const Weight& w) : segments(qcompile::segments(*conv.shape, conv.map)) {
+  Rows(const Convolution& conv, const Weight& w)
+      : segments(qcompile::segments(*conv.shape, conv.map)) {
     for (const Segment& segment : segments) is_direct = is_direct && segment.bytes % kGroup == 0;
     runs = is_direct ? cut_at_blocks(segments, w) : contiguous_runs(w);
   }
@@ -185,12 +187,13 @@ void dense_convolution(const Context& context, const Convolution& conv) {
   const int64_t panels = n16k4_num_panels(w);
   const int64_t total = conv.shape->group * ceil_div(pixels, tile) * panels;
   const int64_t tile_work = tile * w.K * std::min<int64_t>(w.N, kPanel);
-  const int64_t per_task = std::max<int64_t>(1, kTaskWork / tile_work);
+  const int64_t per_task =
+      total * tile_work <= kSerialWork ? total : std::max<int64_t>(1, kTaskWork / tile_work);
   context.parallel(ceil_div(total, per_task), [&](int64_t task) {
     for (int64_t i = task * per_task; i < std::min(total, (task + 1) * per_task); ++i) {
+      const int64_t group = i / panels % conv.shape->group;
       const int64_t first = i / panels / conv.shape->group * tile;
-      dense_tile(conv, rows, epilogue,
-                 {i / panels % conv.shape->group, i % panels, first, std::min(tile, pixels - first)});
+      dense_tile(conv, rows, epilogue, {group, i % panels, first, std::min(tile, pixels - first)});
     }
   });
 }

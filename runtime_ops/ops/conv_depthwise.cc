@@ -8,7 +8,8 @@
 namespace qcompile {
 namespace {
 
-constexpr int64_t kTaskWork = 128 * 1024;  // multiplications: about 10 us
+// Multiplications: a task takes about 10 us, and less than 50 us is not worth waking a thread.
+constexpr int64_t kTaskWork = 192 * 1024, kSerialWork = 1024 * 1024;
 
 }  // namespace
 
@@ -33,7 +34,9 @@ void depthwise_convolution(const Context& context, const Convolution& conv,
     }
   }
   const int64_t lines = map.B * map.OH, line_work = map.OW * weight.padded * w.K;
-  const int64_t per_task = std::max<int64_t>(1, kTaskWork / std::max<int64_t>(1, line_work));
+  const int64_t per_task = lines * line_work <= kSerialWork
+                               ? lines
+                               : std::max<int64_t>(1, kTaskWork / line_work);
   context.parallel(ceil_div(lines, per_task), [&](int64_t task) {
     for (int64_t l = task * per_task; l < std::min(lines, (task + 1) * per_task); ++l) {
       const int64_t b = l / map.OH, oy = l % map.OH;

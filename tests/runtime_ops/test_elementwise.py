@@ -176,3 +176,22 @@ def test_nan_row_stays_alone(rng):
     y = run("QMatMul", [x, pack(weight)], weight_attributes(weight) | kind, [(F32, 2)])[0]
     np.testing.assert_array_equal(np.isnan(y).all(axis=1), np.isin(np.arange(12), [3, 7]))
     assert np.isnan(y).any(axis=1).sum() == 2
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+def test_quantize_ties(bits):
+    """Codes near and on ties, where a product with the reciprocal of the scale would be wrong."""
+    limit = 2 ** (bits - 1) - 1
+    for amax in np.array([limit, 0.1, 1e-30, 1e-37, 3.7, 3.3e38, 2.0**-126 * limit], np.float32):
+        ties = np.float32(amax / np.float32(limit)) * (np.arange(-limit, limit) + np.float32(0.5))
+        near = [ties.astype(np.float32)]
+        for _ in range(8):
+            near.append(np.nextafter(near[-1], np.float32(np.inf)))
+            near.insert(0, np.nextafter(near[0], np.float32(-np.inf)))
+        x = np.concatenate([*near, [amax]]).astype(np.float32)[None]
+        x = np.clip(x, -amax, amax)
+        attributes = coding_attributes(get(f"int{bits}"), "row")
+        codes, scale = run("Quantize", [x, None, None], attributes, [(S8, 2), (F32, 2)])
+        expected, expected_scale = quantize_dynamic(x, (1,), bits)
+        np.testing.assert_array_equal(scale, expected_scale)
+        np.testing.assert_array_equal(codes, expected)

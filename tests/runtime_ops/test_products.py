@@ -3,11 +3,13 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from qcompile.formats import FORMATS, get
 from qcompile.layouts.n16k4 import chunk_columns
 from qcompile.numerics.conv import Window
 from tests.runtime_ops import products
+from tests.runtime_ops import single_op as one
 from tests.runtime_ops.single_op import random_weight
 
 NAMES = list(FORMATS)
@@ -107,6 +109,28 @@ def test_empty_and_vector(rng, lead):
     got, expected, bound = products.matmul_real(rng, weight, lead)
     assert got.shape == (*lead, 17)
     assert_within(got, expected, bound)
+
+
+@pytest.mark.parametrize(
+    "shape,expected",
+    [
+        ((1, 2, 9, 4), (1, 0, 7, 5)),  # the kernel is higher than the map
+        ((1, 9, 2, 4), (1, 7, 0, 5)),
+        ((2, 1, 1, 4), (2, 0, 0, 5)),
+        ((0, 5, 5, 4), (0, 3, 3, 5)),
+        ((1, 0, 5, 4), (1, 0, 3, 5)),
+    ],
+)
+def test_empty_conv(rng, shape, expected):
+    for layout, n in [("n16k4/1", 5), ("kc/1", 4)]:
+        group = 1 if layout == "n16k4/1" else 4
+        weight = random_weight(rng, n, 36 if group == 1 else 9, get("int4"), 0, "none")
+        window = one.window_attributes(Window((3, 3)), group)
+        multiplier = np.ones(n, np.float32)
+        inputs = [np.zeros(shape, np.uint8), one.pack(weight, layout), None, multiplier]
+        attributes = one.weight_attributes(weight, layout) | window | products.STATIC
+        got = one.run("QConv", inputs, attributes, [(TensorProto.UINT8, 4)])[0]
+        assert got.shape == (*expected[:3], n)
 
 
 @pytest.mark.parametrize("name", ["int8", "int4", "uint3", "e2m1"])

@@ -11,6 +11,7 @@ from qcompile.observers.weight_range import code_weight
 from qcompile.passes.lower.lower_product_into_integer_op import LowerProductIntoIntegerOp
 from qcompile.passes.lower.qdq import weight_codes_of
 from qcompile.passes.normalise.remove_unused import RemoveUnused
+from qcompile.passes.transform.code_store import scale_method
 from tests.numerics import loops
 from tests.passes.graphs import lines_of, run
 from tests.passes.stages import find, ops, run_passes, staged, with_weights
@@ -39,7 +40,7 @@ def test_products(body: str, seed: int) -> None:
     matmul = next(n for n in found.quantized.graph if n.op_type in ("MatMul", "Gemm"))
     spec = weight_codes_of(matmul.inputs[1]).spec
     raw = constant(found.normalised.graph.initializers["w_nk"])
-    weight = code_weight(np.ascontiguousarray(raw), spec, found.work.recipe.weight_scale_method)
+    weight = code_weight(np.ascontiguousarray(raw), spec, scale_method(spec, None))
     codes, scale = dynamic_linear(found.feed["x"])
     bias = constant(found.normalised.graph.initializers["k"]) if "k" in body else np.zeros(6)
     terms = (codes @ weight.codes.T.astype(np.int64)) * (weight.scale[:, 0] * np.float64(scale))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from qcompile.graph import constant
 from qcompile.observers.weight_range import code_weight
-from qcompile.passes.transform.code_store import as_matrix
+from qcompile.passes.transform.code_store import as_matrix, scale_method
 from qcompile.passes.transform.correct_bias import CorrectBias
 from qcompile.products import weight_of
 from tests.numerics import loops
@@ -46,7 +46,9 @@ def mean_error(found: Staged) -> NDArray[np.float64]:
     node = next(n for n in found.normalised.graph if n.op_type in ("Conv", "Gemm"))
     raw = weight_of(node).const_value
     spec = found.plan.nodes[node.name].weight
-    error = code_weight(as_matrix(raw), spec, "mse").decode().astype(np.float64) - as_matrix(raw)
+    error = code_weight(as_matrix(raw), spec, scale_method(spec, None)).decode().astype(
+        np.float64
+    ) - as_matrix(raw)
     x = found.feed["x"].astype(np.float64)
     if node.op_type == "Gemm":
         return (x @ error.T).mean(0)

@@ -6,7 +6,7 @@ import pytest
 
 from qcompile.graph import constant
 from qcompile.observers.weight_range import code_weight
-from qcompile.passes.transform.code_store import CodeStore, as_matrix
+from qcompile.passes.transform.code_store import CodeStore, as_matrix, scale_method
 from qcompile.passes.transform.round_weights import RoundWeights
 from qcompile.recipe import Rule
 from tests.passes.graphs import lines_of
@@ -42,7 +42,7 @@ def test_the_dequantized_weight_is_that_of_code_weight(case: tuple, preset: str)
     back = next(n for n in model.graph if n.op_type.startswith("Dequantize"))
     assert back.outputs[0].metadata_props["qcompile.spec"] == str(plan.weight)
     raw = found.normalised.graph.initializers[plan.weight_name].const_value
-    method = "mse"
+    method = scale_method(plan.weight, None)
     weight = code_weight(as_matrix(raw), plan.weight, method)
     inputs = [constant(v) for v in back.inputs]
     real = _custom(back, inputs)[0] if back.domain else _linear(back, inputs)
