@@ -341,7 +341,7 @@ void product_rows_float(const Panel& p, const Unpacked& unpacked, int64_t row, i
     unroll<kRows>(QC_UNROLLED(r) {
       unroll<kTiles>(QC_UNROLLED(t) {
         const Ints first = start(p, parts, tile + t, x_sums[r][b]);
-        acc[r][t] = kIsFloat ? first : add(acc[r][t], first);
+        acc[r][t] = true ? first : add(acc[r][t], first);
       });
     });
     product_block<kIsWide, kRows, kTiles, false>(

@@ -60,7 +60,7 @@ def test_convs(group: int, seed: int) -> None:
     assert ops(lowered) == ["DynamicQuantizeLinear", "ConvInteger", "Cast", "Mul", "Mul", "Add"]
     spec = weight_codes_of(find(found.quantized, "Conv").inputs[1]).spec
     raw = constant(found.normalised.graph.initializers["w"]).transpose(0, 2, 3, 1).reshape(4, -1)
-    weight = code_weight(np.ascontiguousarray(raw), spec, "mse")
+    weight = code_weight(np.ascontiguousarray(raw), spec, scale_method(spec, None))
     codes, scale = dynamic_linear(found.feed["x"])
     window = Window((3, 3), (1, 1), (1, 1, 1, 1))
     nhwc = codes.transpose(0, 2, 3, 1)
