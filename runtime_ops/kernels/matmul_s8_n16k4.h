@@ -299,101 +299,87 @@ void unpack_panel(const Panel& p, uint8_t* out) {
   }
 }
 
-template <bool kIsWide, int kRows, int kTiles, bool kKeeps>
+template <bool kIsWide, int kRows, int kTiles>
 QC_INLINE void product_block(const uint8_t* codes, int64_t step, const Run* run, const Run* end,
                              const int8_t* const (&x)[kRows], Ints (&acc)[kRows][kTiles]) {
+  // keep() ends the life of the sums with the loop: else gcc stores each one to memory in every
+  // step, where the code after the loop is short of registers.
+  Ints sums[kRows][kTiles];
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) {
+      sums[r][t] = acc[r][t];
+      keep(sums[r][t]);
+    });
+  });
   for (; run != end; ++run) {
     const int64_t last = run->x_offset + run->num_groups * kGroup;
     for (int64_t k = run->x_offset; k < last; k += kGroup, codes += step) {
       Bytes u[kTiles];
       unroll<kTiles>(QC_UNROLLED(t) {
         u[t] = load_bytes(codes + 64 * t);
-        if constexpr (kKeeps) keep(u[t]);
+        keep(u[t]);
       });
       unroll<kRows>(QC_UNROLLED(r) {
         const Ints xs = set_ints(load_int(x[r] + k));
-        unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = dot<kIsWide>(acc[r][t], u[t], xs); });
+        unroll<kTiles>(QC_UNROLLED(t) { sums[r][t] = dot<kIsWide>(sums[r][t], u[t], xs); });
       });
     }
   }
-}
-
-// Loops, which leave the float sums in memory: unrolled, gcc spills accumulators in the product.
-template <bool kIsWide, int kRows, int kTiles>
-void product_rows_float(const Panel& p, const Unpacked& unpacked, int64_t row, int tile) {
-  const Weight& w = *p.weight;
-  const matmul_s8_n16k4_args& a = *p.args;
-  const int8_t* x[kRows];
-  const int32_t* x_sums[kRows];
-  take_rows<kRows>(a, row, x, x_sums);
-  Floats floats[kRows][kTiles];
-  Ints acc[kRows][kTiles];
-  // Unrolled: an array that a variable indexes would lie in memory.
   unroll<kRows>(QC_UNROLLED(r) {
     unroll<kTiles>(QC_UNROLLED(t) {
-      floats[r][t] = set_floats(0);
-      acc[r][t] = set_ints(0);
+      keep(sums[r][t]);
+      acc[r][t] = sums[r][t];
     });
   });
-  const int64_t block_bytes = n16k4_block_bytes(w, 0, p.tiles);
-  for (int64_t b = 0; b < w.num_blocks; ++b) {
-    const BlockParts parts(p, p.stream + b * block_bytes, n16k4_block_code_bytes(w, b, p.tiles));
-    unroll<kRows>(QC_UNROLLED(r) {
-      unroll<kTiles>(QC_UNROLLED(t) {
-        const Ints first = start(p, parts, tile + t, x_sums[r][b]);
-        acc[r][t] = true ? first : add(acc[r][t], first);
-      });
-    });
-    product_block<kIsWide, kRows, kTiles, false>(
-        unpacked.codes + b * unpacked.block_bytes + tile * 64, p.tiles * 64,
-        a.runs + (b ? a.run_ends[b - 1] : 0), a.runs + a.run_ends[b], x, acc);
-    unroll<kTiles>(QC_UNROLLED(t) {
-      const uint8_t* scales = parts.scales + (tile + t) * kTile * w.scale_bytes;
-      const Floats scale = load_scales(scales, w.scale_bytes);
-      unroll<kRows>(QC_UNROLLED(r) {
-        floats[r][t] = fmadd(scale, to_floats(acc[r][t]), floats[r][t]);
-      });
-    });
-  }
-  finish_floats<kRows, kTiles>(p, row, a.num_rows - row, tile, floats);
-}
-
-template <bool kIsWide, int kRows, int kTiles>
-void product_rows_int(const Panel& p, const Unpacked& unpacked, int64_t row, int tile) {
-  const Weight& w = *p.weight;
-  const matmul_s8_n16k4_args& a = *p.args;
-  const int8_t* x[kRows];
-  const int32_t* x_sums[kRows];
-  take_rows<kRows>(a, row, x, x_sums);
-  Ints acc[kRows][kTiles];
-  // Unrolled: an array that a variable indexes would lie in memory.
-  unroll<kRows>(QC_UNROLLED(r) {
-    unroll<kTiles>(QC_UNROLLED(t) {
-      acc[r][t] = set_ints(0);
-    });
-  });
-  const int64_t block_bytes = n16k4_block_bytes(w, 0, p.tiles);
-  for (int64_t b = 0; b < w.num_blocks; ++b) {
-    const BlockParts parts(p, p.stream + b * block_bytes, n16k4_block_code_bytes(w, b, p.tiles));
-    unroll<kRows>(QC_UNROLLED(r) {
-      unroll<kTiles>(QC_UNROLLED(t) {
-        const Ints first = start(p, parts, tile + t, x_sums[r][b]);
-        acc[r][t] = add(acc[r][t], first);
-      });
-    });
-    product_block<kIsWide, kRows, kTiles, true>(
-        unpacked.codes + b * unpacked.block_bytes + tile * 64, p.tiles * 64,
-        a.runs + (b ? a.run_ends[b - 1] : 0), a.runs + a.run_ends[b], x, acc);
-  }
-  finish_ints<kRows, kTiles>(p, row, a.num_rows - row, tile, acc);
 }
 
 template <bool kIsWide, int kRows, int kTiles, bool kIsFloat>
 void product_rows(const Panel& p, const Unpacked& unpacked, int64_t row, int tile) {
+  const Weight& w = *p.weight;
+  const matmul_s8_n16k4_args& a = *p.args;
+  const int8_t* x[kRows];
+  const int32_t* x_sums[kRows];
+  take_rows<kRows>(a, row, x, x_sums);
+  // In memory on purpose: the registers are for acc, and these are used once a block.
+  alignas(64) float floats[kRows][kTiles][kTile];
+  Ints acc[kRows][kTiles];
+  // Unrolled: an array that a variable indexes would lie in memory.
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) {
+      if constexpr (kIsFloat) store_floats(floats[r][t], set_floats(0), kTile);
+      acc[r][t] = set_ints(0);
+    });
+  });
+  const int64_t block_bytes = n16k4_block_bytes(w, 0, p.tiles);
+  for (int64_t b = 0; b < w.num_blocks; ++b) {
+    const BlockParts parts(p, p.stream + b * block_bytes, n16k4_block_code_bytes(w, b, p.tiles));
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<kTiles>(QC_UNROLLED(t) {
+        const Ints first = start(p, parts, tile + t, x_sums[r][b]);
+        acc[r][t] = kIsFloat ? first : add(acc[r][t], first);
+      });
+    });
+    product_block<kIsWide, kRows, kTiles>(
+        unpacked.codes + b * unpacked.block_bytes + tile * 64, p.tiles * 64,
+        a.runs + (b ? a.run_ends[b - 1] : 0), a.runs + a.run_ends[b], x, acc);
+    if (!kIsFloat) continue;
+    unroll<kTiles>(QC_UNROLLED(t) {
+      const uint8_t* scales = parts.scales + (tile + t) * kTile * w.scale_bytes;
+      const Floats scale = load_scales(scales, w.scale_bytes);
+      unroll<kRows>(QC_UNROLLED(r) {
+        const Floats sum = fmadd(scale, to_floats(acc[r][t]), load_floats(floats[r][t]));
+        store_floats(floats[r][t], sum, kTile);
+      });
+    });
+  }
   if constexpr (kIsFloat) {
-    product_rows_float<kIsWide, kRows, kTiles>(p, unpacked, row, tile);
+    Floats sums[kRows][kTiles];
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<kTiles>(QC_UNROLLED(t) { sums[r][t] = load_floats(floats[r][t]); });
+    });
+    finish_floats<kRows, kTiles>(p, row, a.num_rows - row, tile, sums);
   } else {
-    product_rows_int<kIsWide, kRows, kTiles>(p, unpacked, row, tile);
+    finish_ints<kRows, kTiles>(p, row, a.num_rows - row, tile, acc);
   }
 }
 
