@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """NodePass: a rewrite that looks at one node at a time and says why it leaves one alone."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +40,13 @@ class NodePass(ir.passes.InPlacePass):
     def __repr__(self) -> str:
         return self.name
 
+    @abstractmethod
     def match(self, node: ir.Node) -> Any:
         """None, a reason, or what `rewrite` needs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rewrite(self, node: ir.Node, found: Any) -> None:
         """Change the graph round the node."""
-        raise NotImplementedError
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Visit every node once."""

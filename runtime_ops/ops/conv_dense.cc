@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "conv_dense.h"
+#include "convolution.h"
 
 #include <algorithm>
 #include <cstring>

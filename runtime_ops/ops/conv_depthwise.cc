@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "../kernels/depthwise_unpack.h"
-#include "conv_dense.h"
+#include "convolution.h"
 
 namespace qcompile {
 namespace {

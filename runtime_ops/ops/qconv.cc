@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "../kernels/depthwise_unpack.h"
-#include "conv_dense.h"
+#include "convolution.h"
 #include "ops.h"
 
 namespace qcompile {

@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dense and grouped convolutions as products of rows.
-//
-// A row of the product (one output pixel) is kh runs of kw * C bytes of the map, read in place.
-// Where a run is no multiple of 4 bytes the rows are gathered (im2col), one tile of pixels at a time.
+// One execution of a convolution, and its two kinds.
 #pragma once
 
 #include "conv_map.h"
@@ -27,7 +24,11 @@ struct Convolution {
   uint8_t* y;
 };
 
+// Dense and grouped, as products of rows. A row (one output pixel) is kh runs of kw * C bytes of the
+// map, read in place; where a run is no multiple of 4 bytes the rows are gathered (im2col), one tile
+// of pixels at a time.
 void dense_convolution(const Context& context, const Convolution& conv);
+// One input channel an output; `unpacked` holds the weights as the kernel reads them.
 void depthwise_convolution(const Context& context, const Convolution& conv,
                            const uint8_t* unpacked);
 
