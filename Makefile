@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | test-all | check | env | clean. Each creates .venv when it is not there and
+# make demo | test | test-all | test-arm64 | check | env | clean. Each creates .venv when it is not there and
 # rebuilds the op library when its sources changed.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ CXX_FOUND = $(shell command -v "$${CXX:-c++}" || command -v g++ || command -v cl
 PYTHON_FOUND = $(shell { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; } 2>/dev/null && echo yes)
 VENV_FOUND = $(shell { $(PYTHON) -c 'import ensurepip, venv'; } 2>/dev/null && echo yes)
 
-.PHONY: help demo test test-all check env clean
+.PHONY: help demo test test-all test-arm64 check env clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -27,6 +27,11 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+# Fetches a cross compiler, qemu and Debian's arm64 Python, once; they lie in build/arm64.
+test-arm64: $(STAMP)
+	@bash tests/arm64/prepare.sh $(CURDIR)/build/arm64
+	@$(BIN)/python -m pytest -n $(JOBS) tests/arm64
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check

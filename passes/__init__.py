@@ -4,29 +4,68 @@
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from qcompile.passes.lower.insert_zero_point_into_gemm import InsertZeroPointIntoGemm
 from qcompile.passes.lower.lower_add import LowerAdd
+from qcompile.passes.lower.lower_concat import LowerConcat
 from qcompile.passes.lower.lower_conv import LowerConv
+from qcompile.passes.lower.lower_function import LowerFunction
 from qcompile.passes.lower.lower_gather import LowerGather
 from qcompile.passes.lower.lower_gather_into_standard_ops import LowerGatherIntoStandardOps
+from qcompile.passes.lower.lower_lstm_into_dynamic_quantize_lstm import (
+    LowerLstmIntoDynamicQuantizeLstm,
+)
 from qcompile.passes.lower.lower_matmul import LowerMatmul
 from qcompile.passes.lower.lower_matmul_into_matmul_nbits import LowerMatmulIntoMatmulNbits
 from qcompile.passes.lower.lower_pool import LowerPool
 from qcompile.passes.lower.lower_product_into_integer_op import LowerProductIntoIntegerOp
+from qcompile.passes.lower.lower_resize import LowerResize
+from qcompile.passes.lower.lower_split import LowerSplit
 from qcompile.passes.lower.move_dequantize_past_data_op import MoveDequantizePastDataOp
 from qcompile.passes.lower.move_shape_before_dequantize import MoveShapeBeforeDequantize
 from qcompile.passes.lower.move_transpose_into_codes import MoveTransposeIntoCodes
 from qcompile.passes.lower.move_transpose_past_op import MoveTransposePastOp
+from qcompile.passes.normalise.convert_floats import ConvertFloats
+from qcompile.passes.normalise.convert_opset import ConvertOpset
+from qcompile.passes.normalise.fold_affine_into_next_conv import FoldAffineIntoNextConv
+from qcompile.passes.normalise.fold_affine_into_product import FoldAffineIntoProduct
+from qcompile.passes.normalise.fold_auto_pad_into_pads import FoldAutoPadIntoPads
 from qcompile.passes.normalise.fold_batch_norm_into_conv import FoldBatchNormIntoConv
+from qcompile.passes.normalise.fold_constant_of_shape import FoldConstantOfShape
 from qcompile.passes.normalise.fold_constants import FoldConstants
+from qcompile.passes.normalise.fold_data_op_into_weight import FoldDataOpIntoWeight
+from qcompile.passes.normalise.fold_pad_into_conv import FoldPadIntoConv
+from qcompile.passes.normalise.fold_quantize_into_codes import FoldQuantizeIntoCodes
 from qcompile.passes.normalise.fold_shape_into_reshape import FoldShapeIntoReshape
+from qcompile.passes.normalise.fuse_reciprocal_into_div import FuseReciprocalIntoDiv
+from qcompile.passes.normalise.insert_height_into_conv import InsertHeightIntoConv
 from qcompile.passes.normalise.insert_names import InsertNames
+from qcompile.passes.normalise.insert_quantizer_behind_data_op import (
+    InsertQuantizerBehindDataOp,
+)
+from qcompile.passes.normalise.insert_shapes_behind_nbits import InsertShapesBehindNbits
+from qcompile.passes.normalise.lower_conv_transpose_into_conv import LowerConvTransposeIntoConv
+from qcompile.passes.normalise.lower_einsum_into_matmul import LowerEinsumIntoMatmul
 from qcompile.passes.normalise.merge_duplicates import MergeDuplicates
+from qcompile.passes.normalise.move_data_op_out_of_codes import MoveDataOpOutOfCodes
+from qcompile.passes.normalise.move_signed_codes_to_unsigned import MoveSignedCodesToUnsigned
+from qcompile.passes.normalise.move_squeeze_past_op import MoveSqueezePastOp
 from qcompile.passes.normalise.move_transpose_out_of_weight import MoveTransposeOutOfWeight
+from qcompile.passes.normalise.move_weight_to_right import MoveWeightToRight
 from qcompile.passes.normalise.remove_unused import RemoveUnused
+from qcompile.passes.normalise.split_attention import SplitAttention
+from qcompile.passes.normalise.split_batch_norm import SplitBatchNorm
+from qcompile.passes.normalise.split_batched_weight import SplitBatchedWeight
+from qcompile.passes.normalise.split_dynamic_product import SplitDynamicProduct
+from qcompile.passes.normalise.split_embed_layer_norm import SplitEmbedLayerNorm
+from qcompile.passes.normalise.split_fused_product import SplitFusedProduct
+from qcompile.passes.normalise.split_gemm import SplitGemm
+from qcompile.passes.normalise.split_qlinear_op_into_qdq import SplitQlinearOpIntoQdq
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.correct_bias import CorrectBias
 from qcompile.passes.transform.insert_quantizers import InsertQuantizers
+from qcompile.passes.transform.insert_user_codes import InsertUserCodes
 from qcompile.passes.transform.round_bias import RoundBias
+from qcompile.passes.transform.round_recurrent_weights import RoundRecurrentWeights
 from qcompile.passes.transform.round_weights import RoundWeights
 from qcompile.passes.transform.stats import Work
 
@@ -36,25 +75,54 @@ Pass = ir.passes.InPlacePass
 def NORMALISE() -> list[Pass]:
     """Few op kinds, BatchNorm folded, weights [N, K], names frozen."""
     return [
+        ConvertOpset(),
         common.InlinePass(),
         InsertNames(),
+        ConvertFloats(),
         FoldConstants(),
+        FoldConstantOfShape(),
+        SplitQlinearOpIntoQdq(),
+        SplitDynamicProduct(),
+        MoveDataOpOutOfCodes(),
+        FoldQuantizeIntoCodes(),
+        MoveSignedCodesToUnsigned(),
+        InsertQuantizerBehindDataOp(),
         RemoveUnused(),
+        FoldDataOpIntoWeight(),
+        SplitFusedProduct(),
+        SplitAttention(),
+        SplitEmbedLayerNorm(),
+        LowerEinsumIntoMatmul(),
+        SplitGemm(),
+        SplitBatchedWeight(),
+        MoveWeightToRight(),
         MoveTransposeOutOfWeight(),
+        FoldAutoPadIntoPads(),
+        FoldPadIntoConv(),
         FoldBatchNormIntoConv(),
+        SplitBatchNorm(),
+        FoldAffineIntoProduct(),
+        FoldAffineIntoNextConv(),
+        LowerConvTransposeIntoConv(),
+        FuseReciprocalIntoDiv(),
+        InsertHeightIntoConv(),
+        MoveSqueezePastOp(),
         FoldShapeIntoReshape(),
         MergeDuplicates(),
         RemoveUnused(),
         InsertNames(),
+        InsertShapesBehindNbits(),
     ]
 
 
 def TRANSFORM(work: Work) -> list[Pass]:
     """From the plan and the statistics to the QDQ graph."""
-    store = CodeStore()
+    store = CodeStore(work)
     return [
-        CorrectBias(work),
+        CorrectBias(work, store),
         RoundWeights(work, store),
+        RoundRecurrentWeights(work, store),
+        InsertUserCodes(work, store),
         InsertQuantizers(work),
         RoundBias(work, store),
         RemoveUnused(),
@@ -67,10 +135,16 @@ def LOWER_CPU() -> list[Pass]:
         LowerConv(),
         LowerMatmul(),
         LowerGather(),
+        LowerLstmIntoDynamicQuantizeLstm(),
         LowerAdd(),
         LowerPool(),
+        LowerResize(),
+        LowerFunction(),
+        LowerConcat(),
+        LowerSplit(),
         MoveShapeBeforeDequantize(),
         MoveDequantizePastDataOp(),
+        RemoveUnused(),  # dequantizers whose readers are gone would hide who reads the codes
         MoveTransposePastOp(),
         RemoveUnused(),
     ]
@@ -82,6 +156,8 @@ def LOWER_ORT() -> list[Pass]:
         LowerProductIntoIntegerOp(),
         LowerMatmulIntoMatmulNbits(),
         LowerGatherIntoStandardOps(),
+        LowerLstmIntoDynamicQuantizeLstm(),
         MoveTransposeIntoCodes(),
+        InsertZeroPointIntoGemm(),
         RemoveUnused(),
     ]

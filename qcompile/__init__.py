@@ -6,6 +6,7 @@ from qcompile.artifact import load as load_artifact
 from qcompile.compare import compare
 from qcompile.compile import Limits, compile
 from qcompile.errors import QcompileError
+from qcompile.images import ImageFolder
 from qcompile.recipe import Recipe, Rule
 from qcompile.version import VERSION as __version__
 
@@ -14,6 +15,7 @@ load = load_artifact
 
 __all__ = [
     "Artifact",
+    "ImageFolder",
     "Limits",
     "QcompileError",
     "Recipe",

@@ -14,19 +14,22 @@ from qcompile.graph import (
     is_op,
     static_shape,
 )
+from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.plan import NodePlan, Plan
 from qcompile.products import weight_of
 from qcompile.recipe import Preset, Recipe, Rule
+from qcompile.recurrent import plan_recurrent, recurrent_notes
 from qcompile.spec import QuantSpec
 from qcompile.spread import spread_activations
 from qcompile.targets.target import Request, Target
 from qcompile.weighted import (
+    FLOAT_OPS,
     edge_nodes,
+    held_elements,
     inside_subgraphs,
     is_weighted,
     left_weight,
     not_finite,
-    num_elements,
 )
 
 BLOCK_SIZE = 32
@@ -37,8 +40,13 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
 
     InputError when nothing can be quantized or the recipe asks the impossible, all of it at once.
     """
+    preset: Preset | None
     preset, notes = choose_preset(recipe, has_data=has_data)
-    weighted = [n for n in model.graph if is_weighted(n)]
+    imported = plan_imported(model.graph, recipe, target)
+    if imported and recipe.preset is None:
+        preset, notes = None, ["no preset was given: the model's own codes are kept"]
+    notes += model.meta.get("notes", [])
+    weighted = [n for n in model.graph if n.name not in imported and is_weighted(n)]
     edges = edge_nodes(model.graph, weighted)
     nodes: dict[str, NodePlan] = {}
     problems = _missing_data(recipe, has_data=has_data)
@@ -51,20 +59,23 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     problems += [not_finite(n) for n in weighted if nodes[n.name or ""].is_quantized]
     if problems := [p for p in problems if p]:
         raise InputError("\n".join(problems))
-    nodes |= inside_subgraphs(model.graph)
+    nodes |= imported | inside_subgraphs(model.graph)
     if not any(p.is_quantized for p in nodes.values()):
         raise InputError(nothing_to_quantize(nodes))
     if target.dynamic_note and any(
         p.activation and p.activation.is_dynamic for p in nodes.values()
     ):
         notes.append(target.dynamic_note)
+    notes += recurrent_notes(nodes)
     notes += [
         f'{r.source}: "{r.match}" is about no weighted node of the model'
         for r in recipe.rules
         if not any(r.covers(p.node, p.op_type) for p in nodes.values())
     ]
+    if preset is None:
+        return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
-    return spread_activations(model.graph, plan, preset, recipe)
+    return spread_activations(model.graph, plan, gives_floats=target.gives_floats)
 
 
 def choose_preset(recipe: Recipe, *, has_data: bool) -> tuple[Preset, list[str]]:
@@ -107,7 +118,7 @@ def _missing_data(recipe: Recipe, *, has_data: bool) -> list[str]:
 
 
 def _plan_node(
-    node: ir.Node, recipe: Recipe, preset: Preset, target: Target, *, is_edge: bool
+    node: ir.Node, recipe: Recipe, preset: Preset | None, target: Target, *, is_edge: bool
 ) -> NodePlan:
     """One node's specs or its reason.
 
@@ -116,14 +127,18 @@ def _plan_node(
     weight = weight_of(node)
     held = weight or left_weight(node)
     name = held.name or "" if held is not None else ""
-    plan = NodePlan(node.name or "", node.op_type, name, num_elements(held))
+    plan = NodePlan(node.name or "", node.op_type, name, held_elements(node))
     rule = _rule_for(node, recipe)
-    source = rule.source if rule is not None else f"preset {preset.name}"
+    source = rule.source if rule is not None else f"preset {preset.name if preset else 'none'}"
     reason = _why_not(node, weight, recipe, rule)
     if reason:
         return replace(plan, reason=reason, rule=source)
     if rule is not None and rule.preset is not None:
         preset = Preset.parse(rule.preset)
+    if preset is None:
+        return replace(plan, reason=FLOAT_IN_THE_MODEL, rule=AS_THE_MODEL_SAYS)
+    if is_op(node, "LSTM"):
+        return plan_recurrent(replace(plan, rule=source), node, preset, rule)
     asked = (rule.weight_format if rule else None) or recipe.weight_format
     bits = preset.weight_bits
     if (
@@ -163,6 +178,8 @@ def _why_not(
         return f"excluded by {rule.source}"
     if recipe.op_types_to_quantize and node.op_type not in recipe.op_types_to_quantize:
         return f"{node.op_type} is not among --op-types-to-quantize"
+    if node.op_type in FLOAT_OPS:
+        return FLOAT_OPS[node.op_type]
     if weight is None and left_weight(node) is not None:
         return "its weight is the left operand"
     if weight is None:
@@ -180,10 +197,6 @@ def _why_not(
         return "its activation is constant"
     if is_op(node, "Conv") and attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return f"auto_pad {attribute(node, 'auto_pad')} depends on the input's size"
-    if is_op(node, "Gemm"):
-        plain = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
-        if not plain or attribute(node, "transA", 0) or not attribute(node, "transB", 0):
-            return "Gemm with alpha, beta or transA"
     bias = input_of(node, 2) if is_op(node, "Conv", "Gemm") else None
     if bias is not None and (not is_constant(bias) or static_shape(bias) != (dims[0],)):
         return f"its bias {bias.name} is no constant vector of {dims[0]}"
@@ -239,7 +252,7 @@ def request_of(node: ir.Node, weight: QuantSpec, activation: QuantSpec | None) -
     assert dims is not None
     group = int(attribute(node, "group", 1)) if is_op(node, "Conv") else 1
     k = 1
-    for size in dims[1:]:
+    for size in dims[2 if is_op(node, "LSTM") else 1 :]:
         k *= size
     depthwise = is_op(node, "Conv") and group > 1 and dims[1] == 1 and dims[0] == group
     return Request(node.op_type, weight, activation, k, group, depthwise)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from qcompile.data import Data
 from qcompile.errors import InputError
 from qcompile.numerics.params import params_of_range
-from qcompile.observers import OBSERVERS
+from qcompile.observers import observer_of
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
@@ -54,26 +54,22 @@ def calibrate(model: ir.Model, plan: Plan, recipe: Recipe, data: Data | None) ->
     graph_inputs = {v.name for v in model.graph.inputs}
     fetched = [n for n in names if n not in graph_inputs]
     session = open_model(with_outputs(model, fetched)) if fetched else None
-    observer = OBSERVERS[recipe.calibration_method]
-    watching = {n: observer(plan.activations[n].format) for n in leaders}
+    how = (recipe.calibration_method, recipe.calibration_percentile)
+    watching = {n: observer_of(*how, plan.activations[n].format) for n in leaders}
     means = {n: _Mean() for n in inputs}
-    for number in range(observer.num_passes if leaders else 1):
-        if number:
-            for watched in watching.values():
-                watched.next_pass()
-        for feed in data:
-            ran = [] if session is None else run_float(session, fetched, feed)
-            found = dict(zip(fetched, ran, strict=True))
-            found |= {n: feed[n] for n in names if n in graph_inputs}
-            for name, watched in watching.items():
-                if not np.isfinite(found[name]).all():
-                    raise InputError(
-                        f'calibration: the float model gives NaN or infinity at "{name}", '
-                        "which has no static range: use a8-dynamic, or check model and data"
-                    )
-                watched.update(found[name])
-            for name, mean in means.items() if number == 0 else ():
-                mean.update(found[name], is_map=inputs[name])
+    for feed in data:
+        ran = [] if session is None else run_float(session, fetched, feed)
+        found = dict(zip(fetched, ran, strict=True))
+        found |= {n: feed[n] for n in names if n in graph_inputs}
+        for name, watched in watching.items():
+            if not np.isfinite(found[name]).all():
+                raise InputError(
+                    f'calibration: the float model gives NaN or infinity at "{name}", '
+                    "which has no static range: use a8-dynamic, or check model and data"
+                )
+            watched.update(found[name])
+        for name, mean in means.items():
+            mean.update(found[name], is_map=inputs[name])
     ranges = {n: params_of_range(*w.range(), w.format) for n, w in watching.items()}
     return Stats(ranges, {n: m.value() for n, m in means.items()})
 
@@ -83,7 +79,9 @@ def _mean_inputs(model: ir.Model, plan: Plan) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for node in model.graph:
         node_plan = plan.nodes.get(node.name or "")
-        if node_plan is None or not node_plan.is_quantized or node_plan.op_type == "Gather":
+        if node_plan is None or not node_plan.is_rounded:
+            continue
+        if node_plan.op_type in ("Gather", "LSTM"):
             continue
         source = node.inputs[0]
         assert source is not None

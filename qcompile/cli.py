@@ -1,37 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: arguments in, one call, rendering out."""
 
-import json
 import logging
+import math
 import os
+import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
-from qcompile import report as render
-from qcompile import targets
-from qcompile.artifact import Artifact, plain
-from qcompile.compare import bench as run_bench
-from qcompile.compare import compare as run_compare
-from qcompile.compile import Limits, compile, plan_only
-from qcompile.errors import QcompileError
-from qcompile.passes import LOWER_CPU, NORMALISE, TRANSFORM
-from qcompile.passes.transform.stats import Stats, Work
-from qcompile.plan import Plan
-from qcompile.recipe import Recipe, Rule
+from qcompile.cli_commands import (
+    DATA,
+    bench,
+    compare,
+    inspect,
+    list_formats,
+    list_passes,
+    list_targets,
+    show_artifact,
+    show_plan,
+    show_reasons,
+)
+from qcompile.compile import Limits, compile
+from qcompile.errors import InputError, QcompileError
+from qcompile.images import ImageFlags
+from qcompile.memory import parse_size
+from qcompile.progress import progress_of
+from qcompile.recipe import CALIBRATION_METHODS, Recipe, Rule
+from qcompile.user_function import load_metric
 from qcompile.version import VERSION
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 COMMANDS = ("compile", "inspect", "compare", "bench", "targets", "formats", "passes")
-
-
-def _console() -> Console:
-    width = None if sys.stdout.isatty() else 200
-    return Console(width=width, highlight=False, markup=False, soft_wrap=True)
 
 
 def _rules(exclude: str | None) -> tuple[Rule, ...]:
@@ -57,21 +60,48 @@ def compile_command(
     block_size: Annotated[int | None, typer.Option(help="weights that share a scale")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML or TOML")] = None,
     calibration_data: Annotated[
-        str | None, typer.Option(help="FILE.npz, DIR or MODULE:FUNCTION")
+        str | None, typer.Option(help=f"{DATA}, or images:DIR for pictures")
+    ] = None,
+    calibration_cache: Annotated[
+        Path | None, typer.Option(help="FILE.npz: read where it exists, else written")
     ] = None,
     num_calibration_samples: Annotated[int | None, typer.Option(help="at most (256)")] = None,
-    calibration_method: Annotated[str | None, typer.Option(help="minmax or mse")] = None,
+    calibration_method: Annotated[
+        str | None, typer.Option(help=", ".join(CALIBRATION_METHODS))
+    ] = None,
+    calibration_percentile: Annotated[
+        float | None, typer.Option(help="of the method percentile (99.99)")
+    ] = None,
+    weight_rounding: Annotated[
+        str | None, typer.Option(help="gptq (default with data) or nearest")
+    ] = None,
+    image_mean: Annotated[str | None, typer.Option(help="1 or 3 numbers (0)")] = None,
+    image_std: Annotated[str | None, typer.Option(help="1 or 3 numbers (1)")] = None,
+    image_scale: Annotated[float | None, typer.Option(help="of pixels, first (1/255)")] = None,
+    image_size: Annotated[str | None, typer.Option(help="HxW (the model's)")] = None,
+    image_layout: Annotated[str | None, typer.Option(help="nchw or nhwc (the model's)")] = None,
+    image_channels: Annotated[str | None, typer.Option(help="rgb or bgr (rgb)")] = None,
     nodes_to_exclude: Annotated[
         str | None, typer.Option(help="REGEX of node names kept float")
     ] = None,
     op_types_to_quantize: Annotated[
-        str | None, typer.Option(help="Conv,MatMul,Gemm,Gather")
+        str | None, typer.Option(help="Conv,MatMul,Gemm,Gather,LSTM")
     ] = None,
     min_sqnr: Annotated[float | None, typer.Option(help="fail below this many dB")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="MODULE:FUNCTION of a session; more is better")
+    ] = None,
+    max_drop: Annotated[float | None, typer.Option(help="fail if the metric drops more")] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="4GB, 512MiB (half of the machine)")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="of random inputs")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the plan, write nothing")
     ] = False,
+    why: Annotated[
+        str | None, typer.Option(help="NODE or VALUE: what is decided for it, write nothing")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the manifest on stdout")] = False,
     quiet: Annotated[bool, typer.Option("--quiet")] = False,
     verbose: Annotated[bool, typer.Option("--verbose")] = False,
@@ -86,127 +116,55 @@ def compile_command(
         block_size=block_size,
         num_calibration_samples=num_calibration_samples,
         calibration_method=calibration_method,
+        calibration_percentile=calibration_percentile,
+        weight_rounding=weight_rounding,
         op_types_to_quantize=None
         if op_types_to_quantize is None
         else tuple(op_types_to_quantize.split(",")),
         seed=seed,
     )
     chosen = chosen.with_flags(rules=(*chosen.rules, *_rules(nodes_to_exclude)))
-    console = _console()
-    if dry_run:
-        _show_plan(model, target, chosen, calibration_data, as_json=as_json)
-        return
-    artifact = compile(
-        model,
-        target,
-        output,
-        recipe=chosen,
-        calibration_data=calibration_data,
-        force=force,
-        limits=Limits(min_sqnr=min_sqnr),
+    for flag, limit in (("--min-sqnr", min_sqnr), ("--max-drop", max_drop)):
+        if limit is not None and math.isnan(limit):
+            raise InputError(f"{flag} nan: a number is needed")
+    images = ImageFlags(
+        mean=image_mean,
+        std=image_std,
+        scale=image_scale,
+        size=image_size,
+        layout=image_layout,
+        channels=image_channels,
     )
-    if as_json:
-        _print_json({"folder": str(artifact.folder)} | _sections(artifact))
-    elif not quiet:
-        render.report(artifact, console)
-
-
-def _show_plan(
-    model: Path, target: str, recipe: Recipe, data: str | None, *, as_json: bool
-) -> None:
-    plan, normalised = plan_only(model, target, recipe, data)
-    if as_json:
-        _print_json(render.planned(plan, targets.get(target), normalised))
+    data = images.source(calibration_data)
+    if why is not None:
+        show_reasons(model, target, chosen, data, why, as_json=as_json)
+    elif dry_run:
+        show_plan(model, target, chosen, data, as_json=as_json)
     else:
-        render.dry_run(plan, targets.get(target), normalised, _console())
+        artifact = compile(
+            model,
+            target,
+            output,
+            recipe=chosen,
+            calibration_data=data,
+            force=force,
+            limits=Limits(
+                min_sqnr=min_sqnr,
+                max_drop=max_drop,
+                max_memory=None if max_memory is None else parse_size(max_memory),
+            ),
+            metric=None if metric is None else load_metric(metric),
+            calibration_cache=calibration_cache,
+            progress=progress_of(quiet=quiet, verbose=verbose),
+        )
+        show_artifact(artifact, as_json=as_json, quiet=quiet)
 
 
-def _sections(artifact: Artifact) -> dict[str, Any]:
-    return {"content": artifact.content, "measured": artifact.measured}
-
-
-def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(plain(data)))
-
-
-@app.command()
-def inspect(
-    path: Annotated[Path, typer.Argument(help="an artifact or an .onnx file")],
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-) -> None:
-    """Formats, bits, sizes, kernels, coverage, and every float fallback with its reason."""
-    if not path.is_dir():
-        _show_plan(path, "cpu", Recipe(), None, as_json=as_json)
-    elif as_json:
-        _print_json(_sections(Artifact.read(path)))
-    else:
-        render.inspect_artifact(Artifact.read(path), _console())
-
-
-@app.command()
-def compare(
-    a: Annotated[Path, typer.Argument(help="the reference: .onnx file or artifact")],
-    b: Annotated[Path, typer.Argument(help=".onnx file or artifact")],
-    data: Annotated[str, typer.Option(help="FILE.npz, DIR or MODULE:FUNCTION")],
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-) -> None:
-    """Outputs side by side: SQNR, cosine, top-1 agreement, worst nodes."""
-    result = run_compare(a, b, data)
-    if as_json:
-        _print_json(asdict(result))
-    else:
-        render.comparison(result, _console())
-
-
-@app.command()
-def bench(
-    path: Annotated[Path, typer.Argument(help=".onnx file or artifact")],
-    vs: Annotated[Path | None, typer.Option("--vs", help="measured interleaved")] = None,
-    threads: Annotated[int, typer.Option(help="of both")] = 1,
-    data: Annotated[
-        str | None, typer.Option(help="FILE.npz, DIR or MODULE:FUNCTION; default random")
-    ] = None,
-) -> None:
-    """Time of one input; with --vs the ratio of the two, interleaved in one run."""
-    found = run_bench(path, vs, threads, data)
-    print(
-        f"{path}: {found['compiled_ms']:.3f} ms, {threads} threads, median of {found['runs']} runs"
-    )
-    if vs is not None:
-        print(f"{vs}: {found['float_ms']:.3f} ms; {path} runs at {found['ratio']:.2f}× its speed")
-
-
-@app.command("targets")
-def targets_command() -> None:
-    """What this build can compile for."""
-    rows = render.table("target", "")
-    for t in targets.TARGETS.values():
-        rows.add_row(t.name, t.summary)
-    _console().print(rows)
-
-
-@app.command()
-def formats() -> None:
-    """Every number format."""
-    render.format_rows(_console())
-
-
-@app.command()
-def passes() -> None:
-    """Every pass, in its order."""
-    empty = Work(Plan("", "", {}), Stats(), Recipe())
-    rows = render.table("stage", "pass", "")
-    for stage, made in (
-        ("normalise", NORMALISE()),
-        ("transform", TRANSFORM(empty)),
-        ("lower", LOWER_CPU()),
-    ):
-        for each in made:
-            text = sys.modules[type(each).__module__].__doc__ or ""
-            rows.add_row(
-                stage, getattr(each, "name", type(each).__name__), text.strip().splitlines()[0]
-            )
-    _console().print(rows)
+for _name, _command in (
+    *(("inspect", inspect), ("compare", compare), ("bench", bench)),
+    *(("targets", list_targets), ("formats", list_formats), ("passes", list_passes)),
+):
+    app.command(_name)(_command)
 
 
 def _arguments(argv: list[str]) -> list[str]:
@@ -226,6 +184,14 @@ def main() -> None:
     if arguments[:1] == ["--version"]:
         print(f"qcompile {VERSION}")
         return
+    stop = Stop()
+    try:
+        _run(arguments, stop)
+    finally:
+        stop.restore()
+
+
+def _run(arguments: list[str], stop: "Stop") -> NoReturn:
     code = 0
     try:
         code = app(arguments, standalone_mode=False) or 0
@@ -235,7 +201,7 @@ def main() -> None:
     except QcompileError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; nothing was written", 130)
+        _fail(f"{stop.word}; nothing was written", 128 + stop.number)
     except MemoryError:
         _fail("out of memory; nothing was written", 2)
     except (BrokenPipeError, SystemExit):
@@ -248,6 +214,27 @@ def main() -> None:
         logging.getLogger("qcompile").exception("a bug of qcompile")
         _fail(f"qcompile failed, which is a bug: {type(error).__name__}: {error}", 1)
     sys.exit(code)
+
+
+class Stop:
+    """SIGTERM ends a command as Ctrl-C does: what was begun is removed. number: the signal's."""
+
+    def __init__(self) -> None:
+        self.number: int = signal.SIGINT
+        self._before = signal.signal(signal.SIGTERM, self._terminate)
+
+    def restore(self) -> None:
+        """As it was before."""
+        signal.signal(signal.SIGTERM, self._before)
+
+    @property
+    def word(self) -> str:
+        """For the message."""
+        return "interrupted" if self.number == signal.SIGINT else "terminated"
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        raise KeyboardInterrupt
 
 
 def _drop_output() -> None:

@@ -11,14 +11,16 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qcompile.artifact import MODEL, Artifact, load, sha256
-from qcompile.data import Data, read_data
+from qcompile.data import Batch, Data, read_data
 from qcompile.errors import InputError
 from qcompile.load import load as load_model
 from qcompile.measure import measure_speed
 from qcompile.normalise import normalise
 from qcompile.session import open_model, run_float, session_options
 from qcompile.synthetic import synthetic_data
-from qcompile.verify_nodes import layer_sqnr
+from qcompile.verify_nodes import layer_sqnr, record
+
+MAX_THREADS = 1024  # ONNX Runtime starts them all, and with a wrong number for hours
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ def model_of(path: str | Path) -> ir.Model:
 
 def compare(a: str | Path, b: str | Path, data: Any, limit: int = 64) -> Comparison:
     """Run both on the data; A is the reference. InputError where inputs or outputs do not match."""
-    model = model_of(a)
-    samples = read_data(data, list(model.graph.inputs), limit)
+    if limit < 1:
+        raise InputError(f"{limit} samples: at least 1 is needed")
     first, second = open_path(a), open_path(b)
-    _check_names("inputs", first.get_inputs(), second.get_inputs())
-    _check_names("outputs", first.get_outputs(), second.get_outputs())
+    _check_alike(first, second)
+    inputs = [list(model_of(path).graph.inputs) for path in (a, b)]
+    # A batch that either fixes cuts the data for both.
+    samples = read_data(data, min(inputs, key=lambda found: Batch.of(found).is_free), limit)
     rows: dict[str, NDArray] = {}
     for feed in samples:
         pairs = zip(run_float(first, None, feed), run_float(second, None, feed), strict=True)
@@ -80,12 +84,33 @@ def compare(a: str | Path, b: str | Path, data: Any, limit: int = 64) -> Compari
     return Comparison(tuple(_row(n, s) for n, s in rows.items()), worst, samples.num_samples)
 
 
-def _check_names(what: str, first: list, second: list) -> None:
-    names, others = [v.name for v in first], [v.name for v in second]
-    if names != others:
-        raise InputError(
-            f"the models have different {what}: {', '.join(names)} and {', '.join(others)}"
-        )
+def _check_alike(first: ort.InferenceSession, second: ort.InferenceSession) -> None:
+    """Names, types and ranks agree, and so do the dimensions that both fix."""
+    pairs = (
+        ("input", first.get_inputs(), second.get_inputs()),
+        ("output", first.get_outputs(), second.get_outputs()),
+    )
+    for what, ours, theirs in pairs:
+        names, others = [v.name for v in ours], [v.name for v in theirs]
+        if names != others:
+            raise InputError(
+                f"the models have different {what}s: {', '.join(names)} and {', '.join(others)}"
+            )
+    problems = [
+        f'{what} "{x.name}" is {x.type} {x.shape} in the first model and {y.type} {y.shape} in the '
+        "second"
+        for what, ours, theirs in pairs
+        for x, y in zip(ours, theirs, strict=True)
+        if x.type != y.type or not _may_agree(x.shape, y.shape)
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
+
+
+def _may_agree(a: list, b: list) -> bool:
+    return len(a) == len(b) and all(
+        x == y for x, y in zip(a, b, strict=True) if isinstance(x, int) and isinstance(y, int)
+    )
 
 
 def _sums(a: NDArray, b: NDArray) -> NDArray:
@@ -113,25 +138,55 @@ def _worst(a: Path, b: Path, data: Data) -> tuple[tuple[str, float], ...]:
     artifact = Artifact.read(b)
     if artifact.content["library"] is None or artifact.content["source"]["sha256"] != sha256(a):
         return ()
-    return tuple(layer_sqnr(normalise(load_model(a)), artifact, ir.load(b / MODEL), data)[:5])
+    packed = ir.load(b / MODEL)
+    runs = record(artifact, packed, data)
+    return tuple(layer_sqnr(normalise(load_model(a)), packed, runs, data)[:5])
 
 
 def bench(
     path: str | Path,
     versus: str | Path | None,
     threads: int,
-    data: Any,
+    data: Any = None,
     seconds: float | None = None,
-) -> dict[str, float]:
-    """Milliseconds of `path`, interleaved with `versus` where given (ratio = versus ÷ path)."""
+    shapes: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Milliseconds of `path`, interleaved with `versus` where given (ratio = versus ÷ path).
+
+    shapes: "INPUT=1x3x224x224" for inputs with free dimensions; without data and shapes one sample.
+    """
     if threads < 1:
         raise InputError(f"{threads} threads: at least 1 is needed")
+    if threads > MAX_THREADS:
+        raise InputError(f"{threads} threads: at most {MAX_THREADS} can be measured")
+    if seconds is not None and not 0 <= seconds < np.inf:
+        raise InputError(f"{seconds:g} seconds: 0 or more is needed")
+    if data is not None and shapes:
+        raise InputError("--shape is for random data: leave out --data or --shape")
+    given = dict(_parse_shape(text) for text in shapes)
     model = model_of(versus or path)
     samples = (
         read_data(data, list(model.graph.inputs), 1)
         if data is not None
-        else synthetic_data(model, 0, 1)
+        else synthetic_data(model, 0, 1, shapes=given)
     )
     second = open_path(path, threads)
     first = open_path(versus, threads) if versus is not None else second
-    return measure_speed(first, second, next(iter(samples)), seconds)
+    if versus is not None:
+        _check_alike(first, second)
+    feed = next(iter(samples))
+    run_float(second, None, feed)
+    found = measure_speed(first, second, feed, seconds, whole=True)
+    found |= {"threads": threads, "shapes": {n: list(x.shape) for n, x in feed.items()}}
+    if versus is None:
+        return {k: v for k, v in found.items() if k not in ("float_ms", "ratio", "ratio_interval")}
+    return found
+
+
+def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """The name and the shape of "x=1x3x8"; a scalar is "x="."""
+    name, equals, dims = text.rpartition("=")
+    words = dims.lower().split("x") if dims else []
+    if not (name and equals) or not all(w.isascii() and w.isdigit() for w in words):
+        raise InputError(f"shape {text}: INPUT=1x3x224x224 is needed")
+    return name, tuple(int(w) for w in words)

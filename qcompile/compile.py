@@ -12,16 +12,19 @@ import onnxruntime as ort
 from qcompile import runtime_ops, targets
 from qcompile.annotate import annotate, choose_preset
 from qcompile.artifact import Artifact, load, sha256
-from qcompile.calibrate import calibrate
+from qcompile.calibration_cache import CalibrationCache, calibrate
+from qcompile.compensate import compensate_weights
 from qcompile.data import Data, check_source, read_data
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
 from qcompile.load import external_tensors
 from qcompile.load import load as load_model
 from qcompile.lower import lower
+from qcompile.memory import Budget
 from qcompile.normalise import normalise
 from qcompile.pack import pack
 from qcompile.plan import Plan
+from qcompile.progress import Progress
 from qcompile.recipe import Recipe
 from qcompile.session import open_model, session_options
 from qcompile.stage import Inspector
@@ -36,10 +39,11 @@ Metric = Callable[[ort.InferenceSession], float]
 
 @dataclass(frozen=True)
 class Limits:
-    """What the user demands of the result: SQNR in dB at least, and loss of the metric at most."""
+    """What the user demands: SQNR in dB at least, loss of the metric at most, bytes of memory."""
 
     min_sqnr: float | None = None
     max_drop: float | None = None
+    max_memory: int | None = None
 
 
 def compile(
@@ -53,14 +57,16 @@ def compile(
     limits: Limits | None = None,
     metric: Metric | None = None,
     inspect: Inspector | None = None,
+    calibration_cache: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Artifact:
     """Compile a float ONNX file into a low-bit artifact, verify it, and give it back.
 
     model: path of the .onnx file. output: folder, default MODEL.qc beside it. calibration_data: a
     path, an iterable of {input name: array}, or an object with get_next(). metric: scores a
-    session, greater is better; it is run on the float model and on the artifact. Raises InputError
-    (bad input) or VerificationError (the artifact is wrong, or misses a limit); then nothing is
-    written.
+    session, greater is better; it is run on the float model and on the artifact. calibration_cache:
+    an .npz file, read where it exists and written where not. Raises InputError (bad input) or
+    VerificationError (the artifact is wrong, or misses a limit); then nothing is written.
     """
     recipe, limits, chosen = recipe or Recipe(), limits or Limits(), targets.get(target)
     path, out = Path(model), Path(output) if output is not None else default_output(Path(model))
@@ -69,18 +75,27 @@ def compile(
         raise InputError(
             "a largest drop needs a metric: qcompile.compile(…, metric=function of a session)"
         )
-    with staging(out, force=force) as folder:
-        source = load_model(path)
-        normalised = normalise(source, inspect)
-        data = _data(calibration_data, list(normalised.graph.inputs), recipe)
-        plan = annotate(normalised, recipe, chosen, has_data=data is not None)
-        stats = calibrate(normalised, plan, recipe, data)
-        quantized = transform(normalised, plan, stats, recipe, inspect)
-        lowered = lower(quantized, plan, chosen, inspect)
-        packed = pack(lowered, chosen)
-        artifact = emit(packed, plan, recipe, chosen, _describe(path), folder)
+    budget = Budget() if limits.max_memory is None else Budget(limits.max_memory)
+    cache = None
+    if calibration_cache is not None:
+        has_data = calibration_data is not None
+        cache = CalibrationCache.of(calibration_cache, path, recipe, has_data=has_data)
+    with staging(out, force=force) as folder, progress or Progress() as shown_to:
+        run = shown_to.run
+        source = run(load_model, path)
+        normalised = run(normalise, source, inspect)
+        budget.check(normalised)
+        data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
+        plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
+        stats = run(calibrate, normalised, plan, recipe, data, cache)
+        stats = run(compensate_weights, normalised, plan, recipe, data, stats, budget)
+        quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
+        lowered = run(lower, quantized, plan, chosen, inspect)
+        packed = run(pack, lowered, chosen)
+        artifact = run(emit, packed, plan, recipe, chosen, _describe(path), folder)
         shown = data or synthetic_data(normalised, recipe.seed)
-        verdict = verify(artifact, source, normalised, quantized, lowered, plan, chosen, shown)
+        models = source, normalised, quantized, lowered
+        verdict = run(verify, artifact, *models, plan, chosen, shown, stats, budget)
         if metric is not None:
             verdict = _with_metric(verdict, metric, path, artifact)
         _judge(verdict, limits)
@@ -120,8 +135,13 @@ def _check_request(path: Path, out: Path, target: Target, recipe: Recipe, data: 
         runtime_ops.library_path()
 
 
-def _data(source: Any, inputs: list[ir.Value], recipe: Recipe) -> Data | None:
-    return None if source is None else read_data(source, inputs, recipe.num_calibration_samples)
+def _data(
+    source: Any, inputs: list[ir.Value], recipe: Recipe, progress: Progress | None = None
+) -> Data | None:
+    if source is None:
+        return None
+    data = read_data(source, inputs, recipe.num_calibration_samples)
+    return data if progress is None else replace(data, watch=progress.step)
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data: samples for calibration and verification, checked against the model's inputs.
 
-Sources: .npz, .npy, a folder of them, MODULE:FUNCTION, an iterable of {input name: array}, or an
-object with get_next(). The leading axis counts samples. An input whose leading dimension is fixed
-beside inputs with a free one (a scalar, a mask) has no samples: it takes the model's own shape.
+Sources: .npz, .npy, a folder of them, an ImageFolder, MODULE:FUNCTION, an iterable of {input name:
+array}, or an object with get_next(). The leading axis counts samples. An input whose leading
+dimension is fixed beside inputs with a free one (a scalar, a mask) has no samples: it takes the
+model's own shape.
 """
 
-import importlib
-import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.errors import InputError, QcompileError, nearest
+from qcompile.images import ImageFolder
+from qcompile.user_function import call, load_function
 
 Feed = dict[str, NDArray]
 BATCH = 16  # samples of one run where the model's batch is free
@@ -78,6 +79,7 @@ class Data:
     feeds: list[Feed]
     batch: Batch
     is_synthetic: bool = False
+    watch: Callable[[str, int, int], None] | None = None  # ("samples", done, of all)
 
     @property
     def num_samples(self) -> int:
@@ -85,7 +87,12 @@ class Data:
         return sum(self.batch.count(feed) for feed in self.feeds)
 
     def __iter__(self) -> Iterator[Feed]:
-        return iter(self.feeds)
+        done = 0
+        for feed in self.feeds:
+            yield feed
+            done += self.batch.count(feed)
+            if self.watch is not None:
+                self.watch("samples", done, self.num_samples)
 
     def first(self, count: int) -> "Data":
         """At most `count` samples from the start, but no less than one run of a fixed batch."""
@@ -103,7 +110,7 @@ def read_data(source: Any, inputs: list[ir.Value], limit: int) -> Data:
     batch = Batch.of(inputs)
     feeds: list[Feed] = []
     left = limit
-    for where, item in _items(source, inputs):
+    for where, item in _items(source, inputs, limit):
         for piece in batch.split(_checked(where, item, inputs, batch)):
             if left <= 0:
                 return Data(feeds, batch)
@@ -116,8 +123,12 @@ def read_data(source: Any, inputs: list[ir.Value], limit: int) -> Data:
 
 def check_source(source: Any) -> None:
     """Refuse a path that does not exist, before any slow work."""
-    if isinstance(source, str | Path):
-        _files(str(source))
+    if isinstance(source, ImageFolder):
+        source.check()
+    elif isinstance(source, str | Path):
+        text, what = str(source), "calibration data"
+        if not _files(text):
+            load_function(text, what)
 
 
 def _files(text: str) -> list[Path]:
@@ -130,6 +141,8 @@ def _files(text: str) -> list[Path]:
         return files
     if path.is_file():
         return [path]
+    if path.exists():
+        raise InputError(f"calibration data {text}: it is no file and no folder")
     if ":" not in text:
         raise InputError(
             f"calibration data {text}: no such file or folder (MODULE:FUNCTION has a colon)"
@@ -137,7 +150,7 @@ def _files(text: str) -> list[Path]:
     return []
 
 
-def _items(source: Any, inputs: list[ir.Value]) -> Iterator[tuple[str, Any]]:
+def _items(source: Any, inputs: list[ir.Value], limit: int) -> Iterator[tuple[str, Any]]:
     """(where it is from, what should be a feed) of every item."""
     where = "calibration data"
     if isinstance(source, str | Path):
@@ -146,8 +159,11 @@ def _items(source: Any, inputs: list[ir.Value]) -> Iterator[tuple[str, Any]]:
             yield f"{where} {path}", _read_file(path, inputs)
         if files:
             return
-        where = f"{where} {source}"
-        source = _call(str(source))
+        text, what = str(source), where
+        where = f"{where} {text}"
+        source = call(text, what, load_function(text, what))
+    if isinstance(source, ImageFolder):
+        source = source.feeds(inputs, limit)
     if hasattr(source, "get_next"):
         source = iter(source.get_next, None)
     if isinstance(source, dict):
@@ -160,23 +176,6 @@ def _items(source: Any, inputs: list[ir.Value]) -> Iterator[tuple[str, Any]]:
         raise
     except (Exception, SystemExit) as error:  # the user's generator
         raise InputError(f"{where}: {type(error).__name__}: {error}") from error
-
-
-def _call(text: str) -> Any:
-    """What MODULE:FUNCTION returns; the current folder is searched too, as `python -m` does."""
-    module, _, function = text.partition(":")
-    if "" not in sys.path:
-        sys.path.append("")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise InputError(f"calibration data {text}: {error}") from None
-    except (Exception, SystemExit) as error:  # the user's module
-        raise InputError(f"calibration data {text}: {type(error).__name__}: {error}") from error
-    try:
-        return found()
-    except (Exception, SystemExit) as error:  # the user's function
-        raise InputError(f"calibration data {text}: {type(error).__name__}: {error}") from error
 
 
 def _read_file(path: Path, inputs: list[ir.Value]) -> Feed:

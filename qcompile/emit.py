@@ -17,15 +17,15 @@ import onnx_ir.passes.common as common
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import MANIFEST, MODEL, WEIGHTS, Artifact, sha256
 from qcompile.errors import InputError
-from qcompile.graph import DOMAIN, DOMAIN_VERSION
+from qcompile.external import move_outside
+from qcompile.graph import DOMAIN, DOMAIN_VERSION, attribute
+from qcompile.passes.lower.lower_lstm_into_dynamic_quantize_lstm import PLACES, QUANTIZED_LSTM
 from qcompile.plan import NodePlan, Plan
 from qcompile.recipe import Recipe
 from qcompile.targets.target import Target
 from qcompile.version import VERSION
 
 INLINE_BYTES = 1024  # shapes, axes and other small tensors stay in the model file
-PAGE, LINE = 4096, 64  # offsets of tensors of at least 64 KiB, and of smaller ones
-LARGE_BYTES = 64 << 10
 # opset → (IR version, oldest ONNX Runtime); the op library needs ORT 1.17 (API 17).
 NEEDS = {20: (9, "1.17"), 21: (10, "1.18"), 23: (11, "1.23"), 24: (12, "1.24"), 26: (13, "1.31")}
 
@@ -131,7 +131,7 @@ def emit(
         "onnx": {
             "opset": opset,
             "ir_version": model.ir_version,
-            "oldest_onnxruntime": needs(opset)[1],
+            "oldest_onnxruntime": oldest_runtime(model),
         },
         "library": library,
         "files": files,
@@ -149,6 +149,18 @@ def needs(opset: int) -> tuple[int, str]:
     return next(NEEDS[o] for o in sorted(NEEDS) if opset <= o)
 
 
+def oldest_runtime(model: ir.Model) -> str:
+    """The oldest ONNX Runtime that has the opset and every kernel of the model."""
+    needed = [needs(model.graph.opset_imports[""])[1]]
+    if any(n.op_type == "MatMulNBits" and attribute(n, "bits", 4) == 8 for n in model.graph):
+        needed.append("1.22")
+    return max(needed, key=_number)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
 def _settle_versions(model: ir.Model) -> None:
     """The lowest IR version that the opset needs, and just the domains in use."""
     common.RemoveUnusedOpsetsPass()(model)
@@ -159,40 +171,10 @@ def _settle_versions(model: ir.Model) -> None:
 
 
 def write_weights(model: ir.Model, folder: Path) -> None:
-    """Stream the large initializers into model.onnx.data, one in memory at a time.
-
-    Offsets are multiples of a page for large tensors, so that ONNX Runtime maps the file.
-    """
+    """Stream the large initializers into model.onnx.data, one in memory at a time."""
     path = folder / WEIGHTS
-    with path.open("wb") as file:
-        for value in [v for graph in model.graphs() for v in graph.initializers.values()]:
-            tensor = value.const_value
-            if tensor is None:
-                continue
-            if tensor.nbytes <= INLINE_BYTES:
-                if isinstance(tensor, ir.ExternalTensor):  # its file is the user's
-                    value.const_value = ir.tensor(tensor.numpy(), name=value.name)
-                continue
-            step = PAGE if tensor.nbytes >= LARGE_BYTES else LINE
-            offset = -(-file.tell() // step) * step
-            file.write(b"\0" * (offset - file.tell()))
-            data = tensor.tobytes()
-            file.write(data)
-            value.const_value = ir.ExternalTensor(
-                WEIGHTS,
-                offset,
-                len(data),
-                tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=value.name or "",
-                base_dir=folder,
-            )
-            release = getattr(tensor, "release", None)
-            if release is not None:
-                del data
-                release()
-        file.flush()
-        os.fsync(file.fileno())
+    values = [v for graph in model.graphs() for v in graph.initializers.values()]
+    move_outside(values, path, INLINE_BYTES)
     if not path.stat().st_size:
         path.unlink()
 
@@ -215,9 +197,10 @@ def _row(plan: NodePlan, node: ir.Node | None, target: Target) -> dict[str, Any]
             kernel += f" {node.attributes['activation'].value}"
         if "layout" in node.attributes:
             layout = node.attributes["layout"].value
-        if node.domain == DOMAIN and node.inputs[1] is not None:
-            tensor = node.inputs[1].const_value
-            held = tensor.nbytes if tensor is not None else 0
+        if node.op_type == QUANTIZED_LSTM:
+            held = sum(nbytes(node.inputs[i]) for places in PLACES for i in places)
+        elif node.domain == DOMAIN and node.inputs[1] is not None:
+            held = nbytes(node.inputs[1])
     return row | {
         "weight": str(plan.weight),
         "activation": None if plan.activation is None else str(plan.activation),
@@ -226,3 +209,9 @@ def _row(plan: NodePlan, node: ir.Node | None, target: Target) -> dict[str, Any]
         "packed_bytes": held,
         "reason": None,
     }
+
+
+def nbytes(value: ir.Value | None) -> int:
+    """Bytes of a constant, 0 of what is none."""
+    tensor = value.const_value if value is not None else None
+    return 0 if tensor is None else tensor.nbytes

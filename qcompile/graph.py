@@ -2,6 +2,7 @@
 """Reading and editing onnx_ir graphs: constants, neighbours, attributes, new nodes."""
 
 from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ DOMAIN_VERSION = 1
 # Metadata keys. FLOAT: the value of the float model that a value, or a compiled node's output,
 # stands for. LAYOUT: "NHWC" where an activation's channels are last.
 FLOAT, LAYOUT, NHWC = "qcompile.float", "qcompile.layout", "NHWC"
+_MAPPING = Lock()  # two workers that map one tensor at once make onnx_ir assert
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
     """The array of an initializer or Constant, or None; mapped, not copied, where possible."""
     if value is None or value.const_value is None or value.is_graph_input():
         return None
+    if isinstance(value.const_value, ir.ExternalTensor):
+        with _MAPPING:
+            return value.const_value.numpy()
     return value.const_value.numpy()
 
 
@@ -116,6 +121,7 @@ def new_node(
     inputs: Sequence[ir.Value | None],
     name: str,
     output: str,
+    /,
     *,
     domain: str = "",
     dtype: ir.DataType = ir.DataType.FLOAT,

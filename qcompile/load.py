@@ -5,16 +5,35 @@ What it refuses, it refuses before any slow work.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from qcompile.errors import InputError
-from qcompile.graph import DOMAIN
+from qcompile.graph import DOMAIN, values
+from qcompile.passes.normalise.convert_floats import ConvertFloats
+from qcompile.passes.normalise.convert_opset import ConvertOpset
+from qcompile.passes.normalise.insert_names import InsertNames
+from qcompile.soundness import problems
 
 NEWEST_OPSET = 26  # ORT 1.31 refuses newer ones
-OLDEST_OPSET = 13  # per-axis QuantizeLinear; older models are converted
+NEWEST_IR_VERSION = 13  # the one of opset 26
+OLDEST_OPSET = 7  # of older ones ORT guarantees nothing; those below 13 are converted
+UNUSED_OPSET = 17  # of a model that has none of its ops
+# Types of inputs and outputs that ONNX Runtime for Python neither takes nor gives.
+NO_ARRAY = {
+    t
+    for t in ir.DataType
+    if t.name.startswith(("BFLOAT", "FLOAT4", "FLOAT8", "INT2", "UINT2", "INT4", "UINT4"))
+}
+# What ONNX Runtime has without a custom-op library.
+DOMAINS = {
+    *("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", DOMAIN),
+    *("ai.onnx.preview.training", "com.microsoft", "com.microsoft.experimental"),
+    *("com.microsoft.nchwc", "com.ms.internal.nhwc", "org.pytorch.aten"),
+}
 
 
 def load(path: str | Path) -> ir.Model:
@@ -37,26 +56,112 @@ def load(path: str | Path) -> ir.Model:
         raise InputError(
             f"{path} is not an ONNX model, or it is truncated ({size} bytes could not be parsed)"
         ) from None
+    _name_standard_domain(model)
     _check_graph(model, path)
+    _check_domains(model, path)
+    if broken := list(problems(model)):
+        shown = "\n  ".join(broken[:8])
+        raise InputError(f"{path} is no valid model: export it again\n  {shown}")
+    _check_values(model, path)
     _check_external(model, path)
-    return convert_opset(model, path)
+    return _without_bfloat16(model, path)
+
+
+def _without_bfloat16(model: ir.Model, path: Path) -> ir.Model:
+    """ONNX Runtime has no bfloat16 kernels for the CPU, so the model itself runs in float32."""
+    wide = ir.DataType.BFLOAT16
+    if not any(v.dtype == wide for v in all_values(model)):
+        return model
+    for each in (ConvertOpset(), InlinePass(), InsertNames(), ConvertFloats()):
+        each(model)
+    return model
+
+
+def all_values(model: ir.Model) -> Iterator[ir.Value]:
+    """Inputs, initializers and node outputs of the model's graphs and functions."""
+    for graph in (*model.graphs(), *(f.graph for f in model.functions.values())):
+        yield from values(graph)
+
+
+def _name_standard_domain(model: ir.Model) -> None:
+    """The import of "ai.onnx" is that of ""; a model without one takes that of its functions."""
+    holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for holder in holders:
+        imports = holder.opset_imports
+        if "ai.onnx" in imports:
+            imports.setdefault("", imports["ai.onnx"])
+            del imports["ai.onnx"]
+    found = [f.opset_imports[""] for f in model.functions.values() if "" in f.opset_imports]
+    if found or not any(node.domain == "" for node in model.graph.all_nodes()):
+        model.graph.opset_imports.setdefault("", max(found, default=UNUSED_OPSET))
 
 
 def _check_graph(model: ir.Model, path: Path) -> None:
     if not len(model.graph) or not model.graph.outputs or "" not in model.graph.opset_imports:
         raise InputError(f"{path} is not an ONNX model: it has no nodes, no outputs or no opset")
     opset = model.graph.opset_imports[""]
+    if DOMAIN in model.graph.opset_imports:
+        raise InputError(f"{path} is compiled already: give the float model it was made from")
     if opset > NEWEST_OPSET:
         raise InputError(
             f"{path} has opset {opset}; ONNX Runtime runs up to {NEWEST_OPSET}: "
             "export it with an older opset"
         )
+    if opset < OLDEST_OPSET:
+        raise InputError(
+            f"{path} has opset {opset}; ONNX Runtime runs from {OLDEST_OPSET} on: "
+            "export it with a newer opset"
+        )
+    if model.ir_version > NEWEST_IR_VERSION:
+        raise InputError(
+            f"{path} has IR version {model.ir_version}; ONNX Runtime reads up to "
+            f"{NEWEST_IR_VERSION}: export it with an older onnx package"
+        )
+
+
+def _check_values(model: ir.Model, path: Path) -> None:
+    """Names, types of the interface, and that something makes what a node reads."""
     broken = [v.name for v in model.graph.inputs if "\n" in (v.name or "")]
     broken += [v.name for n in model.graph for v in n.outputs if "\n" in (v.name or "")]
     if broken:
         raise InputError(f"{path}: the name {broken[0]!r} holds a line break: rename the tensor")
-    if DOMAIN in model.graph.opset_imports:
-        raise InputError(f"{path} is compiled already: give the float model it was made from")
+    refused = [
+        f'"{v.name}" is {v.dtype}'
+        for v in (*model.graph.inputs, *model.graph.outputs)
+        if v.dtype in NO_ARRAY and v.const_value is None
+    ]
+    if refused:
+        raise InputError(
+            f"{path}: the input or output {', '.join(refused)}, for which ONNX Runtime takes no "
+            "NumPy array: put a Cast at the model's edge"
+        )
+    loose = [
+        f'{n.op_type} "{n.name or n.outputs[0].name}" reads "{v.name}"'
+        for n in model.graph.all_nodes()
+        for v in n.inputs
+        if v is not None and not (v.producer() or v.is_graph_input() or v.is_initializer())
+    ]
+    if loose:
+        raise InputError(f"{path}: {', '.join(loose[:8])}, which nothing makes: repair the model")
+
+
+def _check_domains(model: ir.Model, path: Path) -> None:
+    """Ops that neither ONNX Runtime nor a function of the model has: all of them at once."""
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    unknown = [
+        f'{n.op_type} of domain {n.domain} (node "{n.name or n.outputs[0].name}")'
+        for graph in graphs
+        for n in graph.all_nodes()
+        if n.domain not in DOMAINS and n.op_identifier() not in model.functions
+    ]
+    if unknown:
+        shown = "\n  ".join(unknown[:8])
+        more = f"\n  and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        raise InputError(
+            f"{path} has ops that ONNX Runtime lacks; qcompile loads no custom-op library: "
+            f"export the model with ONNX ops or with functions that say what they do\n  "
+            f"{shown}{more}"
+        )
 
 
 def external_tensors(model: ir.Model) -> list[tuple[ir.Value, ir.ExternalTensor]]:
@@ -110,28 +215,3 @@ def _external_problem(tensor: ir.ExternalTensor, path: Path) -> str | None:
     if length is not None and length != tensor.nbytes:
         return f"has {length} bytes of external data; its shape needs {tensor.nbytes}"
     return None
-
-
-def convert_opset(model: ir.Model, path: Path) -> ir.Model:
-    """Opsets below 13 become 17.
-
-    Resize and Upsample are refused there: onnx's converter gets their linear modes wrong.
-    """
-    opset = model.graph.opset_imports[""]
-    if opset >= OLDEST_OPSET:
-        return model
-    wrong = sorted(
-        {n.op_type for n in model.graph.all_nodes() if n.op_type in ("Resize", "Upsample")}
-    )
-    if wrong:
-        raise InputError(
-            f"{path} has opset {opset} and {', '.join(wrong)}, which cannot be converted safely: "
-            "export it with opset 13 or newer"
-        )
-    for value, tensor in external_tensors(model):  # the converter knows no folder
-        value.const_value = ir.tensor(tensor.numpy(), name=value.name)
-    try:
-        proto = onnx.version_converter.convert_version(ir.to_proto(model), 17)
-    except Exception as error:  # the converter raises RuntimeError and its own types
-        raise InputError(f"{path}: opset {opset} could not be converted to 17: {error}") from None
-    return ir.from_proto(proto)

@@ -2,6 +2,7 @@
 """Measuring speed: two sessions on the same input, interleaved, so that noise hits both."""
 
 import time
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -16,25 +17,47 @@ def measure_speed(
     session: ort.InferenceSession,
     feed: Feed,
     seconds: float | None = None,
-) -> dict[str, float]:
-    """Median milliseconds of both on one sample (or one fixed batch); ratio = float ÷ compiled."""
-    one = _smallest(float_session, feed)
-    for each in (float_session, session):
+    *,
+    whole: bool = False,
+) -> dict[str, Any]:
+    """Median milliseconds of both on one sample (`whole`: on the whole feed).
+
+    ratio: the median of float ÷ compiled over pairs of runs that follow each other; ratio_interval:
+    where the true median lies with 95 % confidence, from the pairs' order (no shape is assumed).
+    """
+    one = feed if whole else _smallest(float_session, feed)
+    sessions = (float_session, session)
+    for each in sessions:
         each.run(None, one)
     times: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + (SECONDS if seconds is None else seconds)
     while time.perf_counter() < end or len(times[0]) < 5:
-        for each, row in zip((float_session, session), times, strict=True):
+        first = len(times[0]) % 2  # neither always follows the other
+        for which in (first, 1 - first):
             start = time.perf_counter()
-            each.run(None, one)
-            row.append(time.perf_counter() - start)
+            sessions[which].run(None, one)
+            times[which].append(time.perf_counter() - start)
     before, after = (float(np.median(row)) * 1000 for row in times)
+    ratios = np.sort(np.divide(*times))
     return {
         "float_ms": before,
         "compiled_ms": after,
-        "ratio": before / after,
-        "runs": len(times[0]),
+        "ratio": float(np.median(ratios)),
+        "ratio_interval": [float(ratios[i]) for i in median_interval(len(ratios))],
+        "runs": len(ratios),
     }
+
+
+def median_interval(count: int) -> tuple[int, int]:
+    """Places in a sorted sample between which the median lies with 95 % confidence.
+
+    The number of values below the median is binomial (count, 1/2), whose deviation is √count / 2.
+
+    >>> median_interval(100), median_interval(5)
+    ((40, 59), (0, 4))
+    """
+    low = max(int(np.floor(count / 2 - 1.96 * np.sqrt(count) / 2)), 0)
+    return low, count - 1 - low
 
 
 def _smallest(session: ort.InferenceSession, feed: Feed) -> Feed:

@@ -8,5 +8,18 @@ from qcompile.stage import Inspector, run_passes
 
 
 def normalise(source: ir.Model, inspect: Inspector | None = None) -> ir.Model:
-    """A normalised copy; tensors are shared with the source."""
-    return run_passes(source.clone(), "normalise", NORMALISE(), inspect)
+    """A normalised copy, whose meta["notes"] are for the report; tensors are the source's."""
+    model = run_passes(source.clone(), "normalise", NORMALISE(), inspect)
+    model.meta["notes"] = notes_of(source)
+    return model
+
+
+def notes_of(source: ir.Model) -> list[str]:
+    """What a caller of the model could notice."""
+    defaults = [v.name for v in source.graph.inputs if v.is_initializer()]
+    if not defaults or source.ir_version < 4:  # which lists every initializer there
+        return []
+    shown = ", ".join(str(name) for name in defaults[:3]) + (", …" if len(defaults) > 3 else "")
+    return [
+        f"{len(defaults)} of the model's inputs have a default value and became constants: {shown}"
+    ]

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """pack: plain codes become the target's byte layout; equal weights are packed once."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from qcompile.formats import FORMATS, Format
 from qcompile.graph import DOMAIN, add_initializer, attribute, constant, input_of
@@ -10,6 +14,7 @@ from qcompile.layouts import LAYOUTS, Shape
 from qcompile.layouts.kc import KC
 from qcompile.layouts.n16k4 import N16K4
 from qcompile.layouts.rows import ROWS
+from qcompile.memory import row_slices
 from qcompile.numerics.weight import CodedWeight, coded_weight
 from qcompile.passes.lower.lowered import CODES, PLAIN, SCALE, ZERO_POINT
 from qcompile.targets.target import Target
@@ -91,16 +96,26 @@ def _lazy(node: ir.Node, layout: str, group: int) -> ir.LazyTensor:
     def packed() -> ir.TensorProtocol:
         codes, scale, zero_point = (None if t is None else t.numpy() for t in tensors)
         assert codes is not None
-        step = n // group
-        parts = [
-            LAYOUTS[layout].pack(
-                coded_weight(format, block_size, scale_format, codes, scale, zero_point, rows)
-            )
-            for rows in (slice(i, i + step) for i in range(0, n, step))
-        ]
-        return ir.tensor(np.concatenate(parts))
+        out, at = np.empty(size, np.uint8), 0
+        parts = _parts(layout, n, k) if group == 1 else row_groups(n, group)
+        for rows in parts:
+            weight = coded_weight(format, block_size, scale_format, codes, scale, zero_point, rows)
+            data = LAYOUTS[layout].pack(weight)
+            out[at : at + data.size] = data
+            at += data.size
+        return ir.tensor(out)
 
     return ir.LazyTensor(packed, ir.DataType.UINT8, ir.Shape([size]))
+
+
+def _parts(layout: str, n: int, k: int) -> list[slice]:
+    """Rows whose packed bytes follow one another."""
+    return [slice(0, n)] if layout == KC.name else row_slices(n, k)
+
+
+def row_groups(n: int, group: int) -> list[slice]:
+    """The rows of every group of a Conv."""
+    return [slice(i, i + n // group) for i in range(0, n, n // group)]
 
 
 def format_of(node: ir.Node) -> Format:
@@ -115,25 +130,71 @@ def format_of(node: ir.Node) -> Format:
 
 def weight_of_packed(node: ir.Node) -> CodedWeight:
     """The weight of a lowered or packed node, as numerics takes it."""
-    n, k = int(attribute(node, "N")), int(attribute(node, "K"))
-    format, block_size = format_of(node), int(attribute(node, "block_size"))
-    scale_format, layout = attribute(node, "scale_format"), attribute(node, "layout")
-    data = constant(node.inputs[CODES])
-    assert data is not None
-    if layout == PLAIN:
-        scale, point = constant(input_of(node, SCALE)), constant(input_of(node, ZERO_POINT))
-        return coded_weight(format, block_size, scale_format, data, scale, point)
-    group = int(attribute(node, "group", 1)) if layout == N16K4.name else 1
-    has_zero_point = bool(attribute(node, "has_zero_point"))
-    shape = Shape(n // group, k, format, block_size, scale_format, has_zero_point)
-    parts = [LAYOUTS[layout].unpack(part, shape) for part in np.split(data, group)]
-    if group == 1:
+    return _joined([part for _, part in weight_parts(node)])
+
+
+def _joined(parts: list[CodedWeight]) -> CodedWeight:
+    if len(parts) == 1:
         return parts[0]
     return CodedWeight(
         np.concatenate([p.codes for p in parts]),
         np.concatenate([p.scale for p in parts]) if parts[0].scale is not None else None,
         np.concatenate([p.zero_point for p in parts]) if parts[0].zero_point is not None else None,
-        format,
-        block_size,
-        scale_format,
+        parts[0].format,
+        parts[0].block_size,
+        parts[0].scale_format,
+    )
+
+
+def weight_parts(node: ir.Node) -> Iterator[tuple[slice, CodedWeight]]:
+    """(rows, weight) of a lowered or packed node, in parts so small that they cost no memory."""
+    n, k = int(attribute(node, "N")), int(attribute(node, "K"))
+    layout, group = attribute(node, "layout"), int(attribute(node, "group", 1))
+    data = constant(node.inputs[CODES])
+    assert data is not None
+    if layout == PLAIN:
+        scale, point = constant(input_of(node, SCALE)), constant(input_of(node, ZERO_POINT))
+        kind = format_of(node), int(attribute(node, "block_size")), attribute(node, "scale_format")
+        for rows in row_slices(n, k):
+            yield rows, coded_weight(*kind, data, scale, point, rows)
+        return
+    grouped = layout == N16K4.name and group > 1
+    at = 0
+    for rows in row_groups(n, group) if grouped else _parts(layout, n, k):
+        shape = _shape_of(node, rows.stop - rows.start)
+        end = at + LAYOUTS[layout].num_bytes(shape)
+        yield rows, LAYOUTS[layout].unpack(data[at:end], shape)
+        at = end
+
+
+def weight_rows(node: ir.Node, indices: NDArray[np.int64]) -> CodedWeight:
+    """Some rows of a node's weight; indices [num] ascending, 0 … N−1."""
+    data = constant(node.inputs[CODES])
+    assert data is not None
+    if attribute(node, "layout") == ROWS.name:
+        table = data.reshape(int(attribute(node, "N")), -1)
+        return ROWS.unpack(table[indices].ravel(), _shape_of(node, len(indices)))
+    found = []
+    for rows, part in weight_parts(node):
+        here = indices[(indices >= rows.start) & (indices < rows.stop)] - rows.start
+        found.append(
+            replace(
+                part,
+                codes=part.codes[here],
+                scale=None if part.scale is None else part.scale[here],
+                zero_point=None if part.zero_point is None else part.zero_point[here],
+            )
+        )
+    return _joined(found)
+
+
+def _shape_of(node: ir.Node, n: int) -> Shape:
+    """The shape of n rows of a packed node's weight."""
+    return Shape(
+        n,
+        int(attribute(node, "K")),
+        format_of(node),
+        int(attribute(node, "block_size")),
+        attribute(node, "scale_format"),
+        bool(attribute(node, "has_zero_point")),
     )

@@ -83,4 +83,4 @@ def piece_between(
     options = session_options(1, optimise=optimise)
     if any(n.domain == DOMAIN for n in kept):
         runtime_ops.register(options)
-    return open_model(ir.Model(piece, ir_version=copy.ir_version), options)
+    return open_model(ir.Model(piece, ir_version=copy.ir_version), options, lean=True)

@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from qcompile.spec import QuantSpec
 
 WEIGHTED_OPS = ("Conv", "MatMul", "Gemm", "Gather")
+QUANTIZED_OPS = (*WEIGHTED_OPS, "LSTM")
+RECURRENT_OPS = ("LSTM", "GRU", "RNN")  # coverage leaves out those that stay float
 
 
 @dataclass(frozen=True)
 class NodePlan:
     """A weighted node: its weight's spec and how it takes activations, or why it stays float.
 
-    activation is the spec of the input: static (`uint8/tensor`), dynamic (`int8/row`,
-    `int8/sample`) or None (float).
+    is_imported: its codes are those of the user's model. activation is the spec of the input:
+    static (`uint8/tensor`), dynamic (`int8/row`, `int8/sample`) or None (float).
     """
 
     node: str
@@ -24,11 +26,17 @@ class NodePlan:
     activation: QuantSpec | None = None
     reason: str = ""
     rule: str = ""
+    is_imported: bool = False
 
     @property
     def is_quantized(self) -> bool:
         """Whether the node runs from packed codes."""
         return self.weight is not None
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether its codes are found here, from float weights."""
+        return self.is_quantized and not self.is_imported
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,14 @@ class Plan:
         return sum(sizes[name] for name in packed) / total if total else 0.0
 
     def counted(self) -> list[NodePlan]:
-        """The nodes that coverage counts: Conv, MatMul, Gemm, tables that are quantized or tied."""
+        """The nodes that coverage counts: Conv, MatMul, Gemm, some tables and LSTM.
+
+        Tables that are quantized or tied; LSTM that is quantized.
+        """
         products = {p.weight_name for p in self.nodes.values() if p.op_type != "Gather"}
         return [
             p
             for p in self.nodes.values()
-            if p.op_type != "Gather" or p.is_quantized or p.weight_name in products
+            if (p.op_type not in RECURRENT_OPS or p.is_quantized)
+            and (p.op_type != "Gather" or p.is_quantized or p.weight_name in products)
         ]

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading weighted products: where the weight is, and what fuses with the output."""
 
+import numpy as np
 import onnx_ir as ir
 
 from qcompile.graph import (
     attribute,
+    constant,
     input_of,
     is_constant,
     is_op,
@@ -13,6 +15,10 @@ from qcompile.graph import (
     static_shape,
 )
 from qcompile.numerics.conv import Window
+
+# The least number of those in use for "never": BERT's. A mask is added like a bias, but no data:
+# it sets no range.
+MASK = 1e4
 
 
 def weight_of(node: ir.Node) -> ir.Value | None:
@@ -42,7 +48,19 @@ def end_of_bias(value: ir.Value) -> ir.Value | None:
     other = next((v for v in follower.inputs if v is not value), None)
     if other is None or not is_constant(other) or rank(other) != 1 or value.shape is None:
         return None
+    if is_mask(other):
+        return None
     return follower.outputs[0] if static_shape(other) == (value.shape[-1],) else None
+
+
+def is_mask(value: ir.Value) -> bool:
+    """Whether a constant holds an infinity or a number as large as one that stands for it.
+
+    >>> is_mask(ir.Value(const_value=ir.tensor(np.array([0, -1e9], np.float32))))
+    True
+    """
+    array = constant(value)
+    return array is not None and array.size > 0 and not float(np.abs(array).max()) < MASK
 
 
 def is_relu(node: ir.Node) -> bool:

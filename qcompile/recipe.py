@@ -16,7 +16,8 @@ from typing import Any, get_args, get_origin
 
 import qcompile.formats as formats
 from qcompile.errors import InputError, nearest
-from qcompile.plan import WEIGHTED_OPS
+from qcompile.observers import OBSERVERS
+from qcompile.plan import QUANTIZED_OPS
 from qcompile.recipe_text import RecipeText, read_text
 
 DYNAMIC_BITS = (2, 4, 8)
@@ -84,7 +85,9 @@ class Recipe:
     block_size: int | None = None
     edge_bits: int = 8
     calibration_method: str = "minmax"
+    calibration_percentile: float = 99.99
     weight_scale_method: str | None = None
+    weight_rounding: str | None = None
     num_calibration_samples: int = 256
     op_types_to_quantize: tuple[str, ...] = ()
     bias_correction: bool = True
@@ -105,12 +108,17 @@ class Recipe:
             found.append(
                 f"{self.num_calibration_samples} calibration samples: at least 1 is needed"
             )
+        if not 50 < self.calibration_percentile <= 100:
+            found.append(
+                f"calibration percentile {self.calibration_percentile:g}: above 50, at most 100"
+            )
         if self.seed < 0:
             found.append(f"seed {self.seed}: 0 or more is needed")
         found += _op_problems(self.op_types_to_quantize)
         for known, word, what in (
             (CALIBRATION_METHODS, self.calibration_method, "calibration method"),
             (WEIGHT_SCALE_METHODS, self.weight_scale_method, "weight scale method"),
+            (WEIGHT_ROUNDINGS, self.weight_rounding, "weight rounding"),
         ):
             if word is not None and word not in known:
                 found.append(f'unknown {what} "{word}": {nearest(word, known)}')
@@ -147,9 +155,16 @@ class Recipe:
         return replace(self, **{k: v for k, v in flags.items() if v is not None})
 
 
-CALIBRATION_METHODS = ("minmax", "mse")
+CALIBRATION_METHODS = tuple(OBSERVERS)
 WEIGHT_SCALE_METHODS = ("minmax", "mse")
-_KINDS = {str: "a word", int: "a whole number", bool: "true or false", tuple: "a list of words"}
+WEIGHT_ROUNDINGS = ("nearest", "gptq")
+_KINDS: dict[type, str] = {
+    str: "a word",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list of words",
+}
 
 
 def _chosen_problems(preset: str | None, form: str | None, block_size: int | None) -> list[str]:
@@ -175,9 +190,9 @@ def _rule_problems(rule: Rule) -> list[str]:
 
 def _op_problems(words: tuple[str, ...]) -> list[str]:
     return [
-        f'unknown op type "{word}": {nearest(word, WEIGHTED_OPS)}'
+        f'unknown op type "{word}": {nearest(word, QUANTIZED_OPS)}'
         for word in words
-        if word not in WEIGHTED_OPS
+        if word not in QUANTIZED_OPS
     ]
 
 
@@ -206,6 +221,8 @@ def _typed(
             kept[key] = tuple(value)
         elif type(value) is kind:
             kept[key] = value
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            kept[key] = float(value)
         else:
             problems.append(f"{where}: {key} must be {_KINDS[kind]}, found {value!r}")
     return kept
@@ -215,7 +232,7 @@ def _kind(annotation: Any) -> type:
     """str of `str | None`, tuple of `tuple[str, ...]`."""
     if get_origin(annotation) is tuple:
         return tuple
-    for kind in (str, bool, int):
+    for kind in (str, bool, int, float):
         if annotation is kind or kind in get_args(annotation):
             return kind
     raise TypeError(f"a recipe has no field of type {annotation}")

@@ -12,11 +12,20 @@ from numpy.typing import NDArray
 
 from qcompile.graph import attribute, constant, input_of
 from qcompile.numerics.add import qadd
-from qcompile.numerics.conv import Window, qconv_dynamic, qconv_static
+from qcompile.numerics.conv import Window, qconv_dynamic, qconv_scaled, qconv_static
 from qcompile.numerics.gather import qgather
-from qcompile.numerics.matmul import qmatmul_dynamic, qmatmul_float, qmatmul_static
+from qcompile.numerics.lut import qlut
+from qcompile.numerics.matmul import (
+    qmatmul_dynamic,
+    qmatmul_float,
+    qmatmul_scaled,
+    qmatmul_static,
+)
+from qcompile.numerics.mul import qmul
 from qcompile.numerics.pool import qpool_average, qpool_max
-from qcompile.pack import weight_of_packed
+from qcompile.numerics.resize import Grid, qresize
+from qcompile.numerics.weight import CodedWeight
+from qcompile.pack import weight_of_packed, weight_parts, weight_rows
 from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
 
 Result = tuple[NDArray, NDArray | None]  # (value, bound); no bound: codes, which must be equal
@@ -35,20 +44,41 @@ def _window(node: ir.Node, x: NDArray) -> Window:
     kernel = tuple(attribute(node, "kernel_shape")) or x.shape[1:3]
     strides = tuple(attribute(node, "strides", (1, 1)))
     pads = tuple(attribute(node, "pads", (0, 0, 0, 0)))
-    return Window(kernel, strides, pads, tuple(attribute(node, "dilations", (1, 1))))
+    dilations = tuple(attribute(node, "dilations", (1, 1)))
+    return Window(kernel, strides, pads, dilations, bool(attribute(node, "ceil_mode", 0)))
+
+
+def _exact(value: NDArray[np.float32]) -> Result:
+    """A float whose every rounding the rule fixes (N16)."""
+    return value.astype(np.float64), np.zeros(value.shape)
 
 
 def _matmul(node: ir.Node, inputs: list[NDArray]) -> Result:
-    weight, bias = weight_of_packed(node), constant(input_of(node, BIAS))
+    bias, scale = constant(input_of(node, BIAS)), constant(input_of(node, MULTIPLIER))
+    parts = []
+    for rows, weight in weight_parts(node):
+        own = [None if v is None or not v.size else v[rows] for v in (bias, scale)]
+        parts.append(_product(node, inputs[0], weight, *own))
+    bounds = [bound for _, bound in parts if bound is not None]
+    joined = np.concatenate([value for value, _ in parts], axis=-1)
+    return joined, np.concatenate(bounds, axis=-1) if bounds else None
+
+
+def _product(
+    node: ir.Node, x: NDArray, weight: CodedWeight, bias: NDArray | None, scale: NDArray | None
+) -> Result:
+    """The outputs of some rows of the weight."""
     kind = attribute(node, "activation")
     if kind == "static":
-        scale = constant(input_of(node, MULTIPLIER))
         assert scale is not None
-        return qmatmul_static(inputs[0], weight, bias, scale, **_codes(node)), None
+        if attribute(node, "output") == "f32":
+            point = int(attribute(node, "x_zero_point"))
+            return _exact(qmatmul_scaled(x, weight, bias, scale, point, _clip(node)))
+        return qmatmul_static(x, weight, bias, scale, **_codes(node)), None
     if kind == "f32":
-        return qmatmul_float(inputs[0], weight, bias, _clip(node))
+        return qmatmul_float(x, weight, bias, _clip(node))
     bits = int(attribute(node, "activation_bits"))
-    return qmatmul_dynamic(inputs[0], weight, bias, bits, _clip(node))
+    return qmatmul_dynamic(x, weight, bias, bits, _clip(node))
 
 
 def _conv(node: ir.Node, inputs: list[NDArray]) -> Result:
@@ -57,20 +87,41 @@ def _conv(node: ir.Node, inputs: list[NDArray]) -> Result:
     if attribute(node, "activation") == "static":
         scale = constant(input_of(node, MULTIPLIER))
         assert scale is not None
+        if attribute(node, "output") == "f32":
+            point, clip = int(attribute(node, "x_zero_point")), _clip(node)
+            return _exact(qconv_scaled(inputs[0], weight, bias, scale, window, group, point, clip))
         return qconv_static(inputs[0], weight, bias, scale, window, group, **_codes(node)), None
     bits = int(attribute(node, "activation_bits"))
     return qconv_dynamic(inputs[0], weight, bias, window, group, bits, _clip(node))
 
 
 def _gather(node: ir.Node, inputs: list[NDArray]) -> Result:
-    rows = qgather(weight_of_packed(node), inputs[0]).astype(np.float64)
-    return rows, np.abs(rows) * 2.0**-23  # one rounding (N23)
+    indices, at = np.unique(inputs[0] % int(attribute(node, "N")), return_inverse=True)
+    found = qgather(weight_rows(node, indices), at.reshape(inputs[0].shape)).astype(np.float64)
+    return found, np.abs(found) * 2.0**-23  # one rounding (N23)
 
 
 def _add(node: ir.Node, inputs: list[NDArray]) -> Result:
     names = ("a_multiplier", "b_multiplier", "a_zero_point", "b_zero_point")
     values = {n: attribute(node, n) for n in (*names, "y_zero_point", "y_min", "y_max")}
     return qadd(inputs[0], inputs[1], **values), None
+
+
+def _mul(node: ir.Node, inputs: list[NDArray]) -> Result:
+    names = ("multiplier", "a_zero_point", "b_zero_point", "y_zero_point", "y_min", "y_max")
+    return qmul(inputs[0], inputs[1], **{n: attribute(node, n) for n in names}), None
+
+
+def _lut(node: ir.Node, inputs: list[NDArray]) -> Result:
+    table = constant(input_of(node, 1))
+    assert table is not None
+    return qlut(inputs[0], table), None
+
+
+def _resize(node: ir.Node, inputs: list[NDArray]) -> Result:
+    scales, sizes = attribute(node, "scales", ()), attribute(node, "sizes", ())
+    grid = Grid(attribute(node, "mode"), tuple(scales), tuple(sizes))
+    return qresize(inputs[0], grid, float(attribute(node, "multiplier")), **_codes(node)), None
 
 
 def _pool(node: ir.Node, inputs: list[NDArray]) -> Result:
@@ -89,13 +140,16 @@ REFERENCES: dict[str, Callable[[ir.Node, list[NDArray]], Result]] = {
     "QConv": _conv,
     "QGather": _gather,
     "QAdd": _add,
+    "QMul": _mul,
+    "QLut": _lut,
+    "QResize": _resize,
     "QPool": _pool,
 }
 
 
 def activation_inputs(node: ir.Node) -> list[ir.Value]:
     """The inputs that change from run to run."""
-    count = 2 if node.op_type == "QAdd" else 1
+    count = 2 if node.op_type in ("QAdd", "QMul") else 1
     return [v for v in node.inputs[:count] if v is not None]
 
 

@@ -128,22 +128,33 @@ def _print_floats(content: dict[str, Any], console: Console) -> None:
     console.print(rows)
 
 
-def inspect_artifact(artifact: Artifact, console: Console) -> None:
-    """`qcompile inspect` of an artifact: every weighted node."""
-    rows = table("node", "weight", "activation", "kernel", "layout", "bytes", right=(5,))
+def inspect_artifact(artifact: Artifact, facts: dict[str, Any], console: Console) -> None:
+    """`qcompile inspect` of an artifact: every weighted node, then the parts and the report."""
+    columns = ("node", "op", "weight", "activation", "kernel", "layout", "weights", "bytes")
+    rows = table(*columns, right=(6, 7))
     for r in artifact.content["nodes"]:
         if r["weight"] is not None:
-            held = f"{r['packed_bytes']:,}"
-            rows.add_row(
-                r["node"],
-                r["weight"],
-                r["activation"] or "f32",
-                r["kernel"],
-                r["layout"] or "",
-                held,
-            )
+            how = (r["weight"], r["activation"] or "f32", r["kernel"], r["layout"] or "")
+            rows.add_row(r["node"], r["op"], *how, f"{r['elements']:,}", f"{r['packed_bytes']:,}")
     console.print(rows)
+    model_lines(facts, console)
     report(artifact, console)
+
+
+def model_lines(facts: dict[str, Any], console: Console) -> None:
+    """The parts of a model in bytes, its ops, and the weights of its recurrent ops."""
+    rows = table("", "")
+    rows.add_row("bytes", ", ".join(f"{name} {held:,}" for name, held in facts["bytes"].items()))
+    if facts.get("bits_per_weight") is not None:
+        text = f"{facts['bits_per_weight']:.2f}, with the scales and padding of packed tensors"
+        rows.add_row("bits per weight", text)
+    if facts.get("isa") is not None:
+        rows.add_row("instructions", f"{facts['isa']} on this machine")
+    rows.add_row("ops", ", ".join(f"{count} {name}" for name, count in facts["ops"].items()))
+    for r in facts["recurrent"]:
+        text = f"{r['op']} {r['node']}: {r['elements']:,} weights in {r['bytes']:,} bytes"
+        rows.add_row("recurrent", text)
+    console.print(rows)
 
 
 def planned_rows(plan: Plan, target: Target, model: ir.Model) -> list[dict[str, Any]]:

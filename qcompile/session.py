@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime sessions of graphs in memory; above 64 MiB of weights through a temporary folder."""
+"""ONNX Runtime sessions of graphs in memory; large weights are mapped from files."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -10,8 +10,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qcompile.errors import InputError
+from qcompile.external import move_outside
+from qcompile.graph import attribute, is_op, remove_dead
+from qcompile.memory import LARGE_MODEL_BYTES, weight_bytes
 
 _LIMIT_BYTES = 64 << 20  # above it, serializing costs more time and memory than a file
+_LEAN_LIMIT_BYTES = 8 << 20
+_INLINE_BYTES = 1024  # shapes and the like must be in the model itself
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def session_options(threads: int | None = None, *, optimise: bool = True) -> ort.SessionOptions:
@@ -25,24 +31,67 @@ def session_options(threads: int | None = None, *, optimise: bool = True) -> ort
     return options
 
 
-def open_model(model: ir.Model, options: ort.SessionOptions | None = None) -> ort.InferenceSession:
-    """A CPU session of the model; InputError with ORT's reason when ORT refuses it."""
-    options = options or session_options()
-    size = sum(v.const_value.nbytes for v in _initializers(model) if v.const_value is not None)
+def open_model(
+    model: ir.Model, options: ort.SessionOptions | None = None, *, lean: bool | None = None
+) -> ort.InferenceSession:
+    """A CPU session of the model; InputError with ORT's reason when ORT refuses it.
+
+    lean: slower, with no copy of the weights; None where they are large. Above a limit ORT maps
+    them: from the user's file where all of them lie in one folder, else from a temporary file.
+    """
+    options, size = options or session_options(), weight_bytes(model)
+    lean = size > LARGE_MODEL_BYTES if lean is None else lean
     try:
-        if size <= _LIMIT_BYTES:
+        if size <= (_LEAN_LIMIT_BYTES if lean else _LIMIT_BYTES):
             proto = ir.to_proto(_with_weights_inside(model))
-            return ort.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            ir.save(model, path, external_data="model.onnx.data")
-            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            return _session(proto.SerializeToString(), options)
+        if not lean:
+            return _open_mapped(model.clone(), options)
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False  # it would keep the largest buffers for ever
+        return _open_mapped(_without_transposed_weights(model), options)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # ORT raises many types; all carry one readable message
         raise InputError(f"ONNX Runtime refuses the model: {error}") from None
+
+
+def _session(model: bytes | Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _open_mapped(model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
+    """A session that reads its weights from mapped files; the model is changed."""
+    tensors = [v.const_value for v in _initializers(model)]
+    large = [t for t in tensors if t is not None and t.nbytes > _INLINE_BYTES]
+    folders = {Path(t.base_dir) for t in large if isinstance(t, ir.ExternalTensor)}
+    if len(folders) == 1 and all(isinstance(t, ir.ExternalTensor) for t in large):
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(folders.pop().absolute()))
+        for value, tensor in ((v, v.const_value) for v in _initializers(model)):
+            if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _INLINE_BYTES:
+                value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+        return _session(ir.to_proto(model).SerializeToString(), options)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        move_outside(_initializers(model), path.with_name("weights"), _INLINE_BYTES)
+        ir.save(model, path)
+        return _session(path, options)
+
+
+def _without_transposed_weights(model: ir.Model) -> ir.Model:
+    """A copy with x · wᵀ as one op of ORT's, which would otherwise hold a transposed w."""
+    copy = model.clone()
+    for node in [n for n in copy.graph if is_op(n, "MatMul")]:
+        turned = node.inputs[1]
+        turn = turned.producer() if turned is not None else None
+        if turn is None or not is_op(turn, "Transpose") or attribute(turn, "perm") != (1, 0):
+            continue
+        node.domain, node.op_type = "com.microsoft", "FusedMatMul"
+        node.attributes["transB"] = ir.AttrInt64("transB", 1)
+        node.replace_input_with(1, turn.inputs[0])
+        remove_dead(copy.graph, [turn])
+        copy.opset_imports.setdefault("com.microsoft", 1)
+    return copy
 
 
 def run_float(

@@ -3,89 +3,180 @@
 
 Krishnamoorthi 2018, section 3: what fuses (Conv, bias, ReLU) has no quantizer inside; both inputs
 of an Add are quantized; ops that only move data keep their input's scale. An op joins only where
-its inputs are quantized already, so an int8 op never forces a new quantizer into a float
-neighbourhood.
+its inputs are codes already, so an int8 op never forces a new quantizer into a float
+neighbourhood. Functions of one code are tables (int8_ops.py).
+
+Last, codes that no quantized product reads, through int8 ops or at once, are taken back where the
+target's products can give floats: a result that leaves the int8 region is not rounded twice.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from qcompile.graph import constant, input_of, is_op, rank
+from qcompile.graph import is_constant, is_op, rank
+from qcompile.int8_ops import (
+    ARITHMETIC,
+    FUNCTIONS,
+    MOVES_DATA,
+    POOLS,
+    is_function,
+    is_linear_resize,
+    why_not_moved,
+    why_not_pooled,
+    why_not_resized,
+)
 from qcompile.plan import Plan
 from qcompile.products import fused_end
-from qcompile.recipe import Preset, Recipe
 from qcompile.spec import QuantSpec
 
-MOVES_DATA = ("Reshape", "Flatten", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Pad", "MaxPool")
-POOLS = ("AveragePool", "GlobalAveragePool")
+SILENT = ("Shape", "Size", "QuantizeLinear", "DequantizeLinear")
 
 
-def spread_activations(graph: ir.Graph, plan: Plan, preset: Preset, recipe: Recipe) -> Plan:
+def spread_activations(graph: ir.Graph, plan: Plan, *, gives_floats: bool) -> Plan:
     """The plan with all that static codes reach: activations, shared statistics, reasons."""
-    specs: dict[str, QuantSpec] = {}
-    leaders: dict[str, str] = {}
-    reasons: dict[str, str] = {}
-
-    def quantize(value: ir.Value, spec: QuantSpec, leader: str | None = None) -> None:
-        name = value.name or ""
-        if name not in specs:
-            specs[name] = spec
-            leaders[name] = leaders.get(leader, leader) if leader else name
-
+    spread = _Spread()
     for node in graph:
+        spread.visit(node, plan)
+    if gives_floats:
+        spread.keep_what_products_read()
+    return replace(plan, activations=spread.specs, leaders=spread.leaders, reasons=spread.reasons)
+
+
+@dataclass
+class _Spread:
+    """specs, leaders, reasons: as in Plan. roots: float value → the codes that it is a function of.
+
+    steps: what int8 ops read and write, in order; read: what static products read.
+    """
+
+    specs: dict[str, QuantSpec] = field(default_factory=dict)
+    leaders: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    roots: dict[str, str] = field(default_factory=dict)
+    steps: list[tuple[ir.Node, list[str], list[str]]] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+
+    def visit(self, node: ir.Node, plan: Plan) -> None:
         node_plan = plan.nodes.get(node.name or "")
         if node_plan is not None:
             spec = node_plan.activation
-            if node_plan.is_quantized and spec is not None and not spec.is_dynamic:
+            if node_plan.is_rounded and spec is not None and not spec.is_dynamic:
                 assert node.inputs[0] is not None
-                quantize(node.inputs[0], spec)
-                quantize(fused_end(node), spec)
-            continue
-        source = node.inputs[0] if node.inputs else None
-        if source is None or not specs:
-            continue
-        known = specs.get(source.name or "")
-        if is_op(node, "Add") and any(v is not None and v.name in specs for v in node.inputs):
-            other = node.inputs[1]
-            if all(v is not None and v.name in specs for v in node.inputs):
-                quantize(fused_end(node), known or specs[other.name or ""])  # type: ignore[union-attr]
-            else:
-                reasons[node.name or ""] = "Add: one of its inputs is not quantized"
-        elif known is not None and is_op(node, *MOVES_DATA):
+                self._quantize(node.inputs[0], spec)
+                self.read.add(node.inputs[0].name or "")
+                end = fused_end(node)
+                self._quantize(end, spec)
+                if rank(node.inputs[0]) is None:  # ONNX Runtime finds no type of a float output
+                    self.read.add(end.name or "")
+            return
+        if all(v.name in self.specs for v in node.outputs) or is_op(node, *SILENT):
+            return
+        data = [v for v in node.inputs if v is not None and not is_constant(v)]
+        if not any(self._can_be_codes(v) for v in data):
+            return
+        reason = self._place(node, data)
+        if reason is not None:
+            self.reasons[node.name or ""] = reason
+
+    def _place(self, node: ir.Node, data: list[ir.Value]) -> str | None:
+        """Codes for the node's outputs, or why it stays float."""
+        roots = {self._root(v) for v in data}
+        if is_function(node) and len(roots) == 1 and None not in roots:
+            self.roots[node.outputs[0].name or ""] = roots.pop() or ""
+            return None
+        if is_op(node, *ARITHMETIC):
+            if len(data) < 2:
+                return f"{node.op_type}: its other operand is a constant that sets no range"
+            if not all(self._can_be_codes(v) for v in data):
+                return f"{node.op_type}: one of its inputs is not quantized"
+            self._step(node, data, [fused_end(node)])
+            return None
+        if is_op(node, "Concat"):
+            if len(data) < len(node.inputs) or not all(self._can_be_codes(v) for v in data):
+                return "Concat: one of its inputs is not quantized"
+            self._step(node, data, [node.outputs[0]])
+            self._share(node, data)
+            return None
+        if not self._can_be_codes(data[0]) or data[0] is not node.inputs[0]:
+            return None
+        if is_linear_resize(node):
+            reason = why_not_resized(node)
+            if reason is None:
+                self._step(node, data[:1], [node.outputs[0]])
+            return reason
+        if is_op(node, *MOVES_DATA):
             reason = why_not_moved(node)
             if reason is None:
-                quantize(node.outputs[0], known, source.name)
+                self._step(node, data[:1], list(node.outputs), leader=data[0].name)
+            return reason
+        if is_op(node, *POOLS):
+            reason = why_not_pooled(node)
+            if reason is None:
+                self._step(node, data[:1], [node.outputs[0]])
+            return reason
+        if is_op(node, *FUNCTIONS):
+            return f"{node.op_type}: it is no function of one tensor of known rank and of numbers"
+        return f"{node.op_type} has no int8 kernel"
+
+    def _root(self, value: ir.Value) -> str | None:
+        """The codes that the value is a function of, or itself where it is quantized."""
+        name = value.name or ""
+        return name if name in self.specs else self.roots.get(name)
+
+    def _can_be_codes(self, value: ir.Value) -> bool:
+        return self._root(value) is not None
+
+    def _step(
+        self,
+        node: ir.Node,
+        inputs: list[ir.Value],
+        outputs: list[ir.Value],
+        leader: str | None = None,
+    ) -> None:
+        """One int8 op; a function among its inputs ends there and becomes codes."""
+        for value in inputs:
+            root = self._root(value)
+            assert root is not None
+            if root != value.name:
+                self._quantize(value, self.specs[root])
+                producer = value.producer()
+                assert producer is not None
+                self.steps.append((producer, [root], [value.name or ""]))
+        spec = self.specs[inputs[0].name or ""]
+        for value in outputs:
+            self._quantize(value, spec, leader)
+        names = [[v.name or "" for v in values] for values in (inputs, outputs)]
+        self.steps.append((node, names[0], names[1]))
+
+    def _quantize(self, value: ir.Value, spec: QuantSpec, leader: str | None = None) -> None:
+        name = value.name or ""
+        if name in self.specs:
+            return
+        if name in self.roots and value.producer() is not None:
+            self.steps.append((value.producer(), [self.roots[name]], [name]))  # type: ignore[arg-type]
+        self.specs[name] = spec
+        self.leaders[name] = self.leaders.get(leader, leader) if leader else name
+
+    def _share(self, node: ir.Node, inputs: list[ir.Value]) -> None:
+        """Inputs that only the Concat reads take its scale: they are written in place of it."""
+        leader = node.outputs[0].name or ""
+        followed = {v for k, v in self.leaders.items() if k != v}
+        for value in inputs:
+            name = value.name or ""
+            is_own = self.leaders[name] == name and name not in followed
+            if is_own and {u.node for u in value.uses()} == {node} and not value.is_graph_output():
+                self.leaders[name] = leader
+
+    def keep_what_products_read(self) -> None:
+        """Take back the codes that lead to no static product."""
+        needed = set(self.read)
+        for node, inputs, outputs in reversed(self.steps):
+            if needed.intersection(outputs):
+                needed.update(inputs)
             else:
-                reasons[node.name or ""] = reason
-        elif known is not None and is_op(node, *POOLS):
-            if rank(source) == 4 and not _odd_pool(node):
-                quantize(node.outputs[0], known)
-            else:
-                reasons[node.name or ""] = f"{node.op_type}: only plain 2-D pools run on codes"
-        elif known is not None and not is_op(node, "Relu", "Clip", "Shape"):
-            reasons[node.name or ""] = f"{node.op_type} has no int8 kernel yet"
-    return replace(plan, activations=specs, leaders=leaders, reasons=reasons)
-
-
-def why_not_moved(node: ir.Node) -> str | None:
-    """None where the op moves codes as it moves numbers."""
-    if is_op(node, "Pad"):
-        value = input_of(node, 2)
-        fill = constant(value)
-        if value is not None and (fill is None or float(fill.ravel()[0]) != 0.0):
-            return "Pad: pads with something other than 0"
-    if is_op(node, "MaxPool") and (rank(node.inputs[0]) != 4 or _odd_pool(node)):
-        return "MaxPool: only plain 2-D pools run on codes"
-    if is_op(node, "MaxPool") and len(node.outputs) > 1 and node.outputs[1].uses():
-        return "MaxPool: its indices are read"
-    return None
-
-
-def _odd_pool(node: ir.Node) -> bool:
-    attributes = node.attributes
-    return (
-        bool(attributes["ceil_mode"].value if "ceil_mode" in attributes else 0)
-        or ("dilations" in attributes and any(d != 1 for d in attributes["dilations"].value))
-        or ("auto_pad" in attributes and attributes["auto_pad"].value not in ("NOTSET", "VALID"))
-    )
+                self.reasons.setdefault(
+                    node.name or "", f"{node.op_type}: no quantized product reads its result"
+                )
+        self.specs = {k: v for k, v in self.specs.items() if k in needed}
+        self.leaders = {k: v for k, v in self.leaders.items() if k in needed}

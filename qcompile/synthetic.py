@@ -5,34 +5,71 @@ import numpy as np
 import onnx_ir as ir
 
 from qcompile.data import Batch, Data, Feed, dtype_of
-from qcompile.errors import InputError
+from qcompile.errors import InputError, nearest
 
 
-def synthetic_data(model: ir.Model, seed: int, samples: int = 2, length: int = 16) -> Data:
+def synthetic_data(
+    model: ir.Model,
+    seed: int,
+    samples: int = 2,
+    length: int = 16,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> Data:
     """Random inputs where the user gave none: normal floats, integers within tables they index.
 
-    A free leading dimension is `samples`, any other free one `length`. Only agreement is measured
-    on them, never accuracy.
+    A free leading dimension is `samples`, any other free one `length`, and those of a name that
+    `shapes` gives are as it says. Only agreement is measured on them, never accuracy.
     """
+    shapes = shapes or {}
+    named = _named_sizes(list(model.graph.inputs), shapes)
     rng = np.random.default_rng(seed)
     feed: Feed = {}
     batch = Batch.of(list(model.graph.inputs))
     for value in model.graph.inputs:
         name, dtype = value.name or "", dtype_of(value)
-        if value.shape is None or dtype.kind == "O":
+        if (value.shape is None and name not in shapes) or dtype.kind == "O":
             what = "has no shape" if value.shape is None else "holds strings"
             raise InputError(
                 f'input "{name}" {what}, so qcompile cannot make up data: give --calibration-data'
             )
-        free = [
-            samples if i == 0 and name in batch.sizes else length for i in range(len(value.shape))
+        own = [] if value.shape is None else list(value.shape)
+        free = [samples if i == 0 and name in batch.sizes else length for i in range(len(own))]
+        dims = [
+            d if isinstance(d, int) else named.get(str(d.value), free[i]) for i, d in enumerate(own)
         ]
-        dims = [d if isinstance(d, int) else free[i] for i, d in enumerate(value.shape)]
+        dims = list(shapes.get(name, dims))
         if dtype.kind in "iub":
             feed[name] = rng.integers(0, _index_limit(value), dims).astype(dtype)
         else:
             feed[name] = rng.standard_normal(dims).astype(dtype)
     return Data([feed], batch, is_synthetic=True)
+
+
+def _named_sizes(inputs: list[ir.Value], shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """The size of every named dimension; InputError for shapes that the model does not take."""
+    problems = [
+        f"shape {name}: no such input: {nearest(name, [str(v.name) for v in inputs])}"
+        for name in shapes
+        if name not in {v.name for v in inputs}
+    ]
+    named: dict[str, int] = {}
+    for value in inputs:
+        given = shapes.get(value.name or "")
+        if given is None or value.shape is None:
+            continue
+        own = list(value.shape)
+        if len(own) != len(given) or any(
+            isinstance(d, int) and d != g for d, g in zip(own, given, strict=True)
+        ):
+            problems.append(f"shape {value.name} {list(given)}: the model takes {value.shape}")
+            continue
+        for dim, size in zip(own, given, strict=True):
+            name = None if isinstance(dim, int) else dim.value
+            if name is not None and named.setdefault(name, size) != size:
+                problems.append(f"dimension {name} is {named[name]} and {size} in the shapes")
+    if problems:
+        raise InputError("\n".join(problems))
+    return named
 
 
 def _index_limit(value: ir.Value) -> int:

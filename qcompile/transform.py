@@ -3,6 +3,7 @@
 
 import onnx_ir as ir
 
+from qcompile.memory import Budget
 from qcompile.passes import TRANSFORM
 from qcompile.passes.transform.stats import Stats, Work
 from qcompile.plan import Plan
@@ -11,7 +12,13 @@ from qcompile.stage import Inspector, run_passes
 
 
 def transform(
-    model: ir.Model, plan: Plan, stats: Stats, recipe: Recipe, inspect: Inspector | None = None
+    model: ir.Model,
+    plan: Plan,
+    stats: Stats,
+    recipe: Recipe,
+    inspect: Inspector | None = None,
+    budget: Budget | None = None,
 ) -> ir.Model:
     """A QDQ copy of the model."""
-    return run_passes(model.clone(), "transform", TRANSFORM(Work(plan, stats, recipe)), inspect)
+    work = Work(plan, stats, recipe, budget or Budget())
+    return run_passes(model.clone(), "transform", TRANSFORM(work), inspect)

@@ -8,8 +8,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.graph import DOMAIN, constant, input_of, is_constant, is_op, only_consumer
+from qcompile.memory import in_threads
 from qcompile.numerics.requantize import multiplier
-from qcompile.pack import PACKED_OPS, weight_of_packed
+from qcompile.pack import PACKED_OPS, weight_parts
 from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
 from qcompile.pieces import OUTPUT, as_nchw, float_name, piece_between
 from qcompile.verdict import Check
@@ -21,11 +22,8 @@ def check_constants(lowered: ir.Model, quantized: ir.Model) -> Check:
     originals = {n.name: n for n in quantized.graph}
     nodes = [n for n in lowered.graph if n.domain == DOMAIN and n.op_type in PACKED_OPS]
     left = {n.name for n in lowered.graph if is_op(n, "Add")}  # adders that did not fuse
-    wrong = [
-        f"{node.name} ({what})"
-        for node in nodes
-        for what in _differences(node, originals.get(node.name), left)
-    ]
+    found = in_threads(lambda node: _differences(node, originals.get(node.name), left), nodes)
+    wrong = [f"{n.name} ({what})" for n, each in zip(nodes, found, strict=True) for what in each]
     source = "constants that differ from the QDQ graph's"
     return Check("lower: constants", len(wrong), 0, source, ", ".join(wrong[:4]), len(nodes))
 
@@ -36,27 +34,41 @@ def _differences(node: ir.Node, original: ir.Node | None, left: set[str | None])
     back = _weight_node(original)
     if back is None:
         return ["its QDQ node has no codes"]
-    weight, codes = weight_of_packed(node), constant(back.inputs[0])
-    scale, point = constant(back.inputs[1]), constant(input_of(back, 2))
-    assert codes is not None and scale is not None
-    n = len(codes)
-    if codes.ndim == 4:
-        codes = codes.transpose(0, 2, 3, 1)
-    found = []
-    if not np.array_equal(_bytes(weight.codes), _bytes(codes.reshape(n, -1))):
-        found.append("codes")
-    if weight.scale is not None and not _same(weight.scale, scale, n):
-        found.append("scale")
-    if (point is None) != (weight.zero_point is None) or (
-        point is not None and not _same(_bytes(weight.zero_point), _bytes(point), n)
-    ):
-        found.append("zero point")
-    if not _equal(constant(input_of(node, BIAS)), _bias(original, left)):
+    found = _weight_differences(node, back)
+    stored, wanted = constant(input_of(node, BIAS)), _bias(original, left)
+    if wanted is None and stored is not None and stored.dtype == np.int32:
+        wanted = np.zeros_like(stored)  # a static product without a bias
+    if not _equal(stored, wanted):
         found.append("bias")
-    made = constant(input_of(node, MULTIPLIER))
-    if made is not None and not np.array_equal(made, _multiplier(node, original, scale, n)):
+    made, scale, n = (
+        constant(input_of(node, MULTIPLIER)),
+        constant(back.inputs[1]),
+        node.attributes["N"],
+    )
+    assert scale is not None
+    if made is not None and not np.array_equal(made, _multiplier(node, original, scale, n.value)):
         found.append("multiplier")
     return found
+
+
+def _weight_differences(node: ir.Node, back: ir.Node) -> list[str]:
+    codes, scale, point = (constant(input_of(back, i)) for i in range(3))
+    assert codes is not None and scale is not None
+    n = len(codes)
+    codes = (codes.transpose(0, 2, 3, 1) if codes.ndim == 4 else codes).reshape(n, -1)
+    scales, points = _by_rows(scale, n), None if point is None else _by_rows(point, n)
+    found: dict[str, None] = {}
+    for rows, weight in weight_parts(node):
+        if not np.array_equal(_bytes(weight.codes), _bytes(codes[rows])):
+            found["codes"] = None
+        if weight.scale is not None and not np.array_equal(weight.scale, scales[rows]):
+            found["scale"] = None
+        if (points is None) != (weight.zero_point is None) or (
+            points is not None
+            and not np.array_equal(_bytes(weight.zero_point), _bytes(points[rows]))
+        ):
+            found["zero point"] = None
+    return list(found)
 
 
 def _weight_node(node: ir.Node) -> ir.Node | None:
@@ -74,10 +86,9 @@ def _bytes(values: NDArray | None) -> NDArray:
     return values.astype(np.int16) & 0xFF
 
 
-def _same(a: NDArray, b: NDArray, n: int) -> bool:
-    """Equal, where one scale of a tensor or one a row may be written out."""
-    wide = b if b.ndim == 2 else np.broadcast_to(b.reshape(-1, 1), (n, 1))
-    return np.array_equal(a.reshape(-1), wide.reshape(-1))
+def _by_rows(values: NDArray, n: int) -> NDArray:
+    """[N, num_blocks], where one value of a tensor or one a row may be written out."""
+    return values if values.ndim == 2 else np.broadcast_to(values.reshape(-1, 1), (n, 1))
 
 
 def _bias(node: ir.Node, left: set[str | None]) -> NDArray | None:
@@ -102,7 +113,7 @@ def _multiplier(node: ir.Node, original: ir.Node, scale: NDArray, n: int) -> NDA
     back = source.producer() if source is not None else None
     x_scale = constant(back.inputs[1]) if back is not None else None
     assert x_scale is not None
-    y_scale = float(node.metadata_props["qcompile.scale"])
+    y_scale = float(node.metadata_props.get("qcompile.scale", 1))  # N16 has none
     return multiplier(float(x_scale), np.broadcast_to(scale.reshape(-1), (n,)), y_scale)
 
 
@@ -122,12 +133,12 @@ def check_floats(
         value, made, read = node.inputs[0], node.outputs[0], _source(originals[node.name])
         assert value is not None
         piece = piece_between(quantized, [read.name or ""], float_name(node))
-        dtype, bound = read.dtype, _sum_bound(node)
+        dtype, bound = read.dtype, sum_bound(node)
         for run in runs:
             x, actual = (as_nchw(v, run[v.name or ""]) for v in (value, made))
             fed = x if dtype is None else x.astype(dtype.numpy(), copy=False)
             expected = piece.run(None, {read.name: fed})[0]
-            largest = float(np.abs(x).max(initial=0)) if x.dtype.kind == "f" else 1.0
+            largest = largest_input(node, x)
             gap = float_ratio(expected, actual, np.broadcast_to(bound(largest), actual.shape))
             count += actual.size
             if not gap <= ratio:
@@ -137,10 +148,12 @@ def check_floats(
 
 
 def _source(node: ir.Node) -> ir.Value:
-    """The float value, or the indices, that a QDQ node reads through its quantizer."""
+    """The static codes, float value or indices that a QDQ node reads through its quantizer."""
     value = node.inputs[1 if is_op(node, "Gather") else 0]
     assert value is not None
     back = value.producer()
+    if back is not None and is_op(back, "DequantizeLinear") and back.inputs[0] is not None:
+        return back.inputs[0]
     if back is None or not is_op(back, "Dequantize", domain=DOMAIN):
         return value
     forth = back.inputs[0].producer() if back.inputs[0] is not None else None
@@ -149,13 +162,24 @@ def _source(node: ir.Node) -> ir.Value:
     return forth.inputs[0]
 
 
-def _sum_bound(node: ir.Node) -> Callable[[float], NDArray]:
+def largest_input(node: ir.Node, x: NDArray) -> float:
+    """The largest |x| in the unit of the weights' sums: real, or centred codes."""
+    if x.dtype.kind == "f":
+        return float(np.abs(x).max(initial=0))
+    point = node.attributes.get("x_zero_point")
+    return 1.0 if point is None else float(np.abs(x.astype(int) - point.value).max(initial=0))
+
+
+def sum_bound(node: ir.Node) -> Callable[[float], NDArray]:
     """Of the largest |x|, the bound on every output; [N, 1, 1] for a map."""
-    weight, bias = weight_of_packed(node), constant(input_of(node, BIAS))
     if node.op_type == "QGather":
         return lambda largest: np.zeros(1)  # one rounding, which float_ratio allows (N23)
-    sums = np.abs(weight.decode()).sum(1, dtype=np.float64)
+    bias, scale = constant(input_of(node, BIAS)), constant(input_of(node, MULTIPLIER))
+    parts = (w.decode() if scale is None else w.values() for _, w in weight_parts(node))
+    sums = np.concatenate([np.abs(part).sum(1, dtype=np.float64) for part in parts])
     added = np.zeros(1) if bias is None else np.abs(bias.astype(np.float64))
+    if scale is not None:
+        sums, added = sums * scale, added * scale
     shape = (-1, 1, 1) if node.op_type == "QConv" else (-1,)
-    unit = 2 * (weight.shape[1] + 4) * 2.0**-23
+    unit = 2 * (int(node.attributes["K"].value) + 4) * 2.0**-23
     return lambda largest: (unit * (largest * sums + added)).reshape(shape)

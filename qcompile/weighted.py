@@ -6,14 +6,20 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.graph import attribute, constant, is_constant, is_op, rank, static_shape
-from qcompile.plan import WEIGHTED_OPS, NodePlan
+from qcompile.graph import attribute, constant, input_of, is_constant, is_op, rank, static_shape
+from qcompile.plan import RECURRENT_OPS, WEIGHTED_OPS, NodePlan
 from qcompile.products import weight_of
+
+# Ops that hold a weight and have no kernel; most of them normalise has turned into those that have.
+FLOAT_OPS = {
+    "ConvTranspose": "it is a ConvTranspose that is no convolution of pixels (docs/normalise.md)",
+    "Einsum": "its equation is no product of matrices",
+} | dict.fromkeys(("GRU", "RNN"), "ONNX Runtime has no low-bit kernel for it")
 
 
 def is_weighted(node: ir.Node) -> bool:
     """Whether a constant weight of the node counts, be it quantized or not."""
-    if not is_op(node, *WEIGHTED_OPS):
+    if not is_op(node, *WEIGHTED_OPS, *RECURRENT_OPS, *FLOAT_OPS):
         return False
     weight = weight_of(node)
     if weight is None:
@@ -27,7 +33,7 @@ def is_weighted(node: ir.Node) -> bool:
 def left_weight(node: ir.Node) -> ir.Value | None:
     """The constant of a product W · x, which has no kernel but counts for coverage."""
     left = node.inputs[0]
-    if left is None or not is_op(node, "MatMul", "Gemm") or not is_constant(left):
+    if left is None or not is_op(node, "MatMul", "Gemm", "Einsum") or not is_constant(left):
         return None
     is_float = left.dtype is not None and left.dtype.is_floating_point()
     return left if is_float and len(left.shape or ()) > 1 else None
@@ -63,10 +69,16 @@ def inside_subgraphs(graph: ir.Graph) -> dict[str, NodePlan]:
                 name,
                 node.op_type,
                 weight.name or "" if weight is not None else "",
-                num_elements(weight),
+                held_elements(node),
                 reason=f"it is inside {holder.op_type} {holder.name}, whose graph stays float",
             )
     return found
+
+
+def held_elements(node: ir.Node) -> int:
+    """Elements of the node's weight; a recurrent node has a second one."""
+    second = input_of(node, 2) if is_op(node, *RECURRENT_OPS) else None
+    return num_elements(weight_of(node) or left_weight(node)) + num_elements(second)
 
 
 def num_elements(weight: ir.Value | None) -> int:
@@ -77,12 +89,13 @@ def num_elements(weight: ir.Value | None) -> int:
 
 def not_finite(node: ir.Node) -> str:
     """The message about a weight that holds NaN or infinity, or nothing."""
-    weight = weight_of(node)
-    array = constant(weight)
-    # NaN and infinity show in the extremes, which need no copy of the array
-    if weight is None or array is None or np.isfinite([array.min(), array.max()]).all():
-        return ""
-    return (
-        f'{node.op_type} "{node.name}": its weight {weight.name} holds NaN or infinity: '
-        "repair the model, or leave the node out with --nodes-to-exclude"
-    )
+    for weight in (weight_of(node), input_of(node, 2) if is_op(node, "LSTM") else None):
+        array = constant(weight)
+        # NaN and infinity show in the extremes, which need no copy of the array
+        if weight is None or array is None or np.isfinite([array.min(), array.max()]).all():
+            continue
+        return (
+            f'{node.op_type} "{node.name}": its weight {weight.name} holds NaN or infinity: '
+            "repair the model, or leave the node out with --nodes-to-exclude"
+        )
+    return ""

@@ -17,13 +17,9 @@ def refuse(request: Request) -> str | None:
             return "Conv has no kernel for float activations: use a8-dynamic or a8"
         if weight.granularity == "block":
             return f"Conv takes one scale an output; {weight} was asked"
-    if activation is not None and not activation.is_dynamic:
-        if weight.granularity == "block":
-            return (
-                f"static activations take one scale an output; {weight} was asked: use a8-dynamic"
-            )
-        if not weight.is_symmetric:
-            return f"static activations take symmetric weights; {weight} was asked"
+    is_static = activation is not None and not activation.is_dynamic
+    if is_static and weight.granularity == "block":
+        return f"static activations take one scale an output; {weight} was asked: use a8-dynamic"
     if weight.granularity != "block" and activation is not None and request.K > LONGEST_SUM:
         cure = "" if request.op_type == "Conv" else ": use --block-size"
         return f"K = {request.K}; one int32 sum holds {LONGEST_SUM} products (N10){cure}"
@@ -39,6 +35,8 @@ def kernel(request: Request) -> str:
     """The op and its activation form, as `--dry-run` names it."""
     if request.op_type == "Gather":
         return "QGather"
+    if request.op_type == "LSTM":
+        return "DynamicQuantizeLSTM"
     op = "QConv" if request.op_type == "Conv" else "QMatMul"
     if request.activation is None:
         return f"{op} f32"

@@ -18,6 +18,8 @@ def refuse(request: Request) -> str | None:
     is_static = activation is not None and not activation.is_dynamic
     if is_static and activation is not None and activation.bits < 8:
         return "static activations below 8 bits are simulated in ONNX Runtime: use --target cpu"
+    if activation is not None and activation.bits != 8:
+        return f"ONNX Runtime quantizes to 8 bits; {activation} was asked: use --target cpu"
     if request.op_type == "Conv" or is_static:
         if activation is None:
             return "ONNX Runtime has no Conv with low-bit weights and float activations"
@@ -28,8 +30,6 @@ def refuse(request: Request) -> str | None:
         if weight.format.name != "int8":
             return f"MatMulInteger takes 8-bit weights; {weight} was asked: use --block-size 32"
         return None
-    if activation is not None and activation.bits != 8:
-        return f"ONNX Runtime quantizes to 8 bits; {activation} was asked: use --target cpu"
     return _refuse_nbits(request)
 
 
@@ -47,6 +47,8 @@ def kernel(request: Request) -> str:
     activation = request.activation
     if request.op_type == "Gather":
         return "Gather of packed rows"
+    if request.op_type == "LSTM":
+        return "DynamicQuantizeLSTM"
     if activation is not None and not activation.is_dynamic:
         return "QDQ (ORT fuses it)"
     if request.op_type == "Conv":
@@ -64,6 +66,7 @@ ORT = Target(
     kernel=kernel,
     lower=LOWER_ORT,
     packs=False,
+    gives_floats=False,  # ONNX Runtime fuses a Conv only with a quantizer behind it
     narrowest={"Conv": 8},
     dynamic_note=(
         "a8-dynamic on target ort is ONNX Runtime's own: uint8 with one scale a tensor, or int8 by "

@@ -26,7 +26,8 @@ class Target:
     """A backend. `refuse(request)` gives None or the reason with its cure; `lower` the passes.
 
     narrowest: op type → fewest weight bits; a preset below them keeps these bits. dynamic_note: how
-    the target's dynamic activations differ from numerics, if they do.
+    the target's dynamic activations differ from numerics, if they do. gives_floats: whether a
+    static product may give floats.
     """
 
     name: str
@@ -38,3 +39,4 @@ class Target:
     packs: bool
     narrowest: dict[str, int] = field(default_factory=dict)
     dynamic_note: str = ""
+    gives_floats: bool = True

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading and editing graphs: names, constants, outputs; and what fuses with a product."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -150,3 +154,25 @@ def test_weight_of(body: str, weight: str | None) -> None:
     model = parse(f"f (float[2,2] x, int64[2] i) => (float[2,2] y) {WEIGHTS} {{ {body} }}")
     found = weight_of(list(model.graph)[-1])
     assert (None if found is None else found.name) == weight
+
+
+def test_two_workers_may_ask_for_one_mapped_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnx_ir asserts that a file is mapped once; the pause makes both workers arrive before."""
+    np.arange(4, dtype=np.float32).tofile(tmp_path / "w.data")
+    tensor = ir.ExternalTensor(
+        "w.data", 0, 16, ir.DataType.FLOAT, name="w", shape=ir.Shape([4]), base_dir=tmp_path
+    )
+    checked = ir.ExternalTensor._check_validity
+
+    def slowly(self: ir.ExternalTensor) -> None:
+        checked(self)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(ir.ExternalTensor, "_check_validity", slowly)
+    shared = ir.Value(name="w", const_value=tensor)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(constant, [shared, shared]))
+    for array in found:
+        np.testing.assert_array_equal(array, np.arange(4, dtype=np.float32))

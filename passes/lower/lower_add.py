@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lower an Add of two quantized tensors, with its Relu or Clip and requantization, to QAdd.
+"""Lower an Add, Sub or Mul of two quantized tensors, with its Relu or Clip, to QAdd or QMul.
 
 Before:
     { y = Add (DequantizeLinear (a_codes), DequantizeLinear (b_codes))
@@ -7,22 +7,24 @@ Before:
 After:
     { r_codes = com.qcompile.QAdd (a_codes, b_codes) }
 Refuses: an input or the output is not quantized.
+
+A difference is a sum whose second multiplier is negative (N20); a product has one multiplier (N26).
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.graph import remove_dead, replace
+from qcompile.graph import is_op, remove_dead, replace
 from qcompile.passes.lower.lowered import op, remember
 from qcompile.passes.lower.qdq import End, Static, end_of, static_of
 from qcompile.passes.rewrite import NodePass
 
 
 class LowerAdd(NodePass):
-    """Residual sums."""
+    """Residual sums, gates; shapes that broadcast."""
 
     stage = "lower"
-    op_types = ("Add",)
+    op_types = ("Add", "Sub", "Mul")
 
     def match(self, node: ir.Node) -> tuple[Static, Static, End] | str | None:
         """Both inputs' codes and where the sum becomes codes."""
@@ -39,9 +41,7 @@ class LowerAdd(NodePass):
         a, b, end = found
         graph = node.graph
         assert isinstance(graph, ir.Graph)
-        attributes = {
-            "a_multiplier": float(np.float32(a.scale / end.scale)),
-            "b_multiplier": float(np.float32(b.scale / end.scale)),
+        attributes = multipliers(node, a.scale, b.scale, end.scale) | {
             "a_zero_point": a.zero_point,
             "b_zero_point": b.zero_point,
             "y_zero_point": end.zero_point,
@@ -51,7 +51,7 @@ class LowerAdd(NodePass):
         out = end.codes
         name = out.name or ""
         add = op(
-            "QAdd",
+            "QMul" if is_op(node, "Mul") else "QAdd",
             [a.codes, b.codes],
             node.name or "",
             f"{name}_sum",
@@ -65,3 +65,14 @@ class LowerAdd(NodePass):
         replace(out, add.outputs[0])
         remove_dead(graph, [node, *end.passed])
         add.outputs[0].name = name
+
+
+def multipliers(node: ir.Node, a: float, b: float, y: float) -> dict[str, float]:
+    """The multipliers of N20 and N26 from the three scales."""
+    if is_op(node, "Mul"):
+        return {"multiplier": float(np.float32(a * b / y))}
+    sign = -1 if is_op(node, "Sub") else 1
+    return {
+        "a_multiplier": float(np.float32(a / y)),
+        "b_multiplier": sign * float(np.float32(b / y)),
+    }

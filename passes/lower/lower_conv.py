@@ -8,9 +8,10 @@ After:
     { x_nhwc = Transpose (x_codes)
       r_nhwc = com.qcompile.QConv (x_nhwc, w_codes, b_codes, multiplier)
       r_codes = Transpose (r_nhwc) }
-Refuses: a static Conv whose output does not become codes.
+Refuses: a static Conv with a float bias.
 
-A dynamic Conv takes and gives floats and quantizes each sample inside.
+A static Conv whose output does not become codes gives floats. A dynamic Conv takes and gives
+floats and quantizes each sample inside.
 """
 
 from typing import Any
@@ -23,6 +24,7 @@ from qcompile.graph import (
     NHWC,
     attribute,
     input_of,
+    is_op,
     only_consumer,
     remove_dead,
     replace,
@@ -38,6 +40,7 @@ from qcompile.passes.lower.lowered import (
     permuted,
     remember,
     static_attributes,
+    static_bias,
     transpose,
     weight_attributes,
 )
@@ -70,34 +73,37 @@ class LowerConv(NodePass):
         dynamic = dynamic_of(node.inputs[0])
         if dynamic is not None:
             return weight, dynamic, None
-        static, end = static_of(node.inputs[0]), end_of(node.outputs[0])
-        if static is None or end is None:
-            return "its activations are not quantized on both sides"
-        return weight, static, end
+        static, bias = static_of(node.inputs[0]), input_of(node, 2)
+        if static is None:
+            return "its activations are not quantized"
+        if bias is not None and not is_op(bias.producer(), "DequantizeLinear"):
+            return "its bias has no codes"
+        return weight, static, end_of(node.outputs[0])
 
     def rewrite(self, node: ir.Node, found: tuple[Weight, Static | Dynamic, End | None]) -> None:
         """QConv between two transposes."""
         weight, activation, end = found
         if isinstance(activation, Static):
-            assert end is not None
             self._static(node, weight, activation, end)
         else:
             self._dynamic(node, weight, activation)
 
-    def _static(self, node: ir.Node, weight: Weight, static: Static, end: End) -> None:
+    def _static(self, node: ir.Node, weight: Weight, static: Static, end: End | None) -> None:
         graph = node.graph
         assert isinstance(graph, ir.Graph)
         codes, n, k = matrix_codes(graph, weight)
-        bias = input_of(node, 2)
-        bias_back = bias.producer() if bias is not None else None
+        name = node.outputs[0].name or ""
         inputs = [
             codes,
-            bias_back.inputs[0] if bias_back is not None else None,
-            output_multiplier(graph, node.outputs[0].name or "", static, weight, end, n),
+            static_bias(graph, name, input_of(node, 2), n),
+            output_multiplier(graph, name, static, weight, end, n),
+            None,
+            block_scales(graph, weight, n)[1],
         ]
         attributes = weight_attributes(weight, n, k, has_scale=False)
         attributes |= static_attributes(static, end) | conv_attributes(node)
-        self._place(node, static.codes, inputs, end.codes, list(end.passed), attributes, end)
+        out, passed = _clipped_output(node, attributes) if end is None else (end.codes, end.passed)
+        self._place(node, static.codes, inputs, out, list(passed), attributes, end)
 
     def _dynamic(self, node: ir.Node, weight: Weight, dynamic: Dynamic) -> None:
         graph = node.graph
@@ -105,13 +111,9 @@ class LowerConv(NodePass):
         codes, n, k = matrix_codes(graph, weight)
         attributes = weight_attributes(weight, n, k, has_scale=True) | conv_attributes(node)
         attributes |= {"activation": "dynamic", "activation_bits": dynamic.bits}
-        out, passed = node.outputs[0], []
-        follower = only_consumer(out)
-        if follower is not None and is_relu(follower):
-            attributes |= clip_attributes(bounds_of(follower))
-            passed, out = [follower], follower.outputs[0]
+        out, passed = _clipped_output(node, attributes)
         inputs = [codes, input_of(node, 2), None, *block_scales(graph, weight, n)]
-        self._place(node, dynamic.source, inputs, out, passed, attributes, None)
+        self._place(node, dynamic.source, inputs, out, list(passed), attributes, None)
 
     def _place(
         self,
@@ -124,14 +126,14 @@ class LowerConv(NodePass):
         end: End | None,
     ) -> None:
         graph = node.graph
-        assert isinstance(graph, ir.Graph) and out.dtype is not None
+        assert isinstance(graph, ir.Graph)
         before = transpose(x, TO_NHWC, f"{node.outputs[0].name}_x_nhwc")
         conv = op(
             "QConv",
             [before.outputs[0], *inputs],
             node.name or "",
             f"{out.name}_nhwc",
-            out.dtype,
+            out.dtype or ir.DataType.FLOAT,
             **attributes,
         )
         if end is not None:
@@ -146,6 +148,17 @@ class LowerConv(NodePass):
         replace(out, after.outputs[0])
         remove_dead(graph, [node, *passed])
         after.outputs[0].name = name
+
+
+def _clipped_output(
+    node: ir.Node, attributes: dict[str, Any]
+) -> tuple[ir.Value, tuple[ir.Node, ...]]:
+    """The float output behind a Relu or Clip, whose bounds join the attributes."""
+    follower = only_consumer(node.outputs[0])
+    if follower is None or not is_relu(follower):
+        return node.outputs[0], ()
+    attributes |= clip_attributes(bounds_of(follower))
+    return follower.outputs[0], (follower,)
 
 
 def conv_attributes(node: ir.Node) -> dict[str, Any]:

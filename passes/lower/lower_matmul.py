@@ -5,8 +5,8 @@ Before:
     { t = Transpose (w_dequantized)   y = MatMul (x, t)   z = Add (y, b)   r = Relu (z) }
 After:
     { r = com.qcompile.QMatMul <clip_min = 0.0> (x, w_codes, b, , w_scale, w_zero_point) }
-Refuses: nothing. A product of static codes whose output, bias or weight is not made for that reads
-the dequantized floats.
+Refuses: nothing. A product of static codes whose bias or weight is not made for that reads the
+dequantized floats; one whose output does not become codes gives floats.
 """
 
 from typing import Any
@@ -22,6 +22,7 @@ from qcompile.passes.lower.lowered import (
     output_multiplier,
     remember,
     static_attributes,
+    static_bias,
     weight_attributes,
 )
 from qcompile.passes.lower.qdq import (
@@ -52,11 +53,9 @@ class LowerMatmul(NodePass):
             return None
         static = static_of(node.inputs[0])
         bias, passed = self._bias(node)
-        end = end_of(passed[-1].outputs[0] if passed else node.outputs[0])
         has_codes = bias is None or is_op(bias.producer(), "DequantizeLinear")
-        is_plain = weight.spec.granularity != "block" and weight.zero_point is None
-        if static is not None and end is not None and has_codes and is_plain:
-            return weight, static, end
+        if static is not None and has_codes and weight.spec.granularity != "block":
+            return weight, static, end_of(passed[-1].outputs[0] if passed else node.outputs[0])
         return weight, dynamic_of(node.inputs[0]), None
 
     def rewrite(
@@ -69,23 +68,25 @@ class LowerMatmul(NodePass):
         codes, n, k = matrix_codes(graph, weight)
         bias, passed = self._bias(node)
         out = passed[-1].outputs[0] if passed else node.outputs[0]
-        attributes = weight_attributes(weight, n, k, has_scale=end is None)
+        attributes = weight_attributes(weight, n, k, has_scale=not isinstance(activation, Static))
         inputs: list[ir.Value | None]
         if isinstance(activation, Static):
-            assert end is not None
-            back = bias.producer() if bias is not None else None
-            scale = output_multiplier(graph, node.outputs[0].name or "", activation, weight, end, n)
-            inputs = [activation.codes, codes, back.inputs[0] if back is not None else None, scale]
+            name = node.outputs[0].name or ""
+            scale = output_multiplier(graph, name, activation, weight, end, n)
+            inputs = [activation.codes, codes, static_bias(graph, name, bias, n), scale]
+            inputs += [None, block_scales(graph, weight, n)[1]]
             attributes |= static_attributes(activation, end)
-            passed, out = [*passed, *end.passed], end.codes
         else:
             attributes |= _float_attributes(activation)
+            x = node.inputs[0] if activation is None else activation.source
+            inputs = [x, codes, bias, None, *block_scales(graph, weight, n)]
+        if end is not None:
+            passed, out = [*passed, *end.passed], end.codes
+        else:
             follower = only_consumer(out)
             if follower is not None and is_relu(follower):
                 attributes |= clip_attributes(bounds_of(follower))
                 passed, out = [*passed, follower], follower.outputs[0]
-            x = node.inputs[0] if activation is None else activation.source
-            inputs = [x, codes, bias, None, *block_scales(graph, weight, n)]
         self._place(node, inputs, out, passed, attributes, end)
 
     def _bias(self, node: ir.Node) -> tuple[ir.Value | None, list[ir.Node]]:

@@ -92,22 +92,36 @@ def _spread(tensor: ir.TensorProtocol | None, n: int) -> ir.LazyTensor:
 
 
 def output_multiplier(
-    graph: ir.Graph, name: str, static: Static, weight: Weight, end: End, n: int
+    graph: ir.Graph, name: str, static: Static, weight: Weight, end: End | None, n: int
 ) -> ir.Value:
-    """The multiplier [N] of N11, computed when it is read."""
+    """The multiplier [N] of N11, or of N16 without an end, computed when it is read."""
     tensor = weight.scale.const_value
     assert tensor is not None
 
     def compute() -> ir.TensorProtocol:
         scale: NDArray = np.broadcast_to(tensor.numpy().ravel(), (n,))
-        return ir.tensor(multiplier(static.scale, scale, end.scale))
+        return ir.tensor(multiplier(static.scale, scale, 1.0 if end is None else end.scale))
 
     lazy = ir.LazyTensor(compute, ir.DataType.FLOAT, ir.Shape([n]), name=f"{name}_multiplier")
     return add_initializer(graph, f"{name}_multiplier", lazy)
 
 
-def static_attributes(static: Static, end: End) -> dict[str, Any]:
-    """The attributes of a static product."""
+def static_bias(graph: ir.Graph, name: str, bias: ir.Value | None, n: int) -> ir.Value | None:
+    """The bias codes [N]; zeros without a bias.
+
+    ONNX Runtime up to 1.23 crashes on a custom op with an absent input before a present one.
+    """
+    if bias is None:
+        return add_initializer(graph, f"{name}_bias", np.zeros(n, np.int32))
+    back = bias.producer()
+    assert back is not None
+    return back.inputs[0]
+
+
+def static_attributes(static: Static, end: End | None) -> dict[str, Any]:
+    """The attributes of a static product; without an end it gives floats."""
+    if end is None:
+        return {"activation": "static", "x_zero_point": static.zero_point, "output": "f32"}
     return {
         "activation": "static",
         "x_zero_point": static.zero_point,
@@ -134,6 +148,7 @@ def op(
     name: str,
     output: str,
     dtype: ir.DataType,
+    /,
     **attributes: Any,
 ) -> ir.Node:
     """A com.qcompile node; trailing absent inputs are left out."""
@@ -147,6 +162,7 @@ def remember(node: ir.Node, inputs: list[ir.Value], end: End) -> None:
     node.metadata_props["qcompile.inputs"] = "\n".join(v.name or "" for v in inputs)
     node.metadata_props["qcompile.output"] = end.codes.name or ""
     node.metadata_props["qcompile.scale"] = repr(end.scale)
+    node.metadata_props["qcompile.zero_point"] = str(end.zero_point)
     node.metadata_props[FLOAT] = end.codes.metadata_props.get(FLOAT, "")
 
 
@@ -166,6 +182,8 @@ def transpose(value: ir.Value, perm: tuple[int, ...], output: str) -> ir.Node:
         shape=permuted(value.shape, perm),
         perm=list(perm),
     )
+    kept = {k: v for k, v in value.metadata_props.items() if k != LAYOUT}
+    node.outputs[0].metadata_props.update(kept)
     if perm == TO_NHWC:
         node.outputs[0].metadata_props[LAYOUT] = NHWC
     return node

@@ -14,15 +14,18 @@ import numpy as np
 import onnx_ir as ir
 
 from qcompile.graph import add_initializer, is_op, new_node, remove_dead, replace
+from qcompile.int8_ops import MOVES_DATA, why_not_moved
 from qcompile.passes.lower.qdq import End, Static, end_of, static_of
 from qcompile.passes.rewrite import NodePass
 
 
 class MoveDequantizePastDataOp(NodePass):
-    """Reshape and its like, Transpose, Slice, Pad."""
+    """Reshape and its like, Transpose, Slice, Gather, Pad, nearest Resize …"""
 
     stage = "lower"
-    op_types = ("Reshape", "Flatten", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Pad")
+    op_types = tuple(
+        op for op in MOVES_DATA if op not in ("MaxPool", "GlobalMaxPool", "Split")
+    )  # which have passes of their own
 
     def match(self, node: ir.Node) -> tuple[Static, End] | str | None:
         """The codes on both sides."""
@@ -33,7 +36,8 @@ class MoveDequantizePastDataOp(NodePass):
             return f"{end.passed[0].op_type} stands between it and its codes"
         if (static.scale, static.zero_point) != (end.scale, end.zero_point):
             return "its output has another scale than its input"
-        return static, end
+        reason = why_not_moved(node)
+        return reason if reason is not None else (static, end)
 
     def rewrite(self, node: ir.Node, found: tuple[Static, End]) -> None:
         """The same op on the codes."""

@@ -19,7 +19,6 @@ from qcompile.graph import (
     DOMAIN,
     LAYOUT,
     NHWC,
-    add_initializer,
     attribute,
     constant,
     input_of,
@@ -29,6 +28,8 @@ from qcompile.graph import (
     replace,
 )
 from qcompile.passes.lower.lowered import TO_NCHW, permuted, transpose
+from qcompile.passes.lower.move_axes import AXES, can_move_axes, move_axes
+from qcompile.passes.lower.move_channel_shuffle import move_past_shuffle
 
 _UNARY = (
     "Relu",
@@ -42,8 +43,6 @@ _UNARY = (
     "Sqrt",
 )
 _BINARY = ("Add", "Mul", "Sub", "Div")
-_AXES = ("Slice", "Pad")
-
 Perm = tuple[int, ...]
 
 
@@ -60,7 +59,13 @@ class MoveTransposePastOp(ir.passes.InPlacePass):
             changed = False
             for node in list(graph):
                 if node.graph is graph:
-                    changed |= _cancel(graph, node) or _move(graph, node)
+                    changed |= (
+                        _share(graph, node)
+                        or _cancel(graph, node)
+                        or _skip_one_pixel(graph, node)
+                        or move_past_shuffle(graph, node)
+                        or _move(graph, node)
+                    )
             modified |= changed
             if not changed:
                 break
@@ -91,20 +96,40 @@ def _cancel(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
+def _share(graph: ir.Graph, node: ir.Node) -> bool:
+    """Later transposes of the same value to the same order are this one."""
+    if perm_of(node.outputs[0]) is None or node.inputs[0] is None:
+        return False
+    same = [
+        use.node
+        for use in node.inputs[0].uses()
+        if use.node is not node and perm_of(use.node.outputs[0]) == perm_of(node.outputs[0])
+    ]
+    same = [n for n in same if not n.outputs[0].is_graph_output()]
+    for other in same:
+        other.outputs[0].replace_all_uses_with(node.outputs[0])
+    remove_dead(graph, same)
+    return bool(same)
+
+
 def _move(graph: ir.Graph, node: ir.Node) -> bool:
-    """Apply the op to the sources, and transpose its output instead."""
+    """Apply the op to the sources, and transpose its outputs instead."""
     found = _sources(node)
-    if found is None:
+    if found is None or (is_op(node, *AXES) and not can_move_axes(node)):
         return False
     sources, perm = found
-    if is_op(node, *_AXES) and not _can_move_axes(node):
-        return False
     producers = [v.producer() for v in node.inputs if v is not None and perm_of(v) is not None]
-    if is_op(node, *_AXES):
-        _move_axes(graph, node, perm)
+    if is_op(node, *AXES):
+        move_axes(graph, node, perm)
     for index, source in sources.items():
         node.replace_input_with(index, source)
-    out = node.outputs[0]
+    for out in node.outputs:
+        _transpose_after(graph, node, out, perm)
+    remove_dead(graph, [p for p in producers if p is not None])
+    return True
+
+
+def _transpose_after(graph: ir.Graph, node: ir.Node, out: ir.Value, perm: Perm) -> None:
     inverse = tuple(int(i) for i in np.argsort(perm))
     after = transpose(out, perm, f"{out.name}_nchw")  # takes the name where it is a graph output
     after.outputs[0].shape, out.shape = out.shape, permuted(out.shape, inverse)
@@ -114,60 +139,57 @@ def _move(graph: ir.Graph, node: ir.Node) -> bool:
     after.replace_input_with(0, out)
     out.name, after.outputs[0].name = f"{name}_nhwc", name
     out.metadata_props[LAYOUT] = NHWC
-    remove_dead(graph, [p for p in producers if p is not None])
+
+
+def _skip_one_pixel(graph: ir.Graph, node: ir.Node) -> bool:
+    """A map of one pixel has its numbers in the same order in both layouts."""
+    if not is_op(node, "Reshape", "Flatten"):
+        return False
+    found = perm_of(node.inputs[0])
+    if found is None or found[1] != TO_NCHW or attribute(node, "axis", 1) != 1:
+        return False
+    source, dims = found[0], found[0].shape
+    if dims is None or dims[1] != 1 or dims[2] != 1:
+        return False
+    if is_op(node, "Reshape"):
+        wanted = constant(node.inputs[1])
+        if wanted is None or attribute(node, "allowzero", 0) or (wanted[1:] == 0).any():
+            return False  # a 0 copies a size of the input, which the layout moves
+    back = node.inputs[0].producer() if node.inputs[0] is not None else None
+    node.replace_input_with(0, source)
+    remove_dead(graph, [back] if back is not None else [])
     return True
 
 
 def _sources(node: ir.Node) -> tuple[dict[int, ir.Value], Perm] | None:
     """Input index → source, and the permutation that all data inputs (but scalars) share."""
-    if is_op(node, *_UNARY, *_AXES):
-        if is_op(node, "QuantizeLinear", "DequantizeLinear") and not _is_scalar(input_of(node, 1)):
-            return None
-        data = [0]
-    elif is_op(node, *_BINARY) or is_op(node, "QAdd", domain=DOMAIN):
-        data = [
-            i
-            for i in (0, 1)
-            if not (_is_scalar(node.inputs[i]) and not is_op(node, "QAdd", domain=DOMAIN))
-        ]
-    else:
+    data = _data_inputs(node)
+    if data is None:
         return None
     found = {i: perm_of(node.inputs[i]) for i in data}
     known = {i: f for i, f in found.items() if f is not None}
-    if not known or len(known) != len(found) or len({f[1] for f in known.values()}) != 1:
-        return None
-    if {f[1] for f in known.values()} != {TO_NCHW}:
+    if not known or len(known) != len(found) or {f[1] for f in known.values()} != {TO_NCHW}:
         return None  # a transpose of the model's own stays where it is
-    ranks = {len(node.inputs[i].shape or ()) for i in data}  # type: ignore[union-attr]
-    perm = next(iter(known.values()))[1]
-    if ranks != {len(perm)}:
+    if {len(node.inputs[i].shape or ()) for i in data} != {len(TO_NCHW)}:  # type: ignore[union-attr]
         return None
-    return {i: f[0] for i, f in known.items()}, perm
+    return {i: f[0] for i, f in known.items()}, TO_NCHW
+
+
+def _data_inputs(node: ir.Node) -> list[int] | None:
+    """The inputs that have the layout of the output; None for an op that cannot move."""
+    if is_op(node, "QLut", domain=DOMAIN):
+        return [0]
+    if is_op(node, "QAdd", "QMul", domain=DOMAIN):
+        return [0, 1]
+    if is_op(node, "Concat"):
+        return list(range(len(node.inputs)))
+    if is_op(node, *_BINARY):
+        return [i for i in (0, 1) if not _is_scalar(node.inputs[i])]
+    if is_op(node, "QuantizeLinear", "DequantizeLinear") and not _is_scalar(input_of(node, 1)):
+        return None
+    return [0] if is_op(node, *_UNARY, *AXES) else None
 
 
 def _is_scalar(value: ir.Value | None) -> bool:
     array = constant(value)
     return array is not None and array.size == 1 and array.ndim <= 1
-
-
-def _can_move_axes(node: ir.Node) -> bool:
-    if is_op(node, "Slice"):
-        return input_of(node, 3) is not None and all(is_constant(v) for v in node.inputs[1:] if v)
-    return (
-        len(node.inputs) < 4
-        and constant(input_of(node, 1)) is not None
-        and (attribute(node, "mode", "constant") == "constant")
-    )
-
-
-def _move_axes(graph: ir.Graph, node: ir.Node, perm: Perm) -> None:
-    """Output axis i of the transpose is axis perm[i] of its source."""
-    if is_op(node, "Slice"):
-        axes = np.asarray(constant(node.inputs[3]))
-        moved = np.array([perm[int(a) % len(perm)] for a in axes.ravel()], axes.dtype)
-        node.replace_input_with(3, add_initializer(graph, f"{node.name}_axes", moved))
-        return
-    pads = np.asarray(constant(node.inputs[1])).reshape(2, -1)
-    source = np.zeros_like(pads)
-    source[:, list(perm)] = pads
-    node.replace_input_with(1, add_initializer(graph, f"{node.name}_pads", source.ravel()))

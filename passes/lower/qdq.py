@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading the QDQ graph: where codes come from, and where an output becomes codes again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,12 +104,21 @@ def end_of(value: ir.Value) -> End | None:
         bounds = bounds_of(follower)
         passed.append(follower)
         follower = only_consumer(follower.outputs[0])
-    if follower is None or not is_op(follower, "QuantizeLinear"):
+    return None if follower is None else end_at(follower, bounds, passed)
+
+
+def end_at(
+    follower: ir.Node,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    before: Sequence[ir.Node] = (),
+) -> End | None:
+    """The codes that a QuantizeLinear writes, of a value clamped to the bounds."""
+    if not is_op(follower, "QuantizeLinear"):
         return None
     scale, zero_point = constant(follower.inputs[1]), constant(input_of(follower, 2))
-    if scale is None or zero_point is None or scale.size != 1:
+    if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype != np.uint8:
         return None
-    passed.append(follower)
+    passed = [*before, follower]
     codes, low, high = follower.outputs[0], 0, 255
     after = only_consumer(codes)
     if after is not None and is_op(after, "Clip"):

@@ -13,6 +13,9 @@ Existing names stay; from here on names are frozen: plans, recipes and reports u
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from qcompile.passes.normalise.schema_types import infer_types
+from qcompile.passes.normalise.shape_inference import infer_shapes
+
 
 class InsertNames(ir.passes.InPlacePass):
     """Names, then shape inference."""
@@ -23,11 +26,13 @@ class InsertNames(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Name what has none."""
         modified = False
-        for node in model.graph:
+        for node in model.graph.all_nodes():
             if not node.name:
                 output = node.outputs[0].name if node.outputs else None
                 node.name = f"{node.op_type}_{output}" if output else node.op_type
                 modified = True
         modified |= bool(common.NameFixPass()(model).modified)
-        inferred = common.ShapeInferencePass()(model)
-        return ir.passes.PassResult(model, modified or inferred.modified)
+        modified |= infer_shapes(model)
+        if infer_types(model):
+            modified |= infer_shapes(model)
+        return ir.passes.PassResult(model, modified)

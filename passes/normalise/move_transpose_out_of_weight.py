@@ -15,7 +15,6 @@ One orientation for all weights lets equal ones merge, an embedding and its tran
 them.
 """
 
-import numpy as np
 import onnx_ir as ir
 
 from qcompile.graph import attribute, derived_initializer, is_constant, new_node, rank
@@ -23,10 +22,10 @@ from qcompile.passes.rewrite import NodePass
 
 
 def transposed(tensor: ir.TensorProtocol) -> ir.LazyTensor:
-    """A matrix tensor transposed when it is read."""
+    """A matrix tensor as its transposed view: a mapped file stays one."""
     shape = ir.Shape(tensor.shape.numpy()[::-1])
     return ir.LazyTensor(
-        lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().T)), tensor.dtype, shape
+        lambda: ir.tensor(tensor.numpy().T, dtype=tensor.dtype), tensor.dtype, shape
     )
 
 

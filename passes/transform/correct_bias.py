@@ -5,43 +5,46 @@ Before:
     { y = Conv (x, w, b) }                with E[x] known from calibration
 After:
     { y = Conv (x, w, b_corrected) }      b_corrected = b − E[(Ŵ − W) x]
-Refuses: no calibration data; MatMul and Gather, which have no bias input.
+Refuses: no calibration data; MatMul without a constant vector added to it, and Gather.
 
 Nagel et al. 2019 (Data-Free Quantization, section 4.2) with the mean input taken from data; for a
-Conv the mean patch, border included. Ŵ is what round_weights writes.
+Conv the mean patch, border included. Ŵ is what round_weights writes. The bias of a MatMul is the
+constant of the Add after it.
 """
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import add_initializer, constant, input_of
+from qcompile.graph import add_initializer, constant, input_of, is_op, only_consumer
 from qcompile.numerics.conv import patches
-from qcompile.observers.weight_range import code_weight
 from qcompile.passes.rewrite import NodePass
-from qcompile.passes.transform.code_store import as_matrix, scale_method
+from qcompile.passes.transform.code_store import CodeStore, as_matrix
 from qcompile.passes.transform.stats import Work
-from qcompile.products import weight_of, window_of
+from qcompile.products import end_of_bias, weight_of, window_of
 
 CORRECTED = "qcompile.bias_corrected"
 
 
 class CorrectBias(NodePass):
-    """Conv and Gemm with calibrated input means."""
+    """Conv, Gemm, and MatMul with a constant Add after it, whose input means are calibrated."""
 
     stage = "transform"
-    op_types = ("Conv", "Gemm")
+    op_types = ("Conv", "Gemm", "MatMul")
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, store: CodeStore) -> None:
         super().__init__()
-        self.work = work
+        self.work, self.store = work, store
 
     def match(self, node: ir.Node) -> NDArray[np.float64] | str | None:
         """The mean input, or why there is no correction."""
         plan = self.work.plan.nodes.get(node.name or "")
-        if plan is None or not plan.is_quantized or node.inputs[0] is None:
+        if plan is None or not plan.is_rounded or node.inputs[0] is None:
             return None
-        bias = input_of(node, 2)
+        place = bias_place(node)
+        if place is None:
+            return "no bias"
+        bias = input_of(*place)
         if bias is not None and bias.meta.get(CORRECTED):
             return "corrected already"
         mean = self.work.stats.means.get(node.inputs[0].name or "")
@@ -49,29 +52,42 @@ class CorrectBias(NodePass):
 
     def rewrite(self, node: ir.Node, found: NDArray[np.float64]) -> None:
         """New bias; a Conv or Gemm without one gets one."""
-        value = weight_of(node)
+        value, place = weight_of(node), bias_place(node)
         plan = self.work.plan.nodes[node.name or ""]
-        assert value is not None and value.const_value is not None and plan.weight is not None
-        weight = as_matrix(value.const_value)
-        method = scale_method(plan.weight, self.work.recipe.weight_scale_method)
-        error = code_weight(weight, plan.weight, method).decode().astype(np.float64) - weight
-        bias = constant(input_of(node, 2))
-        old = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
+        assert value is not None and value.const_value is not None
+        assert plan.weight is not None and place is not None
+        name = value.name or ""
+        self.store.add(name, value.const_value, plan.weight)
+        rounded = self.store.get(name).decode().astype(np.float64)
+        error = rounded - as_matrix(value.const_value)
+        holder, index = place
+        bias = constant(input_of(holder, index))
+        old = np.zeros(len(error)) if bias is None else bias.astype(np.float64)
         new = (old - mean_output(node, error, found)).astype(np.float32)
         graph = node.graph
         assert isinstance(graph, ir.Graph)
-        if len(node.inputs) < 3:
-            node.resize_inputs(3)
+        if len(holder.inputs) <= index:
+            holder.resize_inputs(index + 1)
         corrected = add_initializer(graph, f"{node.outputs[0].name}_bias", new)
         corrected.meta[CORRECTED] = True
-        node.replace_input_with(2, corrected)
+        holder.replace_input_with(index, corrected)
+
+
+def bias_place(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The node that holds a product's bias, or could, and which input it is."""
+    if not is_op(node, "MatMul"):
+        return node, 2
+    adder = only_consumer(node.outputs[0])
+    if adder is None or end_of_bias(node.outputs[0]) is None:
+        return None
+    return adder, 1 if adder.inputs[0] is node.outputs[0] else 0
 
 
 def mean_output(
     node: ir.Node, weight: NDArray[np.float64], mean: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Mean output [N] with this weight [N, K] on inputs of mean [C, H, W], [C, 1, 1] or [K]."""
-    if node.op_type == "Gemm":
+    if not is_op(node, "Conv"):
         return weight @ mean
     value = weight_of(node)
     assert value is not None and value.shape is not None

@@ -17,15 +17,13 @@ from qcompile.graph import (
     constant,
     input_of,
     is_constant,
-    is_op,
     new_node,
-    only_consumer,
 )
 from qcompile.numerics.quantize import bias_codes
 from qcompile.passes.rewrite import NodePass
 from qcompile.passes.transform.code_store import CodeStore
+from qcompile.passes.transform.correct_bias import bias_place
 from qcompile.passes.transform.stats import Work
-from qcompile.products import end_of_bias
 
 
 class RoundBias(NodePass):
@@ -43,15 +41,8 @@ class RoundBias(NodePass):
         plan = self.work.plan.nodes.get(node.name or "")
         if plan is None or plan.activation is None or plan.activation.is_dynamic:
             return None
-        if is_op(node, "MatMul"):
-            end = end_of_bias(node.outputs[0])
-            adder = only_consumer(node.outputs[0])
-            if end is None or adder is None:
-                return None
-            found = adder, 1 if adder.inputs[0] is node.outputs[0] else 0
-        else:
-            found = node, 2
-        return found if is_constant(input_of(*found)) else None
+        place = bias_place(node)
+        return place if place is not None and is_constant(input_of(*place)) else None
 
     def rewrite(self, node: ir.Node, found: tuple[ir.Node, int]) -> None:
         """Codes and a DequantizeLinear in its place."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from qcompile.graph import DOMAIN, FLOAT, add_initializer, is_op, new_node
 from qcompile.numerics.weight import CodedWeight
 from qcompile.passes.rewrite import NodePass
-from qcompile.passes.transform.code_store import CodeStore, scale_method
+from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.stats import Work
 from qcompile.plan import WEIGHTED_OPS
 from qcompile.products import weight_of
@@ -62,8 +62,7 @@ class RoundWeights(NodePass):
         spec = self.work.plan.nodes[node.name or ""].weight
         graph, tensor, name = node.graph, value.const_value, value.name or ""
         assert isinstance(graph, ir.Graph) and tensor is not None and spec is not None
-        method = scale_method(spec, self.work.recipe.weight_scale_method)
-        self.store.add(name, tensor, spec, method)
+        self.store.add(name, tensor, spec)
         codes, scale, zero_point = lazy_parts(self.store, name, tuple(value.shape or ()), spec)  # type: ignore[arg-type]
         inputs: list[ir.Value | None] = [
             add_initializer(graph, f"{name}_codes", codes),

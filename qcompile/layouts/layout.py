@@ -73,12 +73,16 @@ def scale_from_bytes(data: NDArray[np.uint8], scale_format: str) -> NDArray[np.f
 
 def to_bits(unsigned: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Codes [rows, n] as bit strings, lowest bit first: uint8 [rows, ceil(n·bits/8)]."""
+    if bits == 8:
+        return unsigned
     each = (unsigned[..., None] >> np.arange(bits, dtype=np.uint8)) & 1
     return np.packbits(each.reshape(len(unsigned), -1), axis=1, bitorder="little")
 
 
 def from_bits(rows: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint8]:
     """The inverse of `to_bits`: uint8 [rows, count]."""
+    if bits == 8:
+        return rows[:, :count]
     each = np.unpackbits(rows, axis=1, count=count * bits, bitorder="little")
     weights = (1 << np.arange(bits)).astype(np.uint8)
     return (each.reshape(len(rows), count, bits) * weights).sum(axis=2, dtype=np.uint8)

@@ -62,11 +62,21 @@ def block_bytes(shape: Shape, tiles: int, columns: int) -> int:
 
 def num_bytes(shape: Shape) -> int:
     """Bytes of the whole buffer."""
-    return sum(
-        block_bytes(shape, tiles, columns)
-        for _, tiles in panels(shape.N)
-        for _, _, columns in blocks(shape)
-    )
+    full, rest = divmod(-(-shape.N // TILE), PANEL_TILES)
+    counts = ((full, PANEL_TILES), (int(rest > 0), rest))
+    sizes = [columns for _, _, columns in blocks(shape)]
+    return sum(n * block_bytes(shape, tiles, c) for n, tiles in counts if n for c in sizes)
+
+
+def _runs(shape: Shape) -> list[tuple[slice, int]]:
+    """(blocks, padded columns of each) of the full blocks, and of a short last one."""
+    full = shape.K // shape.block
+    padded = padded_block(shape.block, shape.format.bits)
+    found = [(slice(0, full), padded)] if full else []
+    if shape.K % shape.block:
+        short = padded_block(shape.K % shape.block, shape.format.bits)
+        found.append((slice(full, full + 1), short))
+    return found
 
 
 def _check(shape: Shape) -> None:
@@ -116,19 +126,21 @@ def pack(weight: CodedWeight) -> NDArray[np.uint8]:
     out = []
     for first, tiles in panels(shape.N):
         rows = slice(first, first + tiles * TILE)
-        for block, column, columns in blocks(shape):
-            codes = np.zeros((tiles * TILE, columns), np.uint8)
-            part = u[rows, column : min(column + shape.block, shape.K)]
+        for run, columns in _runs(shape):
+            count, height = run.stop - run.start, tiles * TILE
+            codes = np.zeros((height, count * columns), np.uint8)
+            part = u[rows, run.start * shape.block : run.stop * shape.block]
             codes[: part.shape[0], : part.shape[1]] = part
-            out.append(code_bytes(codes, shape.format.bits))
+            fields = [code_bytes(codes, shape.format.bits).reshape(count, -1)]
             if weight.scale is not None:
-                scales = np.zeros(tiles * TILE, np.float32)
-                scales[: len(part)] = weight.scale[rows, block]
-                out.append(scale_as_bytes(scales, shape.scale_format))
+                scales = np.zeros((count, height), np.float32)
+                scales[:, : len(part)] = weight.scale[rows, run].T
+                fields.append(scale_as_bytes(scales, shape.scale_format))
             if zero_point is not None:
-                points = np.zeros(tiles * TILE, np.uint8)
-                points[: len(part)] = zero_point[rows, block]
-                out.append(points)
+                points = np.zeros((count, height), np.uint8)
+                points[:, : len(part)] = zero_point[rows, run].T
+                fields.append(points)
+            out.append(np.concatenate(fields, axis=1).ravel())
     return np.concatenate(out) if out else np.zeros(0, np.uint8)
 
 
@@ -141,21 +153,21 @@ def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
     points = np.zeros((shape.N, shape.num_blocks), np.uint8) if shape.has_zero_point else None
     at = 0
     for first, tiles in panels(shape.N):
-        count = min(shape.N - first, tiles * TILE)
-        rows = slice(first, first + count)
-        for block, column, columns in blocks(shape):
-            size = tiles * 2 * columns * shape.format.bits
-            codes = codes_of(data[at : at + size], tiles, shape.format.bits)
-            width = min(shape.block, shape.K - column)
-            u[rows, column : column + width] = codes[:count, :width]
-            at += size
+        height = min(shape.N - first, tiles * TILE)
+        rows = slice(first, first + height)
+        for run, columns in _runs(shape):
+            count, size = run.stop - run.start, tiles * 2 * columns * shape.format.bits
+            end = at + count * block_bytes(shape, tiles, columns)
+            fields, at = data[at:end].reshape(count, -1), end
+            codes = codes_of(fields[:, :size].ravel(), tiles, shape.format.bits)
+            part = u[rows, run.start * shape.block : run.stop * shape.block]
+            part[:] = codes[:height, : part.shape[1]]
             if scale is not None:
-                raw = data[at : at + count * sized]
-                scale[rows, block] = scale_from_bytes(raw, shape.scale_format)
-                at += tiles * TILE * sized
+                raw = fields[:, size : size + height * sized]
+                scale[rows, run] = scale_from_bytes(raw, shape.scale_format).T  # type: ignore[union-attr]
             if points is not None:
-                points[rows, block] = data[at : at + count]
-                at += tiles * TILE
+                begin = size + tiles * TILE * sized
+                points[rows, run] = fields[:, begin : begin + height].T
     return decode_parts(u, scale, points, shape)
 
 

@@ -8,18 +8,22 @@ from numpy.typing import NDArray
 
 from qcompile.numerics.matmul import INFINITE, UNIT, exact_product
 from qcompile.numerics.quantize import quantize_dynamic
-from qcompile.numerics.requantize import requantize
+from qcompile.numerics.requantize import requantize, scale_sum
 from qcompile.numerics.weight import CodedWeight
 
 
 @dataclass(frozen=True)
 class Window:
-    """Where a kernel looks: (kh, kw), strides, pads (top, left, bottom, right), dilations."""
+    """Where a kernel looks: (kh, kw), strides, pads (top, left, bottom, right), dilations.
+
+    is_ceil: a last window may reach beyond the padding (ONNX's ceil_mode).
+    """
 
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
+    is_ceil: bool = False
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the output; 0 where the kernel does not fit."""
@@ -27,13 +31,19 @@ class Window:
         for i, size in enumerate((height, width)):
             span = self.dilations[i] * (self.kernel[i] - 1) + 1
             room = size + self.pads[i] + self.pads[i + 2] - span
-            out.append(max(room // self.strides[i] + 1, 0) if room >= 0 else 0)
+            step = self.strides[i]
+            count = -(-room // step if self.is_ceil else -(room // step)) + 1
+            # A last window beyond the input and its padding before is none.
+            count -= self.is_ceil and (count - 1) * step >= size + self.pads[i]
+            out.append(max(count, 0) if room >= 0 else 0)
         return out[0], out[1]
 
 
 def patches(x: NDArray, window: Window, pad: int | float = 0) -> NDArray:
     """x [B, H, W, C] to [B, OH, OW, kh·kw, C]; the border reads `pad`."""
     top, left, bottom, right = window.pads
+    if window.is_ceil:  # windows reach beyond the padding, by less than a stride
+        bottom, right = bottom + window.strides[0] - 1, right + window.strides[1] - 1
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=pad)
     oh, ow = window.output_size(x.shape[1], x.shape[2])
     (sh, sw), (dh, dw) = window.strides, window.dilations
@@ -78,6 +88,21 @@ def qconv_static(
     """Static uint8 [B, H, W, C] to uint8 [B, OH, OW, N] (N11, N15)."""
     acc = accumulate(x.astype(np.int32) - x_zero_point, weight.values(), window, group)
     return requantize(acc, 0 if bias is None else bias, multiplier, y_zero_point, y_min, y_max)
+
+
+def qconv_scaled(
+    x: NDArray[np.uint8],
+    weight: CodedWeight,
+    bias: NDArray[np.int32] | None,
+    multiplier: NDArray[np.float32],
+    window: Window,
+    group: int,
+    x_zero_point: int,
+    clip: tuple[float, float] = INFINITE,
+) -> NDArray[np.float32]:
+    """Static uint8 [B, H, W, C] to float32 [B, OH, OW, N] (N15, N16)."""
+    acc = accumulate(x.astype(np.int32) - x_zero_point, weight.values(), window, group)
+    return scale_sum(acc, 0 if bias is None else bias, multiplier, clip)
 
 
 def qconv_dynamic(

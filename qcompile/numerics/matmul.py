@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.numerics.quantize import quantize_dynamic
-from qcompile.numerics.requantize import requantize
+from qcompile.numerics.requantize import requantize, scale_sum
 from qcompile.numerics.weight import CodedWeight
 
 UNIT = 2.0**-23
@@ -39,6 +39,21 @@ def qmatmul_static(
     acc = exact_product(rows, weight.values())
     codes = requantize(acc, 0 if bias is None else bias, multiplier, y_zero_point, y_min, y_max)
     return codes.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def qmatmul_scaled(
+    x: NDArray[np.uint8],
+    weight: CodedWeight,
+    bias: NDArray[np.int32] | None,
+    multiplier: NDArray[np.float32],
+    x_zero_point: int,
+    clip: tuple[float, float] = INFINITE,
+) -> NDArray[np.float32]:
+    """Static uint8 activations [..., K] to float32 [..., N] (N16)."""
+    rows = x.reshape(-1, x.shape[-1]).astype(np.int32) - x_zero_point
+    acc = exact_product(rows, weight.values())
+    y = scale_sum(acc, 0 if bias is None else bias, multiplier, clip)
+    return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def block_sums(x: NDArray, weight: CodedWeight) -> NDArray[np.int64]:

@@ -33,6 +33,20 @@ def requantize(
     return np.clip(scaled + y_zero_point, y_min, y_max).astype(np.uint8)
 
 
+def scale_sum(
+    acc: NDArray[np.int64], bias: ArrayLike, multiplier: ArrayLike, clip: tuple[float, float]
+) -> NDArray[np.float32]:
+    """`clip(f32(acc + bias) · multiplier)` (N16), float32 of acc's shape.
+
+    acc int64 [..., N]; bias int32 and multiplier float32 [N] or scalars.
+
+    >>> scale_sum(np.array([3, -3]), 1, 0.5, (0.0, np.inf)).tolist()
+    [2.0, 0.0]
+    """
+    total = saturate_int32(acc + np.asarray(bias, np.int64)).astype(np.float32)
+    return np.clip(total * np.asarray(multiplier, np.float32), *clip).astype(np.float32)
+
+
 def requantize_dyadic(
     acc: NDArray[np.int64], multiplier: ArrayLike, exponent: ArrayLike
 ) -> NDArray[np.int64]:

@@ -1,10 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calibration methods, one file each; OBSERVERS is the only list of them."""
 
+from qcompile.formats import Format
+from qcompile.observers.entropy import Entropy
 from qcompile.observers.minmax import MinMax
+from qcompile.observers.moving_average import MovingAverage
 from qcompile.observers.mse import MeanSquaredError
 from qcompile.observers.observer import Observer
+from qcompile.observers.percentile import Percentile
 
-OBSERVERS: dict[str, type[Observer]] = {"minmax": MinMax, "mse": MeanSquaredError}
+OBSERVERS: dict[str, type[Observer]] = {
+    "minmax": MinMax,
+    "moving-average": MovingAverage,
+    "percentile": Percentile,
+    "entropy": Entropy,
+    "mse": MeanSquaredError,
+}
 
-__all__ = ["OBSERVERS", "Observer"]
+
+def observer_of(method: str, percentile: float, format: Format) -> Observer:
+    """An observer of the method; `percentile` is for the method of that name."""
+    return Percentile(format, percentile) if method == "percentile" else OBSERVERS[method](format)
+
+
+__all__ = ["OBSERVERS", "Observer", "observer_of"]

@@ -11,44 +11,29 @@ from numpy.typing import NDArray
 from qcompile.formats import Format
 from qcompile.numerics.params import params_of_range
 from qcompile.numerics.quantize import dequantize, quantize
-from qcompile.observers.minmax import MinMax
+from qcompile.observers.histogram import Histogram
 from qcompile.observers.observer import Observer
 
-_BINS = 4096
 _SHRINKS = np.linspace(1.0, 0.2, 81)
 
 
 class MeanSquaredError(Observer):
-    """First pass: the range. Second pass: the histogram over it."""
-
-    num_passes = 2
+    """Counts, then the least error of 81 shrunk ranges."""
 
     def __init__(self, format: Format) -> None:
         super().__init__(format)
-        self._minmax = MinMax(format)
-        self._counts: NDArray[np.int64] | None = None
+        self._histogram = Histogram()
 
     def update(self, x: NDArray[np.float32]) -> None:
-        """Widen the range, or count."""
-        if self._counts is None:
-            self._minmax.update(x)
-            return
-        self._counts += np.histogram(x[np.isfinite(x)], bins=_BINS, range=self._span())[0]
-
-    def next_pass(self) -> None:
-        """From range to counts."""
-        self._counts = np.zeros(_BINS, np.int64)
-
-    def _span(self) -> tuple[float, float]:
-        low, high = self._minmax.range()
-        return (low, high) if high > low else (low, low + 1.0)
+        """Count."""
+        self._histogram.update(x)
 
     def range(self) -> tuple[float, float]:
-        """The best of 81 shrunk ranges."""
-        low, high = self._minmax.range()
-        if self._counts is None or high <= low:
+        """The seen range where all values are equal."""
+        low, high = self._histogram.range()
+        if low >= high:
             return low, high
-        edges = np.linspace(*self._span(), _BINS + 1)
+        edges, counts = self._histogram.edges, self._histogram.counts
         centres = ((edges[1:] + edges[:-1]) / 2).astype(np.float32)
         errors = []
         for shrink in _SHRINKS:
@@ -56,6 +41,6 @@ class MeanSquaredError(Observer):
             scale, zero_point = params.scale, params.zero_point
             codes = quantize(centres, scale, zero_point, self.format, symmetric=False)
             real = dequantize(codes, scale, zero_point, self.format)
-            errors.append(float((self._counts * (real - centres) ** 2.0).sum()))
+            errors.append(float((counts * (real - centres) ** 2.0).sum()))
         best = float(_SHRINKS[int(np.argmin(errors))])
         return low * best, high * best

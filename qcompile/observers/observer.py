@@ -10,9 +10,7 @@ from qcompile.formats import Format
 
 
 class Observer(ABC):
-    """One activation tensor. The data is shown `num_passes` times, `next_pass()` in between."""
-
-    num_passes = 1
+    """One activation tensor."""
 
     def __init__(self, format: Format) -> None:
         self.format = format
@@ -20,9 +18,6 @@ class Observer(ABC):
     @abstractmethod
     def update(self, x: NDArray[np.float32]) -> None:
         """One batch."""
-
-    def next_pass(self) -> None:  # noqa: B027 - most observers need one pass
-        """The data starts again."""
 
     @abstractmethod
     def range(self) -> tuple[float, float]:

@@ -4,10 +4,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from qcompile.memory import in_threads
 from qcompile.numerics.quantize import dequantize, quantize, store_scale
 from qcompile.numerics.weight import CodedWeight
 from qcompile.spec import QuantSpec
 
+Params = tuple[NDArray[np.float32], NDArray[np.int16] | None]  # scale, zero point
 _SHRINKS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7, 0.65, 0.6, 0.5)
 _ROWS_BYTES = 1 << 20  # a slice and its codes stay in the cache through the search
 
@@ -21,19 +23,26 @@ def code_weight(weight: NDArray[np.float32], spec: QuantSpec, method: str) -> Co
     """
     n, k = weight.shape
     block = {"block": spec.block_size, "axis": max(k, 1)}.get(spec.granularity, max(k, 1))
+    codes = np.empty(weight.shape, np.int16)
+    step = max(1, _ROWS_BYTES // (4 * max(k, 1)))
+    slices = [slice(i, i + step) for i in range(0, n, step)]
+    whole = None
     if spec.granularity == "tensor":
         scale, zero_point = _params(weight.reshape(1, 1, -1), spec, method)
-        parts = [
-            (np.repeat(scale, n, 0), None if zero_point is None else np.repeat(zero_point, n, 0))
-        ]
-    else:
-        step = max(1, _ROWS_BYTES // (4 * max(k, 1)))
-        parts = [
-            _params(_blocks(weight[i : i + step], block), spec, method) for i in range(0, n, step)
-        ]
+        whole = np.repeat(scale, n, 0), None if zero_point is None else np.repeat(zero_point, n, 0)
+
+    def code(rows: slice) -> Params:
+        part = np.ascontiguousarray(weight[rows])
+        if whole is None:
+            scale, zero_point = _params(_blocks(part, block), spec, method)
+        else:
+            scale, zero_point = whole[0][rows], None if whole[1] is None else whole[1][rows]
+        codes[rows] = _codes(part, scale, zero_point, spec, block)
+        return scale, zero_point
+
+    parts = in_threads(code, slices)
     scales = np.concatenate([p[0] for p in parts])
     points = None if parts[0][1] is None else np.concatenate([p[1] for p in parts])
-    codes = _codes(weight, scales, points, spec, block)
     block_size = spec.block_size if spec.granularity == "block" else 0
     return CodedWeight(codes, scales, points, spec.format, block_size, spec.scale_format)
 
@@ -46,22 +55,17 @@ def _blocks(rows: NDArray[np.float32], block: int) -> NDArray[np.float32]:
 
 
 def _codes(
-    weight: NDArray[np.float32],
+    rows: NDArray[np.float32],
     scale: NDArray[np.float32],
     zero_point: NDArray[np.int16] | None,
     spec: QuantSpec,
     block: int,
 ) -> NDArray[np.int16]:
-    out = np.empty(weight.shape, np.int16)
-    step = max(1, _ROWS_BYTES // (4 * max(weight.shape[1], 1)))
-    for i in range(0, len(weight), step):
-        rows = slice(i, i + step)
-        wide = np.repeat(scale[rows], block, axis=1)[:, : weight.shape[1]]
-        points: NDArray | int = 0
-        if zero_point is not None:
-            points = np.repeat(zero_point[rows], block, axis=1)[:, : weight.shape[1]]
-        out[rows] = quantize(weight[rows], wide, points, spec.format, symmetric=spec.is_symmetric)
-    return out
+    wide = np.repeat(scale, block, axis=1)[:, : rows.shape[1]]
+    points: NDArray | int = 0
+    if zero_point is not None:
+        points = np.repeat(zero_point, block, axis=1)[:, : rows.shape[1]]
+    return quantize(rows, wide, points, spec.format, symmetric=spec.is_symmetric)
 
 
 def _params(
@@ -91,12 +95,13 @@ def _search(
 
     Codes are not rounded again for a refitted scale: s²⟨u, u⟩ − 2s⟨w, u⟩ + ⟨w, w⟩ bounds its error.
     """
-    zeroed = np.nan_to_num(blocks)
+    is_filled = np.isnan(blocks)
+    zeroed = np.where(is_filled, np.float32(0), blocks)
     best_error = np.full(low.shape, np.inf)
     best_scale, best_point = _from_range(low, high, spec)
     for shrink in _SHRINKS:
         scale, point = _from_range(low * np.float32(shrink), high * np.float32(shrink), spec)
-        units = _units(blocks, scale, point, spec)
+        units = _units(zeroed, scale, point, spec, is_filled)
         power = np.einsum("rbk,rbk->rb", units, units).astype(np.float64)
         overlap = np.einsum("rbk,rbk->rb", units, zeroed).astype(np.float64)
         fitted = np.where(overlap > 0, overlap / np.maximum(power, 1), scale)
@@ -111,17 +116,21 @@ def _search(
 
 
 def _units(
-    blocks: NDArray[np.float32], scale: NDArray, point: NDArray | None, spec: QuantSpec
+    zeroed: NDArray[np.float32],
+    scale: NDArray,
+    point: NDArray | None,
+    spec: QuantSpec,
+    is_filled: NDArray[np.bool_],
 ) -> NDArray[np.float32]:
     """The nearest codes in units of the scale, 0 where the block is filled; for choosing only."""
     if spec.format.is_table:
-        return np.where(np.isnan(blocks), np.float32(0), _real(blocks, scale, point, spec)[1])
+        return np.where(is_filled, np.float32(0), _real(zeroed, scale, point, spec)[1])
     low, high = spec.format.quantized_range(symmetric=spec.is_symmetric)
     points = np.float32(0) if point is None else point[..., None].astype(np.float32)
-    units = blocks * (1 / scale)[..., None]
+    units = np.multiply(zeroed, (1 / scale)[..., None], dtype=np.float32)
     np.rint(units, out=units)
-    np.clip(units, low - points, high - points, out=units)
-    return np.nan_to_num(units, copy=False)
+    np.clip(units, low - points, high - points, out=units)  # 0 stays 0: it is in every range
+    return units
 
 
 def _from_range(

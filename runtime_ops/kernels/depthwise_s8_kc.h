@@ -21,7 +21,7 @@ struct Channels {
     bias = load_floats(e.bias + c);
     alignas(64) int32_t corrections[kTile] = {};
     correction = load_ints(corrections);
-    if (e.output != Output::kRequantized) return;
+    if (!is_integer(e.output)) return;
     constexpr int32_t kHuge = 1 << 30;
     may_saturate = a.num_taps * 255 * 255 >= kHuge;
     for (int i = 0; i < kTile; ++i) {
@@ -59,6 +59,16 @@ QC_INLINE void depthwise_pixels(const depthwise_s8_kc_args& a, const Channels& c
     return;
   }
   float* y = static_cast<float*>(a.y) + first;
+  if (e.output == Output::kScaled) {
+    const Floats low = set_floats(e.clip_min), high = set_floats(e.clip_max);
+    unroll<kPixels>(QC_UNROLLED(p) {
+      Ints total = add(acc[p], channels.correction);
+      if (channels.may_saturate) total = add_saturating(total, channels.bias_codes);
+      const Floats v = mul(to_floats(total), channels.multiplier);
+      store_floats(y + p * y_stride, min(high, max(low, v)), left);
+    });
+    return;
+  }
   unroll<kPixels>(QC_UNROLLED(p) {
     const Floats scaled = mul(channels.scale, to_floats(acc[p]));
     const Floats v = fmadd(set_floats(e.x_scales[0]), scaled, channels.bias);

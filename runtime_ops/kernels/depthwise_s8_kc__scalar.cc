@@ -8,9 +8,11 @@ namespace {
 void store(const depthwise_s8_kc_args& a, int64_t pixel, int64_t c, int32_t acc) {
   const Epilogue& e = a.epilogue;
   const int64_t at = pixel * a.num_channels + c;
+  const int64_t total = int64_t{acc} + e.correction[c];
   if (e.output == Output::kRequantized) {
-    const int64_t total = int64_t{acc} + e.correction[c];
     static_cast<uint8_t*>(a.y)[at] = requantize_f32(total, e.bias_codes[c], e.multiplier[c], e);
+  } else if (e.output == Output::kScaled) {
+    static_cast<float*>(a.y)[at] = scaled_f32(total, e.bias_codes[c], e.multiplier[c], e);
   } else {
     static_cast<float*>(a.y)[at] =
         finish_float(a.scales[c] * static_cast<float>(acc), e.x_scales[0], e.bias[c], e);

@@ -9,10 +9,14 @@
 #ifdef QC_X86
 #include <cpuid.h>
 #endif
+#ifdef QC_ARM64
+#include <sys/auxv.h>
+#endif
 
 namespace qcompile {
 
-const char* const kIsaNames[kNumIsas] = {"scalar", "avx2", "avxvnni", "avx512vnni"};
+const char* const kIsaNames[kNumIsas] = {"scalar", "avx2", "avxvnni", "avx512vnni",
+                                           "dotprod"};
 
 #ifdef QC_X86
 namespace {
@@ -40,6 +44,7 @@ unsigned xcr0() {
 
 bool is_supported(Isa isa) {
   if (isa == Isa::scalar) return true;
+  if (isa == Isa::dotprod) return false;
   const Registers one = cpuid(1, 0), seven = cpuid(7, 0), seven_one = cpuid(7, 1);
   if (!bit(one.ecx, 27)) return false;  // OSXSAVE
   const unsigned saved = xcr0();
@@ -50,6 +55,11 @@ bool is_supported(Isa isa) {
   const bool has_avx512 = bit(seven.ebx, 16) /* F */ && bit(seven.ebx, 17) /* DQ */ &&
                           bit(seven.ebx, 30) /* BW */ && bit(seven.ebx, 31) /* VL */;
   return has_avx2 && (saved & 0xe6) == 0xe6 && has_avx512 && bit(seven.ecx, 11) /* VNNI */;
+}
+#elif defined(QC_ARM64)
+bool is_supported(Isa isa) {
+  constexpr unsigned long kHasDotprod = 1ul << 20;  // HWCAP_ASIMDDP
+  return isa == Isa::scalar || (isa == Isa::dotprod && (getauxval(AT_HWCAP) & kHasDotprod));
 }
 #else
 bool is_supported(Isa isa) { return isa == Isa::scalar; }
@@ -71,8 +81,14 @@ void use_up_to(Isa isa, Kernels* k) {
 #define QC_KERNEL_avx2(name)
 #define QC_KERNEL_avxvnni(name)
 #define QC_KERNEL_avx512vnni(name)
-  (void)isa;
 #endif
+#ifdef QC_ARM64
+#define QC_KERNEL_dotprod(name) \
+  if (isa >= Isa::dotprod) k->name = name##__dotprod;
+#else
+#define QC_KERNEL_dotprod(name)
+#endif
+  (void)isa;
 #include "kernels.inc"
 }
 

@@ -31,6 +31,23 @@ void add_loop(const add_u8_u8_args& a) {
   }
 }
 
+// As add_loop; the product of two centred codes is exact.
+template <int kStepA, int kStepB>
+void mul_loop(const mul_u8_u8_args& a) {
+  const uint8_t* __restrict__ left = a.a;
+  const uint8_t* __restrict__ right = a.b;
+  uint8_t* __restrict__ y = a.y;
+  const float multiplier = a.a_multiplier;
+  const int32_t a_zero_point = a.a_zero_point, b_zero_point = a.b_zero_point;
+  const int32_t zero_point = a.y_zero_point, y_min = a.y_min, y_max = a.y_max;
+  const int64_t count = a.count;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t product = (left[i * kStepA] - a_zero_point) * (right[i * kStepB] - b_zero_point);
+    const float scaled = static_cast<float>(product) * multiplier;
+    y[i] = static_cast<uint8_t>(code_of(scaled, zero_point, y_min, y_max));
+  }
+}
+
 void max_pool(const pool_u8_args& a) {
   const int64_t channels = a.num_channels;
   uint8_t* __restrict__ y = a.y;
@@ -69,6 +86,32 @@ void QC_ISA_NAME(add_u8_u8)(add_u8_u8_args& a) {
   if (a.a_step) return add_loop<1, 0>(a);
   if (a.b_step) return add_loop<0, 1>(a);
   add_loop<0, 0>(a);
+}
+
+void QC_ISA_NAME(mul_u8_u8)(mul_u8_u8_args& a) {
+  if (a.a_step && a.b_step) return mul_loop<1, 1>(a);
+  if (a.a_step) return mul_loop<1, 0>(a);
+  if (a.b_step) return mul_loop<0, 1>(a);
+  mul_loop<0, 0>(a);
+}
+
+void QC_ISA_NAME(interpolate_u8)(interpolate_u8_args& a) {
+  const uint8_t *__restrict__ p = a.corners[0], *__restrict__ q = a.corners[1];
+  const uint8_t *__restrict__ r = a.corners[2], *__restrict__ s = a.corners[3];
+  uint8_t* __restrict__ y = a.y;
+  const float left = a.column_weights[0], right = a.column_weights[1];
+  const float up = a.row_weights[0], down = a.row_weights[1], multiplier = a.multiplier;
+  const int32_t x_zero_point = a.x_zero_point, zero_point = a.y_zero_point;
+  const int32_t y_min = a.y_min, y_max = a.y_max;
+  const int64_t count = a.count;
+  for (int64_t i = 0; i < count; ++i) {
+    const float top = static_cast<float>(p[i] - x_zero_point) * left +
+                      static_cast<float>(q[i] - x_zero_point) * right;
+    const float bottom = static_cast<float>(r[i] - x_zero_point) * left +
+                         static_cast<float>(s[i] - x_zero_point) * right;
+    const float scaled = (top * up + bottom * down) * multiplier;
+    y[i] = static_cast<uint8_t>(code_of(scaled, zero_point, y_min, y_max));
+  }
 }
 
 void QC_ISA_NAME(pool_u8)(pool_u8_args& a) {

@@ -38,6 +38,12 @@ inline uint8_t requantize_f32(int64_t acc, int32_t bias, float multiplier, const
   return static_cast<uint8_t>(code_of(total * multiplier, e.y_zero_point, e.y_min, e.y_max));
 }
 
+// N16; acc includes the correction of the x zero point.
+inline float scaled_f32(int64_t acc, int32_t bias, float multiplier, const Epilogue& e) {
+  const float v = static_cast<float>(saturate_int32(acc + bias)) * multiplier;
+  return v < e.clip_min ? e.clip_min : v > e.clip_max ? e.clip_max : v;
+}
+
 // N12: |acc| < 2^31, 0 <= m < 2^31, 1 <= e <= 62. The product is below 2^62 and the half below
 // 2^62, so nothing overflows; >> of a negative number is arithmetic on every compiler in use.
 inline int64_t requantize_dyadic(int32_t acc, int32_t m, int e) {

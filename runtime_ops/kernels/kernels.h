@@ -11,6 +11,7 @@ namespace qcompile {
 enum class Output {
   kRequantized,  // uint8, N11
   kFloat,        // float, N13
+  kScaled,       // float, N16
   kSum,          // int32: the exact sum itself
 };
 
@@ -26,8 +27,11 @@ struct Epilogue {
   // N13
   const float* x_scales = nullptr;      // one a row
   const float* bias = nullptr;          // null: no bias
-  float clip_min = 0, clip_max = 0;
+  float clip_min = 0, clip_max = 0;     // N13, N16
 };
+
+// Whether the exact integer sum goes on as one number, with correction, bias_codes and multiplier.
+inline bool is_integer(Output output) { return output != Output::kFloat; }
 
 // The epilogue whose first output is `n` of this one.
 inline Epilogue at_output(Epilogue e, int64_t n) {
@@ -159,6 +163,27 @@ struct add_u8_u8_args {
   uint8_t* y;
 };
 
+// N26; a_multiplier is that of the product, b_multiplier has no meaning.
+using mul_u8_u8_args = add_u8_u8_args;
+
+// y[i] = table[x[i]], N25.
+struct lut_u8_args {
+  const uint8_t* x;
+  int64_t count;
+  const uint8_t* table;  // [256]
+  uint8_t* y;
+};
+
+// N27: one output pixel of all channels between four input pixels.
+struct interpolate_u8_args {
+  const uint8_t* corners[4];  // top left, top right, bottom left, bottom right
+  float column_weights[2], row_weights[2];
+  int64_t count;
+  float multiplier;
+  int32_t x_zero_point, y_zero_point, y_min, y_max;
+  uint8_t* y;
+};
+
 // N21, N22: one output pixel of all channels from the window's taps that lie inside the input.
 struct pool_u8_args {
   const uint8_t* x;            // the first tap inside
@@ -204,12 +229,18 @@ struct code_f32_args {
 #define QC_KERNEL_avxvnni(name)
 #define QC_KERNEL_avx512vnni(name)
 #endif
+#ifdef QC_ARM64
+#define QC_KERNEL_dotprod(name) void name##__dotprod(name##_args& args);
+#else
+#define QC_KERNEL_dotprod(name)
+#endif
 #include "kernels.inc"
 #undef QC_KERNEL
 #undef QC_KERNEL_scalar
 #undef QC_KERNEL_avx2
 #undef QC_KERNEL_avxvnni
 #undef QC_KERNEL_avx512vnni
+#undef QC_KERNEL_dotprod
 
 // The kernels of the active ISA: for each name the last line of kernels.inc that it covers.
 struct Kernels {
@@ -222,14 +253,17 @@ struct Kernels {
   void (*quantize_rows_f32_s8)(quantize_rows_f32_s8_args&);
   void (*centre_u8_s8)(centre_u8_s8_args&);
   void (*add_u8_u8)(add_u8_u8_args&);
+  void (*mul_u8_u8)(mul_u8_u8_args&);
+  void (*lut_u8)(lut_u8_args&);
+  void (*interpolate_u8)(interpolate_u8_args&);
   void (*pool_u8)(pool_u8_args&);
   void (*gather_f32_n16k4)(gather_f32_n16k4_args&);
   void (*gather_f32_rows)(gather_f32_rows_args&);
   void (*code_f32)(code_f32_args&);
 };
 
-enum class Isa : int { scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3 };
-constexpr int kNumIsas = 4;
+enum class Isa : int { scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3, dotprod = 4 };
+constexpr int kNumIsas = 5;
 extern const char* const kIsaNames[kNumIsas];
 
 bool is_supported(Isa isa);                 // by this processor and this build

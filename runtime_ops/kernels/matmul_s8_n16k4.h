@@ -23,17 +23,19 @@ struct Panel {
   const uint8_t* stream;
   int tiles;
   int64_t outputs;
+  int32_t dot_offset;         // what `dot` subtracts from every code
   bool may_saturate = false;  // else the bias is part of the correction
   PanelOperands operands;
 
   explicit Panel(const matmul_s8_n16k4_args& a) : args(&a), weight(a.weight) {
     stream = n16k4_panel(*weight, a.panel);
     tiles = n16k4_tiles(*weight, a.panel);
+    dot_offset = kIsSignedDot && (weight->bits == 8 || weight->byte_table) ? 128 : 0;
     const int64_t left = weight->N - a.panel * kPanel;
     outputs = left < kPanel ? left : kPanel;
     const Epilogue& e = a.epilogue;
-    const bool is_codes = e.output == Output::kRequantized;
-    if (!is_codes) {
+    if (e.output == Output::kSum) return;
+    if (e.output == Output::kFloat) {
       pad(e.bias, operands.bias);
       return;
     }
@@ -79,10 +81,9 @@ struct BlockParts {
 
 // -zero_point * sum(x): what an accumulator starts at.
 QC_INLINE Ints start(const Panel& p, const BlockParts& parts, int tile, int32_t x_sum) {
-  if (p.weight->has_zero_point) {
-    return mul(widen(parts.zero_points + tile * kTile), set_ints(-x_sum));
-  }
-  return set_ints(-p.weight->offset * x_sum);
+  if (!p.weight->has_zero_point) return set_ints((p.dot_offset - p.weight->offset) * x_sum);
+  const Ints points = mul(widen(parts.zero_points + tile * kTile), set_ints(-x_sum));
+  return kIsSignedDot ? add(points, set_ints(p.dot_offset * x_sum)) : points;
 }
 
 // Ends the sums of up to kRows rows from `row` and kTiles tiles from `tile`; FLOAT: N13.
@@ -109,10 +110,11 @@ QC_INLINE void finish_ints(const Panel& p, int64_t row, int64_t num_rows, int ti
   const Epilogue& e = p.args->epilogue;
   const Requantizer requantize(e.y_zero_point, e.y_min, e.y_max);
   // Copies: stores of uint8_t may alias anything, and would make every use a load.
-  const bool is_sum = e.output == Output::kSum, may_saturate = p.may_saturate;
+  const bool is_sum = e.output == Output::kSum, is_codes = e.output == Output::kRequantized;
+  const bool may_saturate = p.may_saturate;
   const int64_t outputs = p.outputs, stride = p.args->y_stride;
   uint8_t* const codes = static_cast<uint8_t*>(p.args->y);
-  if (!is_sum && !may_saturate && num_rows >= kRows && outputs >= (tile + kTiles) * kTile) {
+  if (is_codes && !may_saturate && num_rows >= kRows && outputs >= (tile + kTiles) * kTile) {
     unroll<kTiles>(QC_UNROLLED(t) {
       const int n = (tile + t) * kTile;
       const Ints correction = load_ints(p.operands.correction + n);
@@ -132,6 +134,12 @@ QC_INLINE void finish_ints(const Panel& p, int64_t row, int64_t num_rows, int ti
       if (is_sum) return store_ints(static_cast<int32_t*>(p.args->y) + at + n, sums[r][t], outputs - n);
       Ints total = add(sums[r][t], load_ints(p.operands.correction + n));
       if (may_saturate) total = add_saturating(total, load_ints(p.operands.bias_codes + n));
+      if (!is_codes) {
+        const Floats v = mul(to_floats(total), load_floats(p.operands.multiplier + n));
+        const Floats low = set_floats(e.clip_min), high = set_floats(e.clip_max);
+        float* y = static_cast<float*>(p.args->y) + at + n;
+        return store_floats(y, min(high, max(low, v)), outputs - n);
+      }
       const Ints code = requantize(total, load_floats(p.operands.multiplier + n));
       store_low_bytes(codes + at + n, code, outputs - n);
     });
@@ -164,7 +172,7 @@ QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table
   });
   for (int64_t c = 0; c < num_chunks; ++c, column += kChunk, codes += kTiles * kBytes) {
     for (int v = 0; v < kTiles * kBytes; v += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(codes) + v + 4096, _MM_HINT_T0);
+      __builtin_prefetch(codes + v + 4096);
     }
     unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
       Ints xs[kRows];

@@ -38,6 +38,9 @@ void store(const matmul_s8_n16k4_args& a, int64_t m, int64_t n, int64_t acc, flo
     const int32_t bias = e.bias_codes ? e.bias_codes[n] : 0;
     static_cast<uint8_t*>(a.y)[at] =
         requantize_f32(acc + e.correction[n], bias, e.multiplier[n], e);
+  } else if (e.output == Output::kScaled) {
+    const int32_t bias = e.bias_codes ? e.bias_codes[n] : 0;
+    static_cast<float*>(a.y)[at] = scaled_f32(acc + e.correction[n], bias, e.multiplier[n], e);
   } else if (e.output == Output::kFloat) {
     const float bias = e.bias ? e.bias[n] : 0.0f;
     static_cast<float*>(a.y)[at] = finish_float(sum, e.x_scales[m], bias, e);

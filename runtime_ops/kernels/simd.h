@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vectors that kernels are written in: 64 codes, 16 int32 or 16 floats, one register with
-// AVX-512 and two with AVX2. Everything is in an unnamed namespace: each file that includes this is
+// AVX-512, two with AVX2 and four with NEON (simd_neon.h). Everything is in an unnamed namespace: each file that includes this is
 // compiled for its own ISA and must not share code with the others.
 #pragma once
-
-#include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
@@ -12,6 +10,12 @@
 #include <utility>
 
 #define QC_INLINE inline __attribute__((always_inline))
+
+#ifdef __aarch64__
+#include "simd_neon.h"
+#else
+#include <immintrin.h>
+#endif
 
 namespace qcompile {
 namespace {
@@ -171,7 +175,7 @@ QC_INLINE Ints load_ints(const int32_t* p, int64_t count) {  // the rest is 0
   return _mm512_maskz_loadu_epi32(first(count), p);
 }
 
-#else  // AVX2
+#elif defined(__AVX2__)
 
 struct Bytes {
   __m256i a, b;
@@ -420,6 +424,10 @@ QC_INLINE void store_low_bytes(uint8_t* p, Ints v, int64_t count) {
   std::memcpy(p, copy, static_cast<size_t>(count));
 }
 
+#endif
+
+#ifndef __aarch64__
+constexpr bool kIsSignedDot = false;
 #endif
 
 QC_INLINE Floats load_scales(const uint8_t* p, int scale_bytes) {

@@ -38,6 +38,12 @@ Activation::Activation(const Node& node, const WeightInput& weight, bool float_i
 
 void Activation::read_static(const Node& node) {
   x_zero_point_ = static_cast<int32_t>(node.integer_between("x_zero_point", 0, 255));
+  const std::string output = node.text("output", "codes");
+  if (output != "codes" && output != "f32") {
+    node.refuse("output = \"" + output + "\"; it is codes or f32", "docs/ops.md", "Correct it.");
+  }
+  is_scaled_ = output == "f32";
+  if (is_scaled_) return;
   y_zero_point_ = static_cast<int32_t>(node.integer_between("y_zero_point", 0, 255));
   y_max_ = static_cast<int32_t>(node.integer_between("y_max", 0, 255));
   y_min_ = static_cast<int32_t>(node.integer_between("y_min", 0, y_max_));
@@ -82,12 +88,13 @@ void Activation::check_multiplier(const Tensor& multiplier) const {
   if (multiplier.type == ort::kFloat && multiplier.count == N_) return;
   node_.refuse("multiplier has " + std::to_string(multiplier.count) + " elements of ONNX type " +
                    std::to_string(multiplier.type) + "; N = " + std::to_string(N_) +
-                   " floats are needed", "docs/numerics.md N11", "Correct multiplier.");
+                   " floats are needed", "docs/numerics.md N11, N16", "Correct multiplier.");
 }
 
 Epilogue Activation::epilogue(const ProductOperands& operands) const {
   Epilogue e;
-  e.output = is_static() ? Output::kRequantized : Output::kFloat;
+  e.output = gives_codes() ? Output::kRequantized
+                           : is_static() ? Output::kScaled : Output::kFloat;
   if (is_static()) {
     e.correction = operands.corrections;
     e.bias_codes = static_cast<const int32_t*>(operands.bias);
@@ -132,6 +139,11 @@ std::vector<int64_t> Activation::corrections(const WeightInput& weight,
     }
   }
   return result;
+}
+
+ort::TensorType output_type(const ShapeContext& context, ort::TensorType x) {
+  std::string output;
+  return context.text("output", &output) && output == "f32" ? ort::kFloat : x;
 }
 
 Runs contiguous_runs(const Weight& weight) {

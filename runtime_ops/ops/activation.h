@@ -21,6 +21,8 @@ class Activation {
   int32_t limit() const { return limit_; }                // of dynamic codes
   int32_t pad_code() const { return is_static() ? x_zero_point_ - 128 : 0; }  // N15, centred
   bool is_static() const { return kind_ == ActivationKind::kStatic; }
+  bool gives_codes() const { return is_static() && !is_scaled_; }
+  int64_t y_bytes() const { return gives_codes() ? 1 : 4; }
   float clip_min() const { return clip_min_; }
   float clip_max() const { return clip_max_; }
 
@@ -44,9 +46,13 @@ class Activation {
   ActivationKind kind_ = ActivationKind::kFloat;
   int32_t limit_ = 127;
   int32_t x_zero_point_ = 0, y_zero_point_ = 0, y_min_ = 0, y_max_ = 255;
+  bool is_scaled_ = false;  // static with output "f32", N16
   float clip_min_, clip_max_;
   void (*product_)(matmul_s8_n16k4_args&) = nullptr;
 };
+
+// The element type of Y, for shape inference.
+ort::TensorType output_type(const ShapeContext& context, ort::TensorType x);
 
 // The runs of rows that are one piece (column k is byte k): one run a block.
 struct Runs {

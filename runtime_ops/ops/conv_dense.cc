@@ -159,7 +159,7 @@ void dense_tile(const Convolution& conv, const Rows& rows, const Epilogue& epilo
   args.scratch = unpacked.get<uint8_t>(n16k4_scratch_bytes(w));
   args.epilogue = at_output(epilogue, n);
   args.epilogue.x_scales = scales;
-  args.y = conv.y + (tile.first * N + n) * (conv.activation->is_static() ? 1 : 4);
+  args.y = conv.y + (tile.first * N + n) * conv.activation->y_bytes();
   args.y_stride = N;
   conv.activation->product()(args);
 }

@@ -53,7 +53,7 @@ void depthwise_convolution(const Context& context, const Convolution& conv,
       args.scales = weight.scales(unpacked);
       args.epilogue = epilogue;
       args.epilogue.x_scales = conv.scales + b;
-      args.y = conv.y + l * map.OW * w.N * (conv.activation->is_static() ? 1 : 4);
+      args.y = conv.y + l * map.OW * w.N * conv.activation->y_bytes();
       kernels().depthwise_s8_kc(args);
     }
   });

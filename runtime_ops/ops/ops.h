@@ -15,6 +15,9 @@ void add_qmatmul(Definitions* out);
 void add_qconv(Definitions* out);
 void add_qgather(Definitions* out);
 void add_qadd(Definitions* out);
+void add_qlut(Definitions* out);
+void add_qmul(Definitions* out);
+void add_qresize(Definitions* out);
 void add_qpool(Definitions* out);
 void add_quantize(Definitions* out);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// QAdd: the sum of two uint8 tensors, broadcast (docs/ops.md, N20).
+// QAdd and QMul: the sum and the product of two uint8 tensors, broadcast (docs/ops.md, N20, N26).
 #include <algorithm>
 
 #include "ops.h"
@@ -9,11 +9,12 @@ namespace {
 
 constexpr int64_t kPerTask = 64 * 1024;
 
-class QAdd final : public OpKernel {
+class QBinary final : public OpKernel {
  public:
-  explicit QAdd(const Node& node) : node_(node) {
-    args_.a_multiplier = node.number("a_multiplier");
-    args_.b_multiplier = node.number("b_multiplier");
+  QBinary(const Node& node, bool is_product)
+      : node_(node), kernel_(is_product ? kernels().mul_u8_u8 : kernels().add_u8_u8) {
+    args_.a_multiplier = node.number(is_product ? "multiplier" : "a_multiplier");
+    if (!is_product) args_.b_multiplier = node.number("b_multiplier");
     args_.a_zero_point = static_cast<int32_t>(node.integer_between("a_zero_point", 0, 255));
     args_.b_zero_point = static_cast<int32_t>(node.integer_between("b_zero_point", 0, 255));
     args_.y_zero_point = static_cast<int32_t>(node.integer_between("y_zero_point", 0, 255));
@@ -29,11 +30,11 @@ class QAdd final : public OpKernel {
     if (a.dims == b.dims) {
       context.parallel(ceil_div(y.count, kPerTask), [&](int64_t task) {
         const int64_t first = task * kPerTask;
-        add(a, b, y, first, first, first, std::min(kPerTask, y.count - first), 1, 1);
+        run(a, b, y, first, first, first, std::min(kPerTask, y.count - first), 1, 1);
       });
       return;
     }
-    add_broadcast(a, b, y, dims);
+    run_broadcast(context, a, b, y, dims);
   }
 
  private:
@@ -52,7 +53,7 @@ class QAdd final : public OpKernel {
     return dims;
   }
 
-  void add(const Tensor& a, const Tensor& b, const Tensor& y, int64_t at_a, int64_t at_b,
+  void run(const Tensor& a, const Tensor& b, const Tensor& y, int64_t at_a, int64_t at_b,
            int64_t at_y, int64_t count, int64_t a_step, int64_t b_step) const {
     add_u8_u8_args args = args_;
     args.a = a.as<uint8_t>() + at_a;
@@ -61,7 +62,7 @@ class QAdd final : public OpKernel {
     args.a_step = a_step;
     args.b_step = b_step;
     args.count = count;
-    kernels().add_u8_u8(args);
+    kernel_(args);
   }
 
   // Elements to move in `t` for one step along each dim of the result; 0 where it is broadcast.
@@ -77,23 +78,27 @@ class QAdd final : public OpKernel {
   }
 
   // One kernel call a line of the last dimension.
-  void add_broadcast(const Tensor& a, const Tensor& b, const Tensor& y,
+  void run_broadcast(const Context& context, const Tensor& a, const Tensor& b, const Tensor& y,
                      const std::vector<int64_t>& dims) const {
     const size_t rank = dims.size();
     const std::vector<int64_t> a_steps = steps(a, rank), b_steps = steps(b, rank);
-    const int64_t line = dims[rank - 1];
-    for (int64_t at = 0; at < y.count; at += line) {
-      int64_t at_a = 0, at_b = 0, left = at / line;
-      for (size_t i = rank - 1; i-- > 0;) {
-        at_a += left % dims[i] * a_steps[i];
-        at_b += left % dims[i] * b_steps[i];
-        left /= dims[i];
+    const int64_t line = dims[rank - 1], lines = y.count / line;
+    const int64_t per_task = std::max<int64_t>(1, kPerTask / line);
+    context.parallel(ceil_div(lines, per_task), [&](int64_t task) {
+      for (int64_t l = task * per_task; l < std::min(lines, (task + 1) * per_task); ++l) {
+        int64_t at_a = 0, at_b = 0, left = l;
+        for (size_t i = rank - 1; i-- > 0;) {
+          at_a += left % dims[i] * a_steps[i];
+          at_b += left % dims[i] * b_steps[i];
+          left /= dims[i];
+        }
+        run(a, b, y, at_a, at_b, l * line, line, a_steps[rank - 1], b_steps[rank - 1]);
       }
-      add(a, b, y, at_a, at_b, at, line, a_steps[rank - 1], b_steps[rank - 1]);
-    }
+    });
   }
 
   const Node node_;
+  void (*const kernel_)(add_u8_u8_args&);
   add_u8_u8_args args_{};
 };
 
@@ -118,13 +123,21 @@ void infer(const ShapeContext& context) {
   context.set_output(0, type, longer);
 }
 
-std::unique_ptr<OpKernel> create(const Node& node) { return std::make_unique<QAdd>(node); }
+template <bool kIsProduct>
+std::unique_ptr<OpKernel> create(const Node& node) {
+  return std::make_unique<QBinary>(node, kIsProduct);
+}
 
 }  // namespace
 
 void add_qadd(Definitions* out) {
   using namespace ort;
-  out->emplace_back("QAdd", Ports{{kUint8}, {kUint8}}, Ports{{kUint8}}, create, infer);
+  out->emplace_back("QAdd", Ports{{kUint8}, {kUint8}}, Ports{{kUint8}}, create<false>, infer);
+}
+
+void add_qmul(Definitions* out) {
+  using namespace ort;
+  out->emplace_back("QMul", Ports{{kUint8}, {kUint8}}, Ports{{kUint8}}, create<true>, infer);
 }
 
 }  // namespace qcompile

@@ -95,7 +95,7 @@ void infer(const ShapeContext& context) {
   if (!context.input(0, &dims, &type) || dims.size() != 4 || !context.integer("N", &N)) return;
   if (!infer_window(context, false, &dims)) return;
   dims[3] = Dim{N, ""};
-  context.set_output(0, type, dims);
+  context.set_output(0, output_type(context, type), dims);
 }
 
 std::unique_ptr<OpKernel> create(const Node& node) { return std::make_unique<QConv>(node); }
@@ -108,6 +108,8 @@ void add_qconv(Definitions* out) {
                     Ports{{kFloat}}, create, infer);
   out->emplace_back("QConv", Ports{{kUint8}, {kUint8}, {kInt32, kOptional}, {kFloat, kOptional}},
                     Ports{{kUint8}}, create, infer);
+  out->emplace_back("QConv", Ports{{kUint8}, {kUint8}, {kInt32, kOptional}, {kFloat, kOptional}},
+                    Ports{{kFloat}}, create, infer);
 }
 
 }  // namespace qcompile

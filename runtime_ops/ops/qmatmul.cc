@@ -139,7 +139,7 @@ class QMatMul final : public OpKernel {
         args.epilogue = at_output(epilogue, args.panel * kPanel);
         args.epilogue.x_scales = rows.scales + first;
         args.y = static_cast<uint8_t*>(y.data) +
-                 (first * w.N + args.panel * kPanel) * (activation_.is_static() ? 1 : 4);
+                 (first * w.N + args.panel * kPanel) * activation_.y_bytes();
         activation_.product()(args);
       }
     });
@@ -193,7 +193,7 @@ void infer(const ShapeContext& context) {
   int64_t N;
   if (!context.input(0, &dims, &type) || !context.integer("N", &N)) return;
   dims.back() = Dim{N, ""};
-  context.set_output(0, type, dims);
+  context.set_output(0, output_type(context, type), dims);
 }
 
 std::unique_ptr<OpKernel> create(const Node& node) { return std::make_unique<QMatMul>(node); }
@@ -206,6 +206,8 @@ void add_qmatmul(Definitions* out) {
                     Ports{{kFloat}}, create, infer);
   out->emplace_back("QMatMul", Ports{{kUint8}, {kUint8}, {kInt32, kOptional}, {kFloat, kOptional}},
                     Ports{{kUint8}}, create, infer);
+  out->emplace_back("QMatMul", Ports{{kUint8}, {kUint8}, {kInt32, kOptional}, {kFloat, kOptional}},
+                    Ports{{kFloat}}, create, infer);
 }
 
 }  // namespace qcompile

@@ -18,6 +18,9 @@ class QPool final : public OpKernel {
     args_.is_average = mode == "average";
     count_include_pad_ = node.integer("count_include_pad", 0);
     if (!args_.is_average) return;
+    if (window_.is_ceil && count_include_pad_) {
+      node.refuse("ceil_mode = 1 with count_include_pad = 1", "docs/ops.md", "Correct one of them.");
+    }
     args_.multiplier = node.number("multiplier");
     args_.x_zero_point = static_cast<int32_t>(node.integer_between("x_zero_point", 0, 255));
     args_.y_zero_point = static_cast<int32_t>(node.integer_between("y_zero_point", 0, 255));

@@ -22,6 +22,9 @@ ort::OrtStatus* add_domain(ort::OrtSessionOptions* options) {
     add_qconv(list);
     add_qgather(list);
     add_qadd(list);
+    add_qmul(list);
+    add_qlut(list);
+    add_qresize(list);
     add_qpool(list);
     add_quantize(list);
     for (const OpDefinition& definition : *list) {

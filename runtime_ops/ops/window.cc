@@ -25,7 +25,10 @@ void copy_checked(const Node& node, const char* name, size_t count, int64_t low,
 int64_t Window::output_size(int axis, int64_t size) const {
   const int64_t span = dilations[axis] * (kernel[axis] - 1) + 1;
   const int64_t room = size + pads[axis] + pads[axis + 2] - span;
-  return room < 0 ? 0 : room / strides[axis] + 1;
+  if (room < 0) return 0;
+  const int64_t count = (is_ceil ? ceil_div(room, strides[axis]) : room / strides[axis]) + 1;
+  // No window starts beyond the input and its padding before.
+  return is_ceil && (count - 1) * strides[axis] >= size + pads[axis] ? count - 1 : count;
 }
 
 Window Window::on(int64_t height, int64_t width) const {
@@ -43,6 +46,7 @@ Window read_window(const Node& node, bool may_be_whole_map) {
   copy_checked(node, "strides", 2, 1, window.strides);
   copy_checked(node, "dilations", 2, 1, window.dilations);
   copy_checked(node, "pads", 4, 0, window.pads);
+  window.is_ceil = node.integer("ceil_mode", 0) != 0;
   window.is_whole_map = window.kernel[0] == 0;
   if (window.is_whole_map && !may_be_whole_map) {
     node.refuse("kernel_shape is missing", "docs/ops.md", "Set it.");
@@ -73,6 +77,8 @@ bool infer_window(const ShapeContext& context, bool may_be_whole_map, std::vecto
   context.integers("strides", &strides);
   context.integers("pads", &pads);
   context.integers("dilations", &dilations);
+  int64_t ceil_mode = 0;
+  window.is_ceil = context.integer("ceil_mode", &ceil_mode) && ceil_mode != 0;
   if (kernel.empty() && !may_be_whole_map) return false;
   for (size_t i = 0; i < 2; ++i) {
     if (kernel.size() == 2) window.kernel[i] = kernel[i];

@@ -12,6 +12,7 @@ struct Window {
   int64_t kernel[2] = {0, 0}, strides[2] = {1, 1}, dilations[2] = {1, 1};
   int64_t pads[4] = {0, 0, 0, 0};  // top, left, bottom, right
   bool is_whole_map = false;       // a pooling over all of H and W
+  bool is_ceil = false;            // a last window may reach beyond the padded map
 
   // Outputs along axis 0 (H) or 1 (W) of `size` inputs: 0 where the kernel does not fit.
   int64_t output_size(int axis, int64_t size) const;

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
 
 from tests.cli.run import names, run
+from tests.inputs.old_ops import text_of
 from tests.pipeline.nets import Net, mlp
 
 Make = Callable[[Path], None]
@@ -37,27 +37,37 @@ def no_nodes(path: Path) -> None:
     onnx.save(model, path)
 
 
-def resize_of_opset_10(path: Path) -> None:
-    net = Net(opset=10)
-    x = net.input("x", [1, 2, 4, 4])
-    net.array("scales", np.array([1, 1, 2, 2], np.float32))
-    net.node("Resize", [x, "scales"], "y", mode="linear")
-    net.output("y", [1, 2, 8, 8])
-    net.save(path)
+def ancient_opset(path: Path) -> None:
+    model = mlp().proto()
+    model.opset_import[0].version = 6
+    onnx.save(model, path)
+
+
+def future_ir_version(path: Path) -> None:
+    model = mlp().proto()
+    model.ir_version = 14
+    onnx.save(model, path)
+
+
+def unknown_ops(path: Path) -> None:
+    model = mlp().proto()
+    model.opset_import.add(domain="my.ops", version=1)
+    for i in range(9):
+        model.graph.node.add(op_type="Rotate", domain="my.ops", input=["x"], output=[f"turned{i}"])
+    onnx.save(model, path)
+
+
+def scan_of_opset_8(path: Path) -> None:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 3, opset_import: ["": 8]> f {text_of("Scan", 8)}'
+    )
+    onnx.save(model, path)
 
 
 def no_weights(path: Path) -> None:
     net = Net()
     net.node("Relu", [net.input("x", ["batch", 4])], "y")
     net.output("y", ["batch", 4])
-    net.save(path)
-
-
-def half_weights(path: Path) -> None:
-    net = Net()
-    x = net.input("x", ["batch", 4], TensorProto.FLOAT16)
-    net.node("MatMul", [x, net.array("w", np.ones((4, 4), np.float16))], "y")
-    net.output("y", ["batch", 4], TensorProto.FLOAT16)
     net.save(path)
 
 
@@ -97,20 +107,31 @@ CASES: dict[str, tuple[Make, str]] = {
         future_opset,
         "m.onnx has opset 27; ONNX Runtime runs up to 26: export it with an older opset",
     ),
-    "resize": (
-        resize_of_opset_10,
-        "m.onnx has opset 10 and Resize, which cannot be converted safely: "
-        "export it with opset 13 or newer",
+    "old opset": (
+        ancient_opset,
+        "m.onnx has opset 6; ONNX Runtime runs from 7 on: export it with a newer opset",
+    ),
+    "ir version": (
+        future_ir_version,
+        "m.onnx has IR version 14; ONNX Runtime reads up to 13: "
+        "export it with an older onnx package",
+    ),
+    "unknown ops": (
+        unknown_ops,
+        "m.onnx has ops that ONNX Runtime lacks; qcompile loads no custom-op library: "
+        "export the model with ONNX ops or with functions that say what they do\n"
+        + "".join(f'  Rotate of domain my.ops (node "turned{i}")\n' for i in range(8))
+        + "  and 1 more",
+    ),
+    "scan": (
+        scan_of_opset_8,
+        'Scan "y" is Scan of opset 8, which has batches and newer ones do not: '
+        "export it with opset 9 or newer",
     ),
     "no weights": (
         no_weights,
         "nothing to quantize: the model has no Conv, MatMul or Gemm with a constant weight "
         "(qcompile quantizes weights that are stored in the file)",
-    ),
-    "half": (
-        half_weights,
-        "nothing to quantize: every weighted node stays in float\n"
-        "  MatMul /y/MatMul: its weight is FLOAT16; float32 is supported",
     ),
     "not finite": (
         not_finite,

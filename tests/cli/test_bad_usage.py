@@ -52,6 +52,50 @@ FLAGS: dict[str, tuple[list[str], str]] = {
         ["--calibration-method", "minmaxx"],
         'unknown calibration method "minmaxx": did you mean "minmax"?',
     ),
+    "percentile": (
+        ["--calibration-percentile", "50"],
+        "calibration percentile 50: above 50, at most 100",
+    ),
+    "cache without data": (
+        ["--calibration-cache", "c.npz"],
+        "calibration cache c.npz: give the calibration data too, which it is checked against and "
+        "verification runs on",
+    ),
+    "image flags without images": (
+        ["--image-mean", "0.5", "--image-size", "8"],
+        "--image-mean, --image-size: only --calibration-data images:DIR takes image flags",
+    ),
+    "image numbers": (
+        ["--calibration-data", "images:.", "--image-std", "1,x"],
+        "--image-std 1,x: numbers with commas are needed",
+    ),
+    "image size": (
+        ["--calibration-data", "images:.", "--image-size", "8x8x3"],
+        "--image-size 8x8x3: HEIGHTxWIDTH is needed",
+    ),
+    "images, all at once": (
+        [
+            *("--calibration-data", "images:gone", "--image-layout", "chw"),
+            *("--image-channels", "rbg", "--image-std", "1,0,1", "--image-mean", "1,2"),
+            *("--image-scale", "0", "--image-size", "0x4"),
+        ],
+        "images gone: no such folder\n"
+        'image layout "chw": known: nchw, nhwc\n'
+        'image channels "rbg": known: rgb, bgr\n'
+        "image mean 1,2: 1 or 3 finite numbers\n"
+        "image std 1,0,1: 0 is no divisor\n"
+        "image scale 0: a number above 0\n"
+        "image size 0x4: at least 1x1",
+    ),
+    "no limit": (["--min-sqnr", "nan"], "--min-sqnr nan: a number is needed"),
+    "memory": (
+        ["--max-memory", "lots"],
+        'memory "lots" is no size: write for example 4GB or 512MiB',
+    ),
+    "metric": (
+        ["--metric", "nothing"],
+        "metric nothing: MODULE:FUNCTION is needed",
+    ),
     "op type": (
         ["--op-types-to-quantize", "Matmul,Conv"],
         'unknown op type "Matmul": did you mean "MatMul"?',

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 import qcompile
 from qcompile import cli
 from qcompile.formats import FORMATS
+from qcompile.runtime_ops import ISAS
 from tests.cli.run import names, run
-from tests.pipeline.nets import cnn, mlp, samples
+from tests.pipeline.nets import Net, mlp, samples
 
 
 @pytest.fixture
@@ -91,68 +93,44 @@ def test_inspect(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "n16k4/1" in made.out and "excluded by --nodes-to-exclude" in made.out
     assert source.out.splitlines()[0] == "target cpu, preset w8a8-dynamic"
     shown = json.loads(run(capsys, "inspect", "m.qc", "--json").out)
-    assert shown == json.loads(Path("m.qc/manifest.json").read_text()) | {
-        k: v for k, v in shown.items() if k == "never"
-    } or set(shown) == {"content", "measured"}
+    manifest = json.loads(Path("m.qc/manifest.json").read_text())
+    assert {k: shown[k] for k in ("content", "measured")} == {
+        k: manifest[k] for k in ("content", "measured")
+    }
+    facts = shown["inspected"]
+    on_disk = {p.name: p.stat().st_size for p in Path("m.qc").iterdir()}
+    parts = {"library": "libqcompile_ops.so", "manifest": "manifest.json"}
+    assert {parts.get(k, k): v for k, v in facts["bytes"].items()} == on_disk
+    assert facts["isa"] in ISAS and facts["isa"] in made.out
+    # n16k4 holds 64 codes of 8 bits and one f32 scale for every output, here without padding.
+    assert facts["bits_per_weight"] == 8 + 32 / 64
+    assert facts["ops"]["com.qcompile::QMatMul"] == 2 and facts["recurrent"] == []
+
+
+def test_inspect_lists_recurrent_weights_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = Net()
+    rng = np.random.default_rng(0)
+    x = net.input("x", [5, 1, 64])
+    weight = net.array("w", rng.standard_normal((1, 32, 64)).astype(np.float32))
+    recurrence = net.array("r", rng.standard_normal((1, 32, 8)).astype(np.float32))
+    net.nodes.append(
+        helper.make_node("LSTM", [x, weight, recurrence], ["h"], "lstm", hidden_size=8)
+    )
+    net.linear(net.node("Reshape", ["h", net.array("s", np.array([5, 8]))], "flat"), 8, 16, "y")
+    net.output("y", [5, 16])
+    path = net.save(tmp_path / "m.onnx")
+    facts = json.loads(run(capsys, "inspect", path, "--json").out)["inspected"]
+    row = {"node": "lstm", "op": "LSTM", "elements": 32 * 72, "bytes": 4 * 32 * 72}
+    assert facts["recurrent"] == [row]
+    assert "LSTM lstm: 2,304 weights in 9,216 bytes" in run(capsys, "inspect", path).out
 
 
 def test_inspect_of_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run(capsys, "inspect", tmp_path)
     message = f"{tmp_path} is no qcompile artifact: it has no manifest.json"
     assert (result.code, result.err) == (2, f"error: {message}\n")
-
-
-def test_compare(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, model, "--quiet")
-    printed = run(capsys, "compare", model, "m.qc", "--data", "data.npz")
-    assert printed.code == 0
-    assert printed.out.splitlines()[0].split() == [
-        *("output", "SQNR", "dB", "cosine", "top-1", "agreement"),
-    ]
-    assert printed.out.splitlines()[-1] == "8 samples"
-    result = json.loads(run(capsys, "compare", model, "m.qc", "--data", "data.npz", "--json").out)
-    assert result["outputs"][0]["name"] == "y" and result["outputs"][0]["sqnr_db"] > 30
-    assert {name for name, _ in result["worst_nodes"]} <= {
-        f"/{n}_product/MatMul" for n in ("first", "middle", "y")
-    }
-
-
-def test_compare_with_itself(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = json.loads(run(capsys, "compare", model, model, "--data", "data.npz", "--json").out)
-    row = {"name": "y", "sqnr_db": "inf", "cosine": 1.0, "top1": 1.0}
-    assert {k: v for k, v in result["outputs"][0].items() if k != "cosine"} == {
-        k: v for k, v in row.items() if k != "cosine"
-    }
-
-
-def test_compare_of_different_models(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net = cnn()
-    net.inputs[0].name = "x"
-    net.outputs[0].name = "z"
-    net.nodes[-1].output[0] = "z"
-    other = net.save(Path("other.onnx"))
-    result = run(capsys, "compare", model, other, "--data", "data.npz")
-    message = "the models have different outputs: y and z"
-    assert (result.code, result.err) == (2, f"error: {message}\n")
-
-
-def test_compare_leaves_the_artifact_alone(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, model, "--quiet")
-    before = {p: p.stat().st_mtime_ns for p in Path("m.qc").iterdir()}
-    Path("m.qc").chmod(0o555)
-    assert run(capsys, "compare", model, "m.qc", "--data", "data.npz").code == 0
-    assert {p: p.stat().st_mtime_ns for p in Path("m.qc").iterdir()} == before
-
-
-def test_bench(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, model, "--quiet")
-    result = run(capsys, "bench", "m.qc", "--vs", model, "--data", "data.npz")
-    first, second = result.out.splitlines()
-    assert first.startswith("m.qc: ") and first.endswith(" runs")
-    assert second.startswith("m.onnx: ") and second.endswith("× its speed")
-    assert run(capsys, "bench", model).code == 0
-    refused = run(capsys, "bench", model, "--threads", "0")
-    assert (refused.code, refused.err) == (2, "error: 0 threads: at least 1 is needed\n")
 
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,6 +141,9 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     found = run(capsys, "passes").out
     stages = [line.split()[0] for line in found.splitlines()[1:]]
     assert list(dict.fromkeys(stages)) == ["normalise", "transform", "lower"]
+    for command, count in (("targets", 2), ("formats", len(FORMATS)), ("passes", len(stages))):
+        listed = json.loads(run(capsys, command, "--json").out)
+        assert len(listed) == count and all(row["name"] for row in listed)
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

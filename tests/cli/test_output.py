@@ -220,7 +220,11 @@ cli.main()
 """
 
 
-def test_interrupt(model: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_interrupt(number: int, code: int, word: str, model: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WAITS, model],
         stdout=subprocess.PIPE,
@@ -230,9 +234,9 @@ def test_interrupt(model: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n"
     assert [n for n in names(Path()) if n.endswith("model.onnx")] != []
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "error: interrupted; nothing was written\n")
+    assert (process.returncode, out, err) == (code, "", f"error: {word}; nothing was written\n")
     assert names(Path()) == ["m.onnx"]
 
 

@@ -145,6 +145,33 @@ def test_asymmetric_by_hand() -> None:
     assert coded.codes.tolist() == [[0, 2, 6, 15]]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "int4/axis(axis=0)/sym/f32",
+        "int8/axis(axis=0)/sym/f32",
+        "uint4/axis(axis=0)/asym/f32",
+        "uint4/block(axis=1,size=32)/asym/f16",
+        "int3/block(axis=1,size=32)/sym/f16",
+        "e2m1/block(axis=1,size=32)/sym/f16",
+    ],
+)
+def test_the_larger_side_is_not_cut(text: str, sign: int) -> None:
+    spec = QuantSpec.parse(text)
+    weight = (sign * np.random.default_rng(1).gumbel(size=(50, 32))).astype(np.float32)  # skewed
+    coded = code_weight(weight, spec, "minmax")
+    rows, at = np.arange(50), np.abs(weight).argmax(1)
+    scale = coded.scale[rows, 0].astype(np.float64)
+    largest = weight[rows, at].astype(np.float64)
+    # a rounded zero point moves the end of the range by half a step; scales are stored rounded
+    limit = scale * 0.5 * (not spec.is_symmetric) + np.abs(largest) * 2.0**-10
+    found = coded.decode()[rows, at].astype(np.float64)
+    assert (np.abs(found - largest) <= limit).all()
+    shorter = found - np.sign(largest) * scale * (1 if spec.is_symmetric else 2)
+    assert (np.abs(shorter - largest) > limit).all()
+
+
 def test_binary_scale_is_the_mean_magnitude() -> None:
     weight = np.float32([[1, -2, 3, -6]])
     coded = code_weight(weight, QuantSpec.parse("binary/axis(axis=0)/sym/f32"), "mse")

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
 from qcompile.passes.normalise.remove_unused import RemoveUnused
+from qcompile.passes.normalise.shape_inference import infer_shapes
 from qcompile.passes.rewrite import NodePass
 from qcompile.session import open_model, session_options
 
@@ -18,9 +18,10 @@ SEEDS = (0, 1, 2)
 
 
 def parse(text: str) -> ir.Model:
-    """The model of a graph in ONNX text, with inferred shapes."""
-    model = ir.from_onnx_text(HEADER + text)
-    common.ShapeInferencePass()(model)
+    """The model of a graph in ONNX text, with inferred shapes; a text may have its own header."""
+    own = text.lstrip().startswith("<")
+    model = ir.from_onnx_text(text if own else HEADER + text)
+    infer_shapes(model)
     return model
 
 
@@ -34,12 +35,19 @@ def lines_of(model: ir.Model) -> list[str]:
         lines.append(f"constant {name} {array.dtype}{list(array.shape)} {array.ravel().tolist()}")
     for node in graph:
         attributes = {k: node.attributes[k].value for k in sorted(node.attributes)}
-        shown = {k: list(v) if isinstance(v, tuple) else v for k, v in attributes.items()}
+        shown = {k: _plain(v) for k, v in attributes.items()}
         inputs = ", ".join("" if v is None else str(v.name) for v in node.inputs)
         outputs = ", ".join(str(v.name) for v in node.outputs)
         domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""
         lines.append(f"{outputs} = {domain}{node.op_type} {shown} ({inputs})")
     return lines
+
+
+def _plain(value: Any) -> Any:
+    """Tensors of different classes may be equal."""
+    if isinstance(value, ir.TensorProtocol):
+        return value.dtype, value.numpy().tolist()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def assert_same(found: ir.Model, expected: ir.Model) -> None:

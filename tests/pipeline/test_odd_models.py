@@ -42,7 +42,6 @@ def test_compiles_without_data(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("half_weights_beside", "its weight is FLOAT16; float32 is supported"),
         ("branches", "it is inside If /z/If, whose graph stays float"),
         ("loop", "it is inside Loop /z/Loop, whose graph stays float"),
     ],

@@ -18,6 +18,7 @@ from tests.passes.stages import Staged, random_feed, run_passes, staged, with_we
 
 ROOT = Path(__file__).parents[2]
 VERBS = (
+    "convert",
     "fold",
     "fuse",
     "split",

@@ -12,6 +12,9 @@ from qcompile.numerics.conv import Window
 from qcompile.numerics.weight import CodedWeight
 from tests.runtime_ops import single_op as one
 
+CLIP = (-40.0, 900.0)
+SCALED = {"activation": "static", "output": "f32", "x_zero_point": 117}
+SCALED |= {"clip_min": CLIP[0], "clip_max": CLIP[1]}
 STATIC = {"activation": "static", "x_zero_point": 117, "y_zero_point": 40, "y_min": 3, "y_max": 250}
 
 
@@ -37,6 +40,18 @@ def matmul_static(
     outputs = [(TensorProto.UINT8, x.ndim)]
     got = one.run("QMatMul", inputs, attributes, outputs, threads=threads)[0]
     return got, matmul.qmatmul_static(x, weight, bias, multiplier, 117, 40, 3, 250)
+
+
+def matmul_scaled(
+    rng: np.random.Generator, weight: CodedWeight, lead: tuple[int, ...]
+) -> tuple[NDArray, NDArray]:
+    """(got, expected), float32 (N16)."""
+    x = rng.integers(0, 256, (*lead, weight.shape[1])).astype(np.uint8)
+    bias, multiplier = static_operands(rng, weight)
+    inputs = [x, one.pack(weight), bias, multiplier]
+    outputs = [(TensorProto.FLOAT, x.ndim)]
+    got = one.run("QMatMul", inputs, one.weight_attributes(weight) | SCALED, outputs)[0]
+    return got, matmul.qmatmul_scaled(x, weight, bias, multiplier, 117, CLIP)
 
 
 def matmul_real(
@@ -79,6 +94,24 @@ def conv_static(
     outputs = [(TensorProto.UINT8, 4)]
     got = one.run("QConv", inputs, kind | STATIC, outputs, threads=threads)[0]
     return got, conv.qconv_static(x, weight, bias, multiplier, window, group, 117, 40, 3, 250)
+
+
+def conv_scaled(
+    rng: np.random.Generator,
+    weight: CodedWeight,
+    shape: tuple[int, ...],
+    window: Window,
+    group: int = 1,
+    layout: str = "n16k4/1",
+) -> tuple[NDArray, NDArray]:
+    """(got, expected), float32 (N16)."""
+    x = rng.integers(0, 256, shape).astype(np.uint8)
+    bias, multiplier = static_operands(rng, weight)
+    kind = one.weight_attributes(weight, layout) | one.window_attributes(window, group)
+    packed = one.pack(weight, layout, group if layout == "n16k4/1" else 1)
+    inputs = [x, packed, bias, multiplier]
+    got = one.run("QConv", inputs, kind | SCALED, [(TensorProto.FLOAT, 4)])[0]
+    return got, conv.qconv_scaled(x, weight, bias, multiplier, window, group, 117, CLIP)
 
 
 def conv_dynamic(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QAdd, QPool, QGather, Quantize and Dequantize against numerics (N2, N4, N20 … N23)."""
+"""QAdd, QMul, QLut, QPool, QGather, Quantize, Dequantize against numerics (N2, N4, N20 … N26)."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,10 @@ from qcompile.formats import FORMATS, get
 from qcompile.numerics import gather, pool
 from qcompile.numerics.add import qadd
 from qcompile.numerics.conv import Window
+from qcompile.numerics.lut import qlut
+from qcompile.numerics.mul import qmul
 from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
+from qcompile.numerics.resize import MODES, Grid, qresize
 from tests.runtime_ops.single_op import (
     pack,
     random_weight,
@@ -26,19 +29,24 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(11)
 
 
-@pytest.mark.parametrize(
+PAIRS = pytest.mark.parametrize(
     "a_shape,b_shape",
     [
         ((2, 3, 5, 17), (2, 3, 5, 17)),
         ((1, 8, 8, 64), (64,)),
+        ((2, 9, 8, 33), (2, 1, 1, 33)),
         ((4, 1, 7), (5, 7)),
         ((3, 4), (3, 1)),
         ((), (6,)),
         ((1,), ()),
         ((0, 4), (1, 4)),
         ((300, 257), (300, 257)),
+        ((700, 300), (700, 1)),
     ],
 )
+
+
+@PAIRS
 def test_add(rng, a_shape, b_shape):
     a = rng.integers(0, 256, a_shape).astype(np.uint8)
     b = rng.integers(0, 256, b_shape).astype(np.uint8)
@@ -59,11 +67,75 @@ def test_add_all_codes(rng):
     np.testing.assert_array_equal(got, qadd(a, b, *values))
 
 
+@PAIRS
+def test_mul(rng, a_shape, b_shape):
+    a = rng.integers(0, 256, a_shape).astype(np.uint8)
+    b = rng.integers(0, 256, b_shape).astype(np.uint8)
+    names = ("multiplier", "a_zero_point", "b_zero_point", "y_zero_point", "y_min", "y_max")
+    for values in [(0.5, 128, 3, 100, 0, 255), (0.0125, 0, 255, 200, 7, 240)]:
+        attributes = dict(zip(names, values, strict=True))
+        expected = qmul(a, b, *values)
+        got = run("QMul", [a, b], attributes, [(U8, expected.ndim)], (0, 1), threads=2)[0]
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_mul_all_codes(rng):
+    a, b = (m.astype(np.uint8) for m in np.meshgrid(np.arange(256), np.arange(256)))
+    values = (0.03125, 77, 130, 60, 8, 250)  # many exact ties
+    names = ("multiplier", "a_zero_point", "b_zero_point", "y_zero_point", "y_min", "y_max")
+    got = run("QMul", [a, b], dict(zip(names, values, strict=True)), [(U8, 2)], (0, 1))[0]
+    np.testing.assert_array_equal(got, qmul(a, b, *values))
+    assert (got != qmul(a, b, values[0], 78, *values[2:])).any()
+
+
+@pytest.mark.parametrize(
+    "shape", [(256,), (1,), (63,), (64,), (65,), (3, 5, 129), (0, 4), (2, 90000), ()]
+)
+def test_lut(rng, shape):
+    x = rng.integers(0, 256, shape).astype(np.uint8)
+    x = np.arange(256, dtype=np.uint8) if shape == (256,) else x
+    table = rng.permutation(256).astype(np.uint8)
+    for fed in [(0,), (0, 1)]:
+        got = run("QLut", [x, table], {}, [(U8, x.ndim)], fed, threads=2)[0]
+        np.testing.assert_array_equal(got, qlut(x, table))
+    changed = table.copy()
+    changed[x.ravel()[:1]] ^= 1
+    assert x.size == 0 or (got != qlut(x, changed)).any()
+
+
+GRIDS = {
+    "twice": {"scales": (2.0, 2.0)},
+    "half and thrice": {"scales": (0.5, 3.0)},
+    "odd": {"scales": (1.3, 0.7)},
+    "sizes": {"sizes": (11, 4)},
+    "one row": {"sizes": (1, 9)},
+    "none": {"scales": (0.1, 1.0)},
+}
+
+
+@pytest.mark.parametrize("given", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("channels", [1, 16, 37])
+def test_resize(rng, mode, given, channels):
+    x = rng.integers(0, 256, (2, 5, 7, channels)).astype(np.uint8)
+    values = {"x_zero_point": 117, "y_zero_point": 100, "y_min": 3, "y_max": 250}
+    for scale in (1.0, 1.13):
+        attributes = {k: list(v) for k, v in given.items()} | {"mode": mode, "multiplier": scale}
+        got = run("QResize", [x], attributes | values, [(U8, 4)], threads=2)[0]
+        np.testing.assert_array_equal(got, qresize(x, Grid(mode, **given), scale, **values))
+        x_changed = x ^ 128
+        other = qresize(x_changed, Grid(mode, **given), scale, **values)
+        assert got.size == 0 or (got != other).any()
+
+
 WINDOWS = [
     Window((2, 2), (2, 2)),
     Window((3, 3), (2, 2), (1, 1, 1, 1)),
     Window((3, 2), (1, 2), (0, 1, 2, 0)),
     Window((1, 1)),
+    Window((3, 3), (2, 2), (0, 0, 0, 0), (1, 1), True),
+    Window((2, 2), (3, 2), (1, 1, 0, 1), (1, 1), True),
+    Window((2, 3), (1, 1), (0, 1, 1, 1), (3, 2)),
 ]
 
 
@@ -71,11 +143,11 @@ WINDOWS = [
 @pytest.mark.parametrize("window", WINDOWS)
 def test_pool(rng, window, channels):
     x = rng.integers(0, 256, (2, 7, 8, channels)).astype(np.uint8)
-    attributes = window_attributes(window)
-    del attributes["group"], attributes["dilations"]
+    attributes = window_attributes(window) | {"ceil_mode": int(window.is_ceil)}
+    del attributes["group"]
     got = run("QPool", [x], attributes | {"mode": "max"}, [(U8, 4)])[0]
     np.testing.assert_array_equal(got, pool.qpool_max(x, window))
-    for include in (0, 1):
+    for include in (0,) if window.is_ceil else (0, 1):
         average = {"mode": "average", "count_include_pad": include, "multiplier": 0.83}
         average |= {"x_zero_point": 131, "y_zero_point": 120, "y_min": 5, "y_max": 240}
         got = run("QPool", [x], attributes | average, [(U8, 4)])[0]

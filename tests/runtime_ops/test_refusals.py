@@ -133,6 +133,60 @@ def test_conv_channels_and_rank():
     )
 
 
+def test_output_of_a_static_product():
+    weight = random_weight(np.random.default_rng(0), 8, 36, get("int4"), 0, "none")
+    attributes = weight_attributes(weight) | {"activation": "static", "x_zero_point": 0}
+    inputs = [np.zeros((2, 36), np.uint8), pack(weight), None, np.ones(8, np.float32)]
+    got = refusal("QMatMul", inputs, attributes | {"output": "f64"}, [(TensorProto.UINT8, 2)])
+    assert got == ('QMatMul "node": output = "f64"; it is codes or f32 (docs/ops.md). Correct it.')
+
+
+def test_resize():
+    attributes = {"mode": "half_pixel", "multiplier": 1.0, "x_zero_point": 0, "y_zero_point": 0}
+    attributes |= {"y_min": 0, "y_max": 255}
+    inputs, output = [np.zeros((1, 5, 5, 3), np.uint8)], [(TensorProto.UINT8, 4)]
+    rule = "docs/ops.md: 2 scales of 0 ... 2^20 or 2 sizes of 1 ... 2^31"
+    for given, shown in [
+        ({"scales": [2.0]}, "1 scales and sizes = []"),
+        ({"scales": [2.0, -1.0]}, "2 scales and sizes = []"),
+        ({"sizes": [0, 5]}, "0 scales and sizes = [0, 5]"),
+        ({"sizes": [3, 5], "scales": [1.0, 1.0]}, "2 scales and sizes = [3, 5]"),
+    ]:
+        assert refusal("QResize", inputs, attributes | given, output) == (
+            f'QResize "node": {shown} ({rule}). Correct scales or sizes.'
+        )
+    sizes = {"sizes": [3, 5]}
+    assert refusal("QResize", inputs, attributes | sizes | {"mode": "cubic"}, output) == (
+        'QResize "node": mode = "cubic"; it is half_pixel, pytorch_half_pixel, asymmetric or '
+        "align_corners (docs/ops.md). Correct it."
+    )
+    empty = [np.zeros((1, 0, 5, 3), np.uint8)]
+    assert refusal("QResize", empty, attributes | sizes, output) == (
+        'QResize "node": X is [1, 0, 5, 3] (docs/ops.md: X is NHWC, 4 dimensions, no empty map). '
+        "Correct the graph."
+    )
+
+
+def test_lut_table():
+    inputs = [np.zeros((2, 36), np.uint8), np.zeros(255, np.uint8)]
+    message = 'QLut "node": table is [255] (docs/ops.md: table [256]). Correct table.'
+    output = [(TensorProto.UINT8, 2)]
+    assert refusal("QLut", inputs, {}, output) == message
+    assert refusal("QLut", inputs, {}, output, (0, 1)) == message
+
+
+def test_pool_of_ceil_mode_with_pads():
+    attributes = {"mode": "average", "kernel_shape": [2, 2], "ceil_mode": 1, "multiplier": 1.0}
+    attributes |= {"count_include_pad": 1, "x_zero_point": 0, "y_zero_point": 0}
+    inputs = [np.zeros((1, 5, 5, 3), np.uint8)]
+    got = refusal(
+        "QPool", inputs, attributes | {"y_min": 0, "y_max": 255}, [(TensorProto.UINT8, 4)]
+    )
+    assert got == (
+        'QPool "node": ceil_mode = 1 with count_include_pad = 1 (docs/ops.md). Correct one of them.'
+    )
+
+
 def test_gather_index():
     weight = random_weight(np.random.default_rng(0), 5, 8, get("int4"), 0, "f16")
     inputs = [np.array([0, 5], np.int64), pack(weight)]

@@ -91,7 +91,7 @@ def test_static_codes_of_cpu_and_ort_agree_node_by_node(tmp_path: Path, images: 
     packed = ir.load(cpu.folder / MODEL)
     data = read_data(images, list(packed.graph.inputs), 16)
     nodes = [n for n in compiled_nodes(packed) if "qcompile.output" in n.metadata_props]
-    assert {n.op_type for n in nodes} == {"QConv", "QMatMul", "QAdd", "QPool"}
+    assert {n.op_type for n in nodes} == {"QConv", "QAdd", "QPool"}  # the logits are floats
     for run in record(cpu, packed, data):
         for node in nodes:
             piece = qdq_piece(qdq, node, optimise=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Add of two quantized tensors becomes QAdd."""
+"""Add, Sub and Mul of two quantized tensors become QAdd and QMul."""
 
 import pytest
 
@@ -71,6 +71,38 @@ def test_lowered(text: str, after: str) -> None:
 )
 def test_left_alone(text: str, outputs: str, reason: str | None) -> None:
     assert_left_alone(LowerAdd(), net(text, outputs), reason)
+
+
+def test_difference_and_product() -> None:
+    text = net(f"{BACK}   c = Sub (x, z)   y = QuantizeLinear (c, u, q)")
+    after = expected(0, 255).replace("b_multiplier = 0.25", "b_multiplier = -0.25")
+    assert_rewritten(LowerAdd(), text, after, is_runnable=False)
+    text = net(f"{BACK}   c = Mul (x, z) r = Clip (c, lo, hi)  y = QuantizeLinear (r, u, q)")
+    after = """f (uint8[2,3] a, uint8[2,3] b) => (uint8[2,3] y)
+    { y = com.qcompile.QMul <multiplier = 0.125, a_zero_point = 8, b_zero_point = 3,
+      y_zero_point = 3, y_min = 3, y_max = 9> (a, b) }"""
+    assert_rewritten(LowerAdd(), text, after, is_runnable=False)
+
+
+GATES = {
+    "gate": ("g = GlobalAveragePool (c)   s = Sigmoid (g)", "Mul (c, s)", "QMul"),
+    "gate first": ("s = ReduceMean <axes = [2, 3]> (c)", "Mul (s, c)", "QMul"),
+    "centred": ("s = GlobalAveragePool (c)", "Sub (c, s)", "QAdd"),
+    "rows": ("g = Conv (x, u)   s = MaxPool <kernel_shape = [6,1]> (g)", "Add (c, s)", "QAdd"),
+}
+
+
+@pytest.mark.parametrize("preset", ["w8a8", "w4a4"])
+@pytest.mark.parametrize(("body", "join", "op_type"), GATES.values(), ids=GATES)
+def test_broadcast(body: str, join: str, op_type: str, preset: str) -> None:
+    text = f"""f (float[b,4,6,6] x, float w, float u) => (float[b,4,6,6] y)
+    {{ c = Conv (x, w)   {body}   m = {join}   y = Conv (m, u) }}"""
+    for seed in (0, 1, 2):
+        found = staged(with_weights(text, seed, w=(4, 4, 1, 1), u=(4, 4, 1, 1)), preset)
+        lowered = run_passes(found.quantized, *LOWER_CPU())
+        assert op_type in ops(lowered)
+        assert ops(lowered).count("Transpose") == 2
+        assert_lowered(found.quantized, lowered, found.feed, at_least=4)
 
 
 @pytest.mark.parametrize("preset", ["w8a8", "w4a4"])

@@ -105,19 +105,31 @@ def test_a_weight_of_two_convs_is_stored_once() -> None:
     assert_lowered(found.quantized, lowered, found.feed, at_least=2)
 
 
-@pytest.mark.parametrize("side", ["input", "output"])
-def test_left_alone_because_one_side_is_float(side: str) -> None:
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [(0, "its activations are not quantized"), (2, "its bias has no codes")],
+    ids=["input", "bias"],
+)
+def test_left_alone_because_an_input_is_float(index: int, reason: str) -> None:
     found = staged(net(*CASES["plain"]))
     model = found.quantized.clone()
-    conv = find(model, "Conv")
-    if side == "input":
-        conv.replace_input_with(0, model.graph.inputs[0])
-    else:
-        model.graph.outputs[0] = conv.outputs[0]
+    find(model, "Conv").replace_input_with(index, model.graph.inputs[0])
     before, each = lines_of(model), LowerConv()
     assert not each(model).modified
-    assert [r.reason for r in each.refusals] == ["its activations are not quantized on both sides"]
+    assert [r.reason for r in each.refusals] == [reason]
     assert lines_of(model) == before
+
+
+@EACH
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_static_with_a_float_output(body: str, shape: tuple[int, ...], seed: int) -> None:
+    found = staged(net(body, shape, seed))
+    model = found.quantized.clone()
+    model.graph.outputs[0] = find(model, "Conv").outputs[0]
+    lowered = run_passes(model, LowerConv(), RemoveUnused())
+    assert ops(lowered) == ["QuantizeLinear", "Transpose", "QConv", "Transpose"]
+    assert attribute(find(lowered, "QConv"), "output") == "f32"
+    assert_lowered(model, lowered, found.feed)
 
 
 def test_a_float_conv_is_no_candidate() -> None:

@@ -16,7 +16,8 @@ TO_NCHW, TO_NHWC = "Transpose <perm = [0,3,1,2]>", "Transpose <perm = [0,2,3,1]>
 CONSTANTS = (
     "<float s = {0.5}, float[1] v = {2}, float[3,1,1] w = {1, 2, 3}, uint8 p = {8}, "
     "int64[1] i = {1}, int64[1] j = {2}, int64[1] axis = {1}, int32[1] i32 = {1}, "
-    "int32[1] j32 = {2}, int32[1] axis32 = {-2}, int64[8] pads = {0, 1, 2, 0, 0, 0, 3, 0}>"
+    "int32[1] j32 = {2}, int32[1] axis32 = {-2}, float[4] scales = {1, 1, 2, 1}, "
+    "int64[4] sizes = {1, 3, 2, 10}, int64[8] pads = {0, 1, 2, 0, 0, 0, 3, 0}>"
 )
 NHWC = "float[1,4,5,3] x"
 
@@ -35,6 +36,10 @@ SHAPES = {
     "Slice (t, i, j, axis)": "1,4,5,1",
     "Slice (t, i32, j32, axis32)": "1,1,5,3",
     "Pad (t, pads)": "1,9,5,4",
+    "Concat <axis = 1> (t, t)": "1,4,5,6",
+    "Concat <axis = -1> (t, t, t)": "1,4,15,3",
+    'Resize <mode = "nearest"> (t, , scales)': "1,8,5,3",
+    'Resize <mode = "nearest"> (t, , , sizes)': "1,2,10,3",
 }
 
 
@@ -46,6 +51,48 @@ def test_cancelled_with_its_inverse(op: str, shape: str) -> None:
     model = parse(text)
     assert MoveTransposePastOp()(model).modified
     assert [n.op_type for n in model.graph] == [op.split()[0], "Neg"]
+    assert_equal_outputs(parse(text), model)
+
+
+def test_split() -> None:
+    text = net(
+        f"t = {TO_NCHW} (x)   a, b = Split <axis = -2> (t)   u = {TO_NHWC} (a)   y = Neg (u)   "
+        f"o = {TO_NHWC} (b)   z = Abs (o)",
+        "float[1,2,5,3] y, float[1,2,5,3] z",
+    )
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    assert [n.op_type for n in model.graph] == ["Split", "Neg", "Abs"]
+    assert_equal_outputs(parse(text), model)
+
+
+@pytest.mark.parametrize("op", ["Reshape (t, flat)", "Flatten (t)"])
+def test_one_pixel_needs_no_transpose(op: str) -> None:
+    text = f"""f (float[2,1,1,3] x) => (float[2,3] y) <int64[2] flat = {{0, -1}}>
+    {{ t = {TO_NCHW} (x)   y = {op} }}"""
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    assert [n.op_type for n in model.graph] == [op.split()[0]]
+    assert_equal_outputs(parse(text), model)
+
+
+def test_two_transposes_of_one_value_are_one() -> None:
+    text = net(f"a = {TO_NHWC} (x)   b = {TO_NHWC} (x)   y = Mul (a, b)", "float[1,5,3,4] y")
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    assert [n.op_type for n in model.graph] == ["Transpose", "Mul"]
+    assert_equal_outputs(parse(text), model)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_channel_shuffle(groups: int) -> None:
+    text = f"""f (float[2,4,5,6] x) => (float[2,4,5,6] y)
+    <int64[5] five = {{2, {groups}, {6 // groups}, 4, 5}}, int64[4] four = {{2, 6, 4, 5}}>
+    {{ t = {TO_NCHW} (x)   a = Reshape (t, five)   s = Transpose <perm = [0,2,1,3,4]> (a)
+       r = Reshape (s, four)   u = {TO_NHWC} (r)   y = Neg (u) }}"""
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    assert [n.op_type for n in model.graph] == ["Reshape", "Transpose", "Reshape", "Neg"]
     assert_equal_outputs(parse(text), model)
 
 
@@ -114,6 +161,14 @@ def test_codes() -> None:
         ),
         net(f"t = {TO_NCHW} (x)   y = {TO_NCHW} (t)", "float[1,5,3,4] y"),
         net(f"t = {TO_NCHW} (x)   y = Transpose (t)", "float[5,4,3,1] y"),
+        net(
+            f"t = {TO_NCHW} (x)   y = Concat <axis = 1> (t, z)",
+            "float[1,6,4,5] y",
+            f"{NHWC}, float[1,3,4,5] z",
+        ),
+        net(f"t = {TO_NCHW} (x)   y = Reshape (t, j)", "float[60] y").replace(
+            "[1] j = {2}", "[1] j = {-1}"
+        ),
         net("y = Relu (x)"),
     ],
     ids=[
@@ -125,6 +180,8 @@ def test_codes() -> None:
         "two transposes",
         "no inverse",
         "default order",
+        "concat with a map of another layout",
+        "a reshape of many pixels",
         "none",
     ],
 )

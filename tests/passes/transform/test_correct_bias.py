@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from qcompile.graph import constant
 from qcompile.observers.weight_range import code_weight
-from qcompile.passes.transform.code_store import as_matrix, scale_method
+from qcompile.passes.transform.code_store import CodeStore, as_matrix, scale_method
 from qcompile.passes.transform.correct_bias import CorrectBias
 from qcompile.products import weight_of
 from tests.numerics import loops
@@ -41,6 +41,11 @@ def net(case: tuple, preset: str = "w3a8", seed: int = 0) -> Staged:
     return staged(with_weights(text, seed, w=shape, k=(4,)), preset, edge_bits=3)
 
 
+def correct(found: Staged) -> CorrectBias:
+    """The pass for this net."""
+    return CorrectBias(found.work, CodeStore(found.work))
+
+
 def mean_error(found: Staged) -> NDArray[np.float64]:
     """E[(Ŵ − W) x] over the samples (and places), by loops."""
     node = next(n for n in found.normalised.graph if n.op_type in ("Conv", "Gemm"))
@@ -71,7 +76,7 @@ def mean_error(found: Staged) -> NDArray[np.float64]:
 @EACH
 def test_new_bias(case: tuple) -> None:
     found = net(case)
-    model = run_passes(found.normalised, CorrectBias(found.work))
+    model = run_passes(found.normalised, correct(found))
     old = "k" in case[1].split("z =")[0]
     before = constant(found.normalised.graph.initializers["k"]) if old else np.zeros(4)
     after = constant(model.graph.initializers["y_bias"])
@@ -85,8 +90,8 @@ def test_new_bias(case: tuple) -> None:
 @EACH
 def test_a_second_run_changes_nothing(case: tuple) -> None:
     found = net(case)
-    model = run_passes(found.normalised, CorrectBias(found.work))
-    before, each = lines_of(model), CorrectBias(found.work)
+    model = run_passes(found.normalised, correct(found))
+    before, each = lines_of(model), correct(found)
     assert not each(model).modified
     assert [r.reason for r in each.refusals] == ["corrected already"]
     assert lines_of(model) == before
@@ -96,7 +101,7 @@ def test_a_bias_of_two_convs_is_corrected_for_each() -> None:
     text = """f (float[b,4,6,6] x, float w, float u, float k) => (float[b,4,6,6] y)
     { c = Conv (x, w, k)   y = Conv (c, u, k) }"""
     found = staged(with_weights(text, w=(4, 4, 1, 1), u=(4, 4, 1, 1), k=(4,)), "w3a8", edge_bits=3)
-    model = run_passes(found.normalised, CorrectBias(found.work))
+    model = run_passes(found.normalised, correct(found))
     first, second = model.graph
     assert first.inputs[2].name == "c_bias"
     assert second.inputs[2].name == "y_bias"
@@ -105,16 +110,16 @@ def test_a_bias_of_two_convs_is_corrected_for_each() -> None:
 @EACH
 def test_left_alone_because_no_data(case: tuple) -> None:
     found = net(case, "w3a8-dynamic")
-    each, model = CorrectBias(found.work), found.normalised.clone()
+    each, model = correct(found), found.normalised.clone()
     before = lines_of(model)
     assert not each(model).modified
     assert [r.reason for r in each.refusals] == ["no calibration data"]
     assert lines_of(model) == before
 
 
-def test_matmul_is_no_candidate() -> None:
+def test_left_alone_because_no_bias() -> None:
     text = "f (float[b,4] x, float w) => (float[b,4] y) { y = MatMul (x, w) }"
     found = staged(with_weights(text, w=(4, 4)))
-    each = CorrectBias(found.work)
+    each = correct(found)
     assert not each(found.normalised.clone()).modified
-    assert each.refusals == []
+    assert [r.reason for r in each.refusals] == ["no bias"]

@@ -81,8 +81,9 @@ def test_dynamic_products_of_one_value_share_the_pair() -> None:
 @pytest.mark.parametrize("preset", ["w8a8", "w8a4", "w8a8-dynamic"])
 def test_a_second_run_changes_nothing(preset: str) -> None:
     found = net(preset)
+    store = CodeStore(found.work)
     model = run_passes(
-        found.normalised, RoundWeights(found.work, CodeStore()), InsertQuantizers(found.work)
+        found.normalised, RoundWeights(found.work, store), InsertQuantizers(found.work)
     )
     before = lines_of(model)
     assert not InsertQuantizers(found.work)(model).modified

@@ -37,7 +37,7 @@ def net(case: tuple[str, tuple[int, ...]], preset: str, **recipe: object) -> Sta
 )
 def test_the_dequantized_weight_is_that_of_code_weight(case: tuple, preset: str) -> None:
     found = net(case, preset)
-    model = run_passes(found.normalised, RoundWeights(found.work, CodeStore()))
+    model = run_passes(found.normalised, RoundWeights(found.work, CodeStore(found.work)))
     (plan,) = found.plan.nodes.values()
     back = next(n for n in model.graph if n.op_type.startswith("Dequantize"))
     assert back.outputs[0].metadata_props["qcompile.spec"] == str(plan.weight)
@@ -53,7 +53,7 @@ def test_the_dequantized_weight_is_that_of_code_weight(case: tuple, preset: str)
 def test_a_weight_of_two_nodes_is_rounded_once() -> None:
     text = "f (float[b,8] x, float w) => (float[b,8] y) { m = MatMul (x, w)   y = MatMul (m, w) }"
     found = staged(with_weights(text, w=(8, 8)), "w4a16")
-    model = run_passes(found.normalised, RoundWeights(found.work, CodeStore()))
+    model = run_passes(found.normalised, RoundWeights(found.work, CodeStore(found.work)))
     assert sum(op.startswith("Dequantize") for op in ops(model)) == 1
     first, second = [n for n in model.graph if n.op_type == "MatMul"]
     assert first.inputs[1].producer().inputs[0] is second.inputs[1].producer().inputs[0]
@@ -70,7 +70,8 @@ def test_other_readers_keep_the_float_weight() -> None:
 
 
 def test_a_second_run_changes_nothing() -> None:
-    found, store = net(MATMUL, "w4a16"), CodeStore()
+    found = net(MATMUL, "w4a16")
+    store = CodeStore(found.work)
     model = run_passes(found.normalised, RoundWeights(found.work, store))
     before = lines_of(model)
     assert not RoundWeights(found.work, store)(model).modified
@@ -83,12 +84,14 @@ def test_left_alone_because_the_plan_leaves_it_in_float() -> None:
     rule = Rule(match="MatMul_y", exclude=True)
     found = staged(with_weights(text, w=(8, 8), u=(8, 8)), "w8a8", rules=(rule,))
     assert found.plan.nodes["MatMul_y"].reason == "excluded by recipe"
-    model = run_passes(found.normalised, RoundWeights(found.work, CodeStore()))
+    model = run_passes(found.normalised, RoundWeights(found.work, CodeStore(found.work)))
     assert sum(op.startswith("Dequantize") for op in ops(model)) == 1
 
 
-def test_the_store_computes_a_dropped_weight_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qcompile.passes.transform.code_store._BUDGET_BYTES", 1)
+def test_weights_above_the_budget_are_read_back_from_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qcompile.memory.Budget.kept_bytes", 1)
     text = """f (float[b,8] x, float w, float u) => (float[b,8] y)
     { m = MatMul (x, w)   y = MatMul (m, u) }"""
     small = staged(with_weights(text, w=(8, 8), u=(8, 8)), "w4a16")

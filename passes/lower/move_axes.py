@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ops that name axes: whether they can run in another layout, and their axes there."""
+
+import numpy as np
+import onnx_ir as ir
+
+from qcompile.graph import add_initializer, attribute, constant, input_of, is_constant, is_op
+
+AXES = ("Concat", "Split", "Slice", "Pad", "Resize")
+
+Perm = tuple[int, ...]
+
+
+def can_move_axes(node: ir.Node) -> bool:
+    """Whether the op's axes are constant, so that they can be renamed."""
+    if is_op(node, "Concat", "Split"):
+        return True
+    if is_op(node, "Slice"):
+        return input_of(node, 3) is not None and all(is_constant(v) for v in node.inputs[1:] if v)
+    if is_op(node, "Resize"):
+        # A size of one axis beside scales of others (`axes`) stays; so does a region of interest.
+        roi = constant(input_of(node, 1))
+        has_roi = input_of(node, 1) is not None and (roi is None or roi.size > 0)
+        return not has_roi and "axes" not in node.attributes and len(_sizes(node)) == 1
+    return (
+        len(node.inputs) < 4
+        and constant(input_of(node, 1)) is not None
+        and attribute(node, "mode", "constant") == "constant"
+    )
+
+
+def _sizes(node: ir.Node) -> list[int]:
+    """The inputs of a Resize that hold one constant number an axis: scales or sizes."""
+    found = [(i, constant(input_of(node, i))) for i in (2, 3)]
+    return [i for i, array in found if array is not None and array.size]
+
+
+def move_axes(graph: ir.Graph, node: ir.Node, perm: Perm) -> None:
+    """Rename the axes: axis i of the transpose is axis perm[i] of its source."""
+    if is_op(node, "Concat", "Split"):
+        axis = int(attribute(node, "axis", 0))
+        node.attributes["axis"] = ir.AttrInt64("axis", perm[axis % len(perm)])
+    elif is_op(node, "Slice"):
+        axes = np.asarray(constant(node.inputs[3]))
+        moved = np.array([perm[int(a) % len(perm)] for a in axes.ravel()], axes.dtype)
+        node.replace_input_with(3, add_initializer(graph, f"{node.name}_axes", moved))
+    elif is_op(node, "Resize"):
+        (index,) = _sizes(node)
+        given = np.asarray(constant(node.inputs[index]))
+        source = np.zeros_like(given)
+        source[list(perm)] = given
+        node.replace_input_with(index, add_initializer(graph, f"{node.name}_sizes", source))
+    else:
+        pads = np.asarray(constant(node.inputs[1])).reshape(2, -1)
+        source = np.zeros_like(pads)
+        source[:, list(perm)] = pads
+        node.replace_input_with(1, add_initializer(graph, f"{node.name}_pads", source.ravel()))

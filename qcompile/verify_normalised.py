@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rung normalise of verify: the float outputs of the normalised model against the source's."""
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qcompile.data import Data
+from qcompile.graph import values
+from qcompile.session import open_model, run_float, session_options, with_outputs
+from qcompile.verdict import Check
+
+UNIT = 2.0**-23
+
+
+def check_normalised(source: ir.Model, normalised: ir.Model, data: Data) -> Check:
+    """normalise: float outputs against the source's.
+
+    The bound: every product of K terms may differ by K·2^-23 of its magnitude, and the differences
+    add over the depth; so 2^-23 · Σ K · (the largest |output of a product|), summed over the
+    products. Where no output is a float, all must be equal.
+    """
+    products = [n for n in normalised.graph if n.op_type in ("Conv", "MatMul", "Gemm")]
+    names = [n.outputs[0].name or "" for n in products]
+    outputs = [v.name or "" for v in normalised.graph.outputs]
+    depth = sum(reduction(n) for n in products) + len(normalised.graph)
+    wanted = open_model(source, session_options(optimise=False))
+    wide = list(dict.fromkeys([*outputs, *names]))
+    found = open_model(with_outputs(normalised, wide), session_options(optimise=False))
+    difference, magnitude, worst = 0.0, 0.0, ""
+    for feed in data:
+        expected = dict(zip(outputs, run_float(wanted, outputs, feed), strict=True))
+        actual = dict(zip(wide, found.run(wide, feed), strict=True))
+        floats = [n for n in outputs if isinstance(actual[n], np.ndarray)]
+        floats = [n for n in floats if actual[n].dtype.kind == "f"]
+        for name in names or floats:
+            magnitude = max(magnitude, float(np.abs(actual[name]).max(initial=0)))
+        for name in floats or outputs:
+            gap = largest_gap(expected[name], actual[name])
+            if not gap <= difference:
+                difference, worst = gap, name
+    return Check(
+        "normalise",
+        difference,
+        unit_of(source) * depth * magnitude,
+        f"2^{int(np.log2(unit_of(source)))} · Σ K · largest product (float outputs)",
+        worst,
+        len(outputs),
+    )
+
+
+def unit_of(model: ir.Model) -> float:
+    """float32's, or float16's where the model rounds to it after every op."""
+    halves = (v for graph in model.graphs() for v in values(graph))
+    return 2.0**-10 if any(v.dtype == ir.DataType.FLOAT16 for v in halves) else UNIT
+
+
+def largest_gap(a: Any, b: Any) -> float:
+    """The largest |a − b|; equal infinities and NaN in both are no gap. Other types: 0 or inf.
+
+    Sequences are lists of arrays, and an empty optional is None.
+
+    >>> largest_gap(np.array([np.nan, np.inf, 1.0]), np.array([np.nan, np.inf, 1.5]))
+    0.5
+    """
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return max((largest_gap(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
+    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or a.shape != b.shape:
+        return 0.0 if type(a) is type(b) and not isinstance(a, (list, np.ndarray)) else float("inf")
+    if a.dtype.kind != "f":
+        return 0.0 if np.array_equal(a, b) else float("inf")
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    x, y = (np.where(same, 0, v).astype(np.float64) for v in (a, b))
+    return float(np.abs(x - y).max(initial=0))
+
+
+def reduction(node: ir.Node) -> int:
+    """K of a product, from the shape of its weight."""
+    weight = node.inputs[1]
+    dims = [d for d in (weight.shape or [1]) if isinstance(d, int)] if weight is not None else [1]
+    return int(np.prod(dims[1:])) if node.op_type in ("Conv", "Gemm") else int(max(dims, default=1))

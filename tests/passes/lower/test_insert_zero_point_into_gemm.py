@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Target ort: the weight of a Gemm has as many zero points as scales."""
+
+import numpy as np
+import pytest
+
+from qcompile.graph import constant, input_of
+from qcompile.passes.lower.insert_zero_point_into_gemm import InsertZeroPointIntoGemm
+from tests.passes.graphs import run
+from tests.passes.stages import run_passes, staged, with_weights
+
+BODY = "m = Gemm (x, w, k)   y = Relu (m)"
+
+
+def weight_node(model):
+    gemm = next(n for n in model.graph if n.op_type in ("Gemm", "MatMul"))
+    back = gemm.inputs[1].producer()
+    return back if back.op_type == "DequantizeLinear" else back.inputs[0].producer()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_zeros(seed: int) -> None:
+    text = f"f (float[3,8] x, float w, float k) => (float[3,6] y) {{ {BODY} }}"
+    found = staged(with_weights(text, seed, w=(8, 6), k=(6,)), "w8a8", "ort")
+    (before,) = run(found.quantized, found.feed)
+    assert input_of(weight_node(found.quantized), 2) is None
+    lowered = run_passes(found.quantized, InsertZeroPointIntoGemm())
+    points = constant(weight_node(lowered).inputs[2])
+    assert points.dtype == np.int8 and points.tolist() == [0] * 6
+    np.testing.assert_array_equal(run(lowered, found.feed)[0], before)
+
+
+def test_matmul_is_left_alone() -> None:
+    text = "f (float[3,8] x, float w) => (float[3,6] y) { y = MatMul (x, w) }"
+    found = staged(with_weights(text, 0, w=(8, 6)), "w8a8", "ort")
+    each = InsertZeroPointIntoGemm()
+    assert not each(found.quantized.clone()).modified and not each.refusals
