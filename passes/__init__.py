@@ -4,6 +4,7 @@
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from qcompile.passes.lower.fold_dequantize_into_floats import FoldDequantizeIntoFloats
 from qcompile.passes.lower.insert_zero_point_into_gemm import InsertZeroPointIntoGemm
 from qcompile.passes.lower.lower_add import LowerAdd
 from qcompile.passes.lower.lower_concat import LowerConcat
@@ -139,6 +140,7 @@ def LOWER_CPU() -> list[Pass]:
         LowerAdd(),
         LowerPool(),
         LowerResize(),
+        FoldDequantizeIntoFloats(),  # a number among them makes a function of the op
         LowerFunction(),
         LowerConcat(),
         LowerSplit(),

@@ -62,9 +62,9 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     nodes |= imported | inside_subgraphs(model.graph)
     if not any(p.is_quantized for p in nodes.values()):
         raise InputError(nothing_to_quantize(nodes))
-    if target.dynamic_note and any(
-        p.activation and p.activation.is_dynamic for p in nodes.values()
-    ):
+    activations = [p.activation for p in nodes.values() if p.activation]
+    notes += [target.integer_note] if target.integer_note and activations else []
+    if target.dynamic_note and any(a.is_dynamic for a in activations):
         notes.append(target.dynamic_note)
     notes += recurrent_notes(nodes)
     notes += [
@@ -149,11 +149,12 @@ def _plan_node(
     ):
         bits, source = recipe.edge_bits, f"--edge-bits {recipe.edge_bits}"
     block_size = (rule.block_size if rule else None) or recipe.block_size
-    if asked is None and bits < target.narrowest.get(node.op_type, 1):
-        bits = target.narrowest[node.op_type]
-        source = f"{source}; target {target.name} has no {node.op_type} below {bits} bits"
-    weight_spec = weight_spec_of(node, bits, preset.activation, asked, block_size)
     activation = activation_spec_of(node, preset, recipe)
+    wider = target.weight_bits(node.op_type, bits, activation)
+    if asked is None and wider != bits:
+        why = f"target {target.name} has no {node.op_type} of {bits} bits here"
+        bits, source = wider, f"{source}; {why}: {wider}"
+    weight_spec = weight_spec_of(node, bits, preset.activation, asked, block_size)
     request = request_of(node, weight_spec, activation)
     refusal = target.refuse(request)
     if refusal is not None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import onnxruntime as ort
 
 import qcompile.runtime_ops as runtime_ops
 from qcompile.errors import InputError
+from qcompile.provenance import attach
 from qcompile.session import session_options
 
 MANIFEST = "manifest.json"
@@ -66,6 +68,12 @@ class Artifact:
         }
         text = json.dumps(plain(data), indent=1, sort_keys=True, ensure_ascii=False)
         (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    def model(self) -> ir.Model:
+        """The compiled graph, its nodes and values marked with what they stand for."""
+        model = ir.load(self.folder / MODEL)
+        attach(model, self.content.get("provenance", {}))
+        return model
 
     @property
     def model_bytes(self) -> int:

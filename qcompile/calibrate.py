@@ -75,7 +75,7 @@ def calibrate(model: ir.Model, plan: Plan, recipe: Recipe, data: Data | None) ->
 
 
 def _mean_inputs(model: ir.Model, plan: Plan) -> dict[str, bool]:
-    """Input name of every quantized product → whether it is a map [B, C, H, W]."""
+    """Input name of every quantized product → whether a Conv reads it, as a map [B, C, H, W]."""
     found: dict[str, bool] = {}
     for node in model.graph:
         node_plan = plan.nodes.get(node.name or "")
@@ -85,5 +85,6 @@ def _mean_inputs(model: ir.Model, plan: Plan) -> dict[str, bool]:
             continue
         source = node.inputs[0]
         assert source is not None
-        found[source.name or ""] = node_plan.op_type == "Conv"
+        name = source.name or ""
+        found[name] = found.get(name, False) or node_plan.op_type == "Conv"
     return found

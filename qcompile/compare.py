@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from qcompile.artifact import MODEL, Artifact, load, sha256
+from qcompile.artifact import Artifact, load, sha256
 from qcompile.data import Batch, Data, read_data
 from qcompile.errors import InputError
 from qcompile.load import load as load_model
@@ -56,7 +56,7 @@ def model_of(path: str | Path) -> ir.Model:
     """The graph behind a path, for its inputs."""
     if not Path(path).is_dir():
         return load_model(path)
-    return ir.load(Artifact.read(path).folder / MODEL)
+    return Artifact.read(path).model()
 
 
 def compare(a: str | Path, b: str | Path, data: Any, limit: int = 64) -> Comparison:
@@ -138,7 +138,7 @@ def _worst(a: Path, b: Path, data: Data) -> tuple[tuple[str, float], ...]:
     artifact = Artifact.read(b)
     if artifact.content["library"] is None or artifact.content["source"]["sha256"] != sha256(a):
         return ()
-    packed = ir.load(b / MODEL)
+    packed = artifact.model()
     runs = record(artifact, packed, data)
     return tuple(layer_sqnr(normalise(load_model(a)), packed, runs, data)[:5])
 

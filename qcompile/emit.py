@@ -18,9 +18,10 @@ import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import MANIFEST, MODEL, WEIGHTS, Artifact, sha256
 from qcompile.errors import InputError
 from qcompile.external import move_outside
-from qcompile.graph import DOMAIN, DOMAIN_VERSION, attribute
+from qcompile.graph import DOMAIN, DOMAIN_VERSION, attribute, is_op
 from qcompile.passes.lower.lower_lstm_into_dynamic_quantize_lstm import PLACES, QUANTIZED_LSTM
 from qcompile.plan import NodePlan, Plan
+from qcompile.provenance import detach
 from qcompile.recipe import Recipe
 from qcompile.targets.target import Target
 from qcompile.version import VERSION
@@ -111,7 +112,8 @@ def emit(
     model = packed.clone()
     _settle_versions(model)
     write_weights(model, folder)
-    ir.save(model, folder / MODEL)
+    provenance = detach(model)
+    write_model(model, folder / MODEL)
     library = None
     if target.needs_library:
         path = runtime_ops.library_path()
@@ -131,13 +133,14 @@ def emit(
         "onnx": {
             "opset": opset,
             "ir_version": model.ir_version,
-            "oldest_onnxruntime": oldest_runtime(model),
+            "oldest_onnxruntime": oldest_runtime(packed),
         },
         "library": library,
         "files": files,
         "coverage": plan.coverage(),
         "nodes": node_rows(packed, plan, target),
         "float_nodes": dict(plan.reasons),
+        "provenance": provenance,
     }
     artifact = Artifact(folder, content, {})
     artifact.write_manifest()
@@ -153,7 +156,10 @@ def oldest_runtime(model: ir.Model) -> str:
     """The oldest ONNX Runtime that has the opset and every kernel of the model."""
     needed = [needs(model.graph.opset_imports[""])[1]]
     if any(n.op_type == "MatMulNBits" and attribute(n, "bits", 4) == 8 for n in model.graph):
-        needed.append("1.22")
+        needed.append("1.23")  # 1.22 has a kernel, which refuses most of them when it runs
+    moved = [n.inputs[0] for n in model.graph if is_op(n, "DepthToSpace")]
+    if any(v is not None and v.dtype == ir.DataType.UINT8 for v in moved):
+        needed.append("1.21")
     return max(needed, key=_number)
 
 
@@ -177,6 +183,15 @@ def write_weights(model: ir.Model, folder: Path) -> None:
     move_outside(values, path, INLINE_BYTES)
     if not path.stat().st_size:
         path.unlink()
+
+
+def write_model(model: ir.Model, path: Path) -> None:
+    """Write the graph without value_info of initializers: a tensor says its type and shape."""
+    proto = ir.to_proto(model)
+    described = [v for v in proto.graph.value_info if v.name not in model.graph.initializers]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(described)
+    path.write_bytes(proto.SerializeToString())
 
 
 def node_rows(packed: ir.Model, plan: Plan, target: Target) -> list[dict[str, Any]]:

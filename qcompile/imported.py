@@ -94,6 +94,14 @@ def input_spec(node: ir.Node) -> QuantSpec | str | None:
     return static_input(node)
 
 
+def decoded(back: ir.Node) -> NDArray[np.float32]:
+    """What DequantizeLinear gives for constant codes of one scale an element: one f32 product."""
+    codes, scale = np.asarray(constant(back.inputs[0])), np.asarray(constant(back.inputs[1]))
+    point = constant(input_of(back, 2))
+    wide = codes.astype(np.int64) - (0 if point is None else point.astype(np.int64))
+    return np.asarray(wide.astype(np.float32) * scale.astype(np.float32))
+
+
 def _behind_dequantize(
     node: ir.Node, back: ir.Node, *, is_turned: bool
 ) -> ImportedWeight | str | None:

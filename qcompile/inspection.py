@@ -21,7 +21,7 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
     """
     files = artifact.content["files"]
     library = artifact.content["library"]
-    graph = ir.load(artifact.folder / MODEL).graph
+    graph = artifact.model().graph
     sizes = {name: int(files[name]["bytes"]) for name in (MODEL, WEIGHTS) if name in files}
     if library is not None:
         sizes["library"] = int(files[library["file"]]["bytes"])

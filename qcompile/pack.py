@@ -46,7 +46,7 @@ def layout_of(node: ir.Node, shared: set[str]) -> str:
     """kc for depthwise, rows for tables that only Gather reads, n16k4 for the rest."""
     codes = node.inputs[CODES]
     if node.op_type == "QConv":
-        group, n = int(attribute(node, "group")), int(attribute(node, "N"))
+        group, n = int(attribute(node, "group", 1)), int(attribute(node, "N"))
         taps = int(np.prod(attribute(node, "kernel_shape")))
         if group > 1 and group == n and int(attribute(node, "K")) == taps:
             return KC.name

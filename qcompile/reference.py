@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import attribute, constant, input_of
+from qcompile.graph import attribute, constant, input_of, is_constant
 from qcompile.numerics.add import qadd
 from qcompile.numerics.conv import Window, qconv_dynamic, qconv_scaled, qconv_static
 from qcompile.numerics.gather import qgather
@@ -83,7 +83,7 @@ def _product(
 
 def _conv(node: ir.Node, inputs: list[NDArray]) -> Result:
     weight, bias = weight_of_packed(node), constant(input_of(node, BIAS))
-    window, group = _window(node, inputs[0]), int(attribute(node, "group"))
+    window, group = _window(node, inputs[0]), int(attribute(node, "group", 1))
     if attribute(node, "activation") == "static":
         scale = constant(input_of(node, MULTIPLIER))
         assert scale is not None
@@ -101,15 +101,22 @@ def _gather(node: ir.Node, inputs: list[NDArray]) -> Result:
     return found, np.abs(found) * 2.0**-23  # one rounding (N23)
 
 
+def _operands(node: ir.Node, inputs: list[NDArray]) -> tuple[NDArray, NDArray]:
+    """Both codes of QAdd or QMul, of which one may be constant."""
+    given, stored = iter(inputs), [constant(input_of(node, i)) for i in (0, 1)]
+    a, b = (next(given) if found is None else found for found in stored)
+    return a, b
+
+
 def _add(node: ir.Node, inputs: list[NDArray]) -> Result:
     names = ("a_multiplier", "b_multiplier", "a_zero_point", "b_zero_point")
     values = {n: attribute(node, n) for n in (*names, "y_zero_point", "y_min", "y_max")}
-    return qadd(inputs[0], inputs[1], **values), None
+    return qadd(*_operands(node, inputs), **values), None
 
 
 def _mul(node: ir.Node, inputs: list[NDArray]) -> Result:
     names = ("multiplier", "a_zero_point", "b_zero_point", "y_zero_point", "y_min", "y_max")
-    return qmul(inputs[0], inputs[1], **{n: attribute(node, n) for n in names}), None
+    return qmul(*_operands(node, inputs), **{n: attribute(node, n) for n in names}), None
 
 
 def _lut(node: ir.Node, inputs: list[NDArray]) -> Result:
@@ -150,7 +157,7 @@ REFERENCES: dict[str, Callable[[ir.Node, list[NDArray]], Result]] = {
 def activation_inputs(node: ir.Node) -> list[ir.Value]:
     """The inputs that change from run to run."""
     count = 2 if node.op_type in ("QAdd", "QMul") else 1
-    return [v for v in node.inputs[:count] if v is not None]
+    return [v for v in node.inputs[:count] if v is not None and not is_constant(v)]
 
 
 def run_node(node: ir.Node, inputs: list[NDArray]) -> Result:

@@ -12,6 +12,7 @@ from qcompile.annotate import request_of
 from qcompile.artifact import Artifact
 from qcompile.compare import Comparison
 from qcompile.formats import FORMATS
+from qcompile.imported_plan import AS_THE_MODEL_SAYS
 from qcompile.plan import NodePlan, Plan
 from qcompile.targets.target import Request, Target
 
@@ -42,7 +43,7 @@ def report(artifact: Artifact, console: Console) -> None:
     rows.add_row("target, preset", f"{content['target']}, {content['preset']}")
     rows.add_row("size", f"{size(before)} → {size(after)} ({before / max(after, 1):.2f}× smaller)")
     rows.add_row("coverage", coverage_line(content))
-    for name, text in _measured_lines(measured):
+    for name, text in _measured_lines(measured, _original(content)):
         rows.add_row(name, text)
     console.print(rows)
     for note in content["notes"]:
@@ -52,14 +53,19 @@ def report(artifact: Artifact, console: Console) -> None:
     _print_floats(content, console)
 
 
-def _measured_lines(measured: dict[str, Any]) -> list[tuple[str, str]]:
+def _original(content: dict[str, Any]) -> str:
+    """What the user's model is called; one that comes in codes is no float model."""
+    return "given" if content["preset"] == AS_THE_MODEL_SAYS else "float"
+
+
+def _measured_lines(measured: dict[str, Any], original: str) -> list[tuple[str, str]]:
     lines = []
     if measured.get("sqnr_db") is not None:
         where = "random inputs" if measured.get("synthetic_data") else "calibration data"
         lines.append(
             (
                 "SQNR",
-                f"{float(measured['sqnr_db']):.1f} dB of the outputs against the float model "
+                f"{float(measured['sqnr_db']):.1f} dB of the outputs against the {original} model "
                 f"({where})",
             )
         )
@@ -73,7 +79,7 @@ def _measured_lines(measured: dict[str, Any]) -> list[tuple[str, str]]:
         s = measured["speed"]
         text = (
             f"{s['float_ms']:.3f} ms → {s['compiled_ms']:.3f} ms "
-            f"({s['ratio']:.2f}× the float model's speed, 1 thread)"
+            f"({s['ratio']:.2f}× the {original} model's speed, 1 thread)"
         )
         lines.append(("time of one input", text))
     checks = measured.get("checks", [])
@@ -101,14 +107,14 @@ def coverage_line(content: dict[str, Any]) -> str:
 
 def warnings(artifact: Artifact) -> list[str]:
     """What the user would not want to find out later."""
-    found = []
+    found, original = [], _original(artifact.content)
     speed = artifact.measured.get("speed") or {}
     if speed and speed["ratio"] < 1:
         found.append(
-            f"the compiled model is slower than the float one here ({speed['ratio']:.2f}×)"
+            f"the compiled model is slower than the {original} one here ({speed['ratio']:.2f}×)"
         )
     if artifact.model_bytes >= artifact.content["source"]["bytes"]:
-        found.append("the compiled model is not smaller than the float one")
+        found.append(f"the compiled model is not smaller than the {original} one")
     if artifact.measured.get("synthetic_data"):
         found.append(
             "accuracy was not measured: without --calibration-data the check ran on random inputs"

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
-from qcompile.artifact import MODEL, Artifact, load, sha256
+from qcompile.artifact import Artifact, load, sha256
 from qcompile.data import Data
 from qcompile.graph import DOMAIN, FLOAT, constant
 from qcompile.measure import measure_speed
@@ -62,7 +62,7 @@ def verify(
         checks += check_activations(quantized, plan, few)
     else:
         skipped.append("the QDQ rung: the op library is not installed")
-    packed = ir.load(artifact.folder / MODEL)
+    packed = artifact.model()
     checks += check_recurrent(quantized, packed)
     if target.packs:
         checks += [check_constants(lowered, quantized), check_packed(lowered, packed)]

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every lowered product against the QDQ node of the same name: its constants, its float outputs."""
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from qcompile.numerics.requantize import multiplier
 from qcompile.pack import PACKED_OPS, weight_parts
 from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
 from qcompile.pieces import OUTPUT, as_nchw, float_name, piece_between
+from qcompile.sum_bounds import largest_input, sum_bound
 from qcompile.verdict import Check
 from qcompile.verify_nodes import float_ratio
 
@@ -160,26 +159,3 @@ def _source(node: ir.Node) -> ir.Value:
     if forth is None or not is_op(forth, "Quantize", domain=DOMAIN) or forth.inputs[0] is None:
         return value
     return forth.inputs[0]
-
-
-def largest_input(node: ir.Node, x: NDArray) -> float:
-    """The largest |x| in the unit of the weights' sums: real, or centred codes."""
-    if x.dtype.kind == "f":
-        return float(np.abs(x).max(initial=0))
-    point = node.attributes.get("x_zero_point")
-    return 1.0 if point is None else float(np.abs(x.astype(int) - point.value).max(initial=0))
-
-
-def sum_bound(node: ir.Node) -> Callable[[float], NDArray]:
-    """Of the largest |x|, the bound on every output; [N, 1, 1] for a map."""
-    if node.op_type == "QGather":
-        return lambda largest: np.zeros(1)  # one rounding, which float_ratio allows (N23)
-    bias, scale = constant(input_of(node, BIAS)), constant(input_of(node, MULTIPLIER))
-    parts = (w.decode() if scale is None else w.values() for _, w in weight_parts(node))
-    sums = np.concatenate([np.abs(part).sum(1, dtype=np.float64) for part in parts])
-    added = np.zeros(1) if bias is None else np.abs(bias.astype(np.float64))
-    if scale is not None:
-        sums, added = sums * scale, added * scale
-    shape = (-1, 1, 1) if node.op_type == "QConv" else (-1,)
-    unit = 2 * (int(node.attributes["K"].value) + 4) * 2.0**-23
-    return lambda largest: (unit * (largest * sums + added)).reshape(shape)

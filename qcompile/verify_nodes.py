@@ -19,6 +19,7 @@ from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
 from qcompile.pieces import as_nchw, float_name, piece_between, qdq_piece, source_names
 from qcompile.reference import REFERENCES, activation_inputs, run_node
 from qcompile.session import WEIGHTS_FOLDER, open_model, session_options, with_outputs
+from qcompile.sum_bounds import largest_input, sum_bound
 from qcompile.verdict import Check
 
 QDQ_SHARE = 0.001  # architecture §2: at most one code, on at most 0.1 % of the elements
@@ -177,10 +178,18 @@ def check_qdq(packed: ir.Model, quantized: ir.Model, runs: list[Recorded]) -> li
 def _ties(quantized: ir.Model, node: ir.Node, feed: dict[str, NDArray]) -> NDArray[np.bool_]:
     """Where the real number lies as near to the middle of two codes as f32 sums can tell.
 
-    The mean of 64 codes is such a middle once in 64 times. Not products of many weights: the terms
-    here are a few codes, or a map's, of one scale. The bound: (terms + 4) · 2^-23 · 255 codes.
+    The mean of 64 codes is such a middle once in 64 times. The bound: that of N14 for products, of
+    a small one a single element is more than the share; else (terms + 4) · 2^-23 · 255 codes, the
+    terms being a few codes, or a map's, of one scale.
     """
-    if node.op_type not in ("QPool", "QAdd", "QMul", "QResize"):
+    x = next(iter(feed.values()))
+    bound: NDArray[np.float64] | float
+    if node.op_type in ("QConv", "QMatMul"):
+        bound = sum_bound(node)(largest_input(node, x))
+    elif node.op_type in ("QPool", "QAdd", "QMul", "QResize"):
+        terms = int(np.prod(x.shape[2:])) if node.op_type == "QPool" else 4
+        bound = (terms + 4) * 2.0**-23 * 255
+    else:
         return np.zeros(1, np.bool_)
     found = {v.name: v for n in quantized.graph for v in n.outputs}
     forth = found[node.metadata_props["qcompile.output"]].producer()
@@ -190,8 +199,7 @@ def _ties(quantized: ir.Model, node: ir.Node, feed: dict[str, NDArray]) -> NDArr
     piece = piece_between(quantized, feed, forth.inputs[0].name or "")
     real = np.asarray(piece.run(None, feed)[0], np.float64)
     ratio = real / float(np.asarray(constant(forth.inputs[1])))
-    terms = int(np.prod(next(iter(feed.values())).shape[2:])) if node.op_type == "QPool" else 4
-    return np.abs(np.abs(ratio - np.rint(ratio)) - 0.5) <= (terms + 4) * 2.0**-23 * 255
+    return np.asarray(np.abs(np.abs(ratio - np.rint(ratio)) - 0.5) <= bound)
 
 
 def layer_sqnr(

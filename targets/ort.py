@@ -3,6 +3,7 @@
 
 from qcompile.passes import LOWER_ORT
 from qcompile.passes.lower.nbits import BLOCK_SIZES
+from qcompile.spec import QuantSpec
 from qcompile.targets.target import Request, Target
 
 NBITS = (2, 4, 8)
@@ -31,6 +32,13 @@ def refuse(request: Request) -> str | None:
             return f"MatMulInteger takes 8-bit weights; {weight} was asked: use --block-size 32"
         return None
     return _refuse_nbits(request)
+
+
+def weight_bits(op_type: str, bits: int, activation: QuantSpec | None) -> int:
+    """8 for Conv and static products, the next width of MatMulNBits for all others."""
+    if op_type == "Conv" or (activation is not None and not activation.is_dynamic):
+        return 8
+    return next(width for width in NBITS if width >= bits)
 
 
 def _refuse_nbits(request: Request) -> str | None:
@@ -67,9 +75,13 @@ ORT = Target(
     lower=LOWER_ORT,
     packs=False,
     gives_floats=False,  # ONNX Runtime fuses a Conv only with a quantizer behind it
-    narrowest={"Conv": 8},
+    weight_bits=weight_bits,
     dynamic_note=(
         "a8-dynamic on target ort is ONNX Runtime's own: uint8 with one scale a tensor, or int8 by "
         "block in MatMulNBits; results differ from target cpu, and a sample may depend on its batch"
+    ),
+    integer_note=(
+        "on x86 processors without VNNI ONNX Runtime's int8 kernels saturate unless the session "
+        "sets session.x64quantprecision to 1: qcompile.load does, other programs must"
     ),
 )

@@ -2,7 +2,7 @@
 """Target: what a backend runs, and the passes that lower to it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -25,9 +25,10 @@ class Request:
 class Target:
     """A backend. `refuse(request)` gives None or the reason with its cure; `lower` the passes.
 
-    narrowest: op type → fewest weight bits; a preset below them keeps these bits. dynamic_note: how
-    the target's dynamic activations differ from numerics, if they do. gives_floats: whether a
-    static product may give floats.
+    weight_bits(op type, bits of the preset, activation): the nearest bits that it has a kernel for.
+    dynamic_note: how the target's dynamic activations differ from numerics, if they do.
+    integer_note: what products of two kinds of codes need of the processor or the session.
+    gives_floats: whether a static product may give floats.
     """
 
     name: str
@@ -37,6 +38,9 @@ class Target:
     kernel: Callable[[Request], str]
     lower: Callable[[], list[ir.passes.InPlacePass]]
     packs: bool
-    narrowest: dict[str, int] = field(default_factory=dict)
+    weight_bits: Callable[[str, int, QuantSpec | None], int] = lambda op_type, bits, activation: (
+        bits
+    )
     dynamic_note: str = ""
+    integer_note: str = ""
     gives_floats: bool = True

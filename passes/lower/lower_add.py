@@ -8,13 +8,19 @@ After:
     { r_codes = com.qcompile.QAdd (a_codes, b_codes) }
 Refuses: an input or the output is not quantized.
 
+One input may be codes that the user's model stores, of one scale; int8 codes move up by 128. A
+single number is left to lower_function.
+
 A difference is a sum whose second multiplier is negative (N20); a product has one multiplier (N26).
 """
+
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.graph import is_op, remove_dead, replace
+from qcompile.graph import constant, derived_initializer, input_of, is_constant, is_op, remove_dead
+from qcompile.graph import replace as replace_value
 from qcompile.passes.lower.lowered import op, remember
 from qcompile.passes.lower.qdq import End, Static, end_of, static_of
 from qcompile.passes.rewrite import NodePass
@@ -31,6 +37,7 @@ class LowerAdd(NodePass):
         a, b = static_of(node.inputs[0]), static_of(node.inputs[1])
         if a is None and b is None:
             return None
+        a, b = a or stored_codes_of(node.inputs[0]), b or stored_codes_of(node.inputs[1])
         if a is None or b is None:
             return "one of its inputs is not quantized"
         end = end_of(node.outputs[0])
@@ -38,9 +45,9 @@ class LowerAdd(NodePass):
 
     def rewrite(self, node: ir.Node, found: tuple[Static, Static, End]) -> None:
         """QAdd in place of all that fuses."""
-        a, b, end = found
-        graph = node.graph
+        graph, end = node.graph, found[2]
         assert isinstance(graph, ir.Graph)
+        a, b = (_unsigned(graph, each) for each in found[:2])
         attributes = multipliers(node, a.scale, b.scale, end.scale) | {
             "a_zero_point": a.zero_point,
             "b_zero_point": b.zero_point,
@@ -58,13 +65,39 @@ class LowerAdd(NodePass):
             ir.DataType.UINT8,
             **attributes,
         )
-        remember(add, [a.codes, b.codes], end)
+        remember(add, [v for v in (a.codes, b.codes) if not is_constant(v)], end)
         add.outputs[0].shape = out.shape
         add.outputs[0].metadata_props.update(out.metadata_props)
         graph.insert_after(end.passed[-1], add)
-        replace(out, add.outputs[0])
+        replace_value(out, add.outputs[0])
         remove_dead(graph, [node, *end.passed])
         add.outputs[0].name = name
+
+
+def stored_codes_of(value: ir.Value | None) -> Static | None:
+    """Codes of one scale that the model stores; int8 ones as they are."""
+    back = value.producer() if value is not None else None
+    if back is None or not is_op(back, "DequantizeLinear"):
+        return None
+    codes, scale, point = back.inputs[0], constant(back.inputs[1]), constant(input_of(back, 2))
+    if codes is None or scale is None or scale.size != 1 or not is_constant(codes):
+        return None
+    is_number = np.asarray(constant(codes)).size == 1
+    if is_number or codes.dtype not in (ir.DataType.UINT8, ir.DataType.INT8):
+        return None
+    if scale.dtype != np.float32 or (point is None and input_of(back, 2) is not None):
+        return None
+    return Static(codes, float(scale), 0 if point is None else int(point), back)
+
+
+def _unsigned(graph: ir.Graph, found: Static) -> Static:
+    if found.codes.dtype != ir.DataType.INT8:
+        return found
+    codes = np.asarray(constant(found.codes)).astype(np.int16) + 128
+    up = derived_initializer(
+        graph, found.codes, "_unsigned", lambda: ir.tensor(codes.astype(np.uint8))
+    )
+    return replace(found, codes=up, zero_point=found.zero_point + 128)
 
 
 def multipliers(node: ir.Node, a: float, b: float, y: float) -> dict[str, float]:

@@ -22,7 +22,6 @@ from qcompile.graph import (
     FLOAT,
     LAYOUT,
     NHWC,
-    attribute,
     input_of,
     is_op,
     only_consumer,
@@ -43,6 +42,7 @@ from qcompile.passes.lower.lowered import (
     static_bias,
     transpose,
     weight_attributes,
+    window_attributes,
 )
 from qcompile.passes.lower.qdq import (
     Dynamic,
@@ -164,10 +164,4 @@ def _clipped_output(
 def conv_attributes(node: ir.Node) -> dict[str, Any]:
     """The window and the groups."""
     dims = [int(d) for d in node.inputs[1].shape or ()]  # type: ignore[union-attr, arg-type]
-    return {
-        "kernel_shape": dims[2:],
-        "strides": list(attribute(node, "strides", (1, 1))),
-        "pads": list(attribute(node, "pads", (0, 0, 0, 0))),
-        "dilations": list(attribute(node, "dilations", (1, 1))),
-        "group": int(attribute(node, "group", 1)),
-    }
+    return {"kernel_shape": dims[2:]} | window_attributes(node)

@@ -27,7 +27,15 @@ from qcompile.graph import (
     replace,
 )
 from qcompile.int8_ops import why_not_pooled
-from qcompile.passes.lower.lowered import TO_NCHW, TO_NHWC, op, permuted, remember, transpose
+from qcompile.passes.lower.lowered import (
+    TO_NCHW,
+    TO_NHWC,
+    op,
+    permuted,
+    remember,
+    transpose,
+    window_attributes,
+)
 from qcompile.passes.lower.qdq import End, Static, end_of, static_of
 from qcompile.passes.rewrite import NodePass
 
@@ -96,12 +104,8 @@ def pool_attributes(node: ir.Node) -> dict[str, Any]:
     return {
         "mode": mode,
         "kernel_shape": ir.AttrInt64s("kernel_shape", list(attribute(node, "kernel_shape", ()))),
-        "strides": list(attribute(node, "strides", (1, 1))),
-        "pads": list(attribute(node, "pads", (0, 0, 0, 0))),
-        "dilations": list(attribute(node, "dilations", (1, 1))),
-        "ceil_mode": int(attribute(node, "ceil_mode", 0)),
         "count_include_pad": int(attribute(node, "count_include_pad", 0)),
-    }
+    } | window_attributes(node)
 
 
 def _map_shape(node: ir.Node) -> ir.Shape | None:

@@ -131,6 +131,17 @@ def static_attributes(static: Static, end: End | None) -> dict[str, Any]:
     }
 
 
+# What the op library takes for granted.
+WINDOW = {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1, "ceil_mode": 0}
+
+
+def window_attributes(node: ir.Node) -> dict[str, Any]:
+    """The attributes of a window of two dimensions, without those that are as usual."""
+    found = {k: node.attributes[k].value for k in WINDOW if k in node.attributes}
+    found = {k: v if isinstance(v, int) else list(v) for k, v in found.items()}
+    return {k: v for k, v in found.items() if v != WINDOW[k]}
+
+
 def clip_attributes(bounds: tuple[float, float]) -> dict[str, Any]:
     """clip_min and clip_max where they clamp at all."""
     low, high = bounds

@@ -11,7 +11,8 @@ After:
     { x = DequantizeLinear (c, s, z)   t = Transpose (x)
       t_kept_codes = QuantizeLinear (t, s, z)   t_kept = DequantizeLinear (t_kept_codes, s, z)
       y = MatMul (t_kept, v) }
-Refuses: graph outputs, values that are quantized already, values that no int8 op reads.
+Refuses: graph outputs, values that are quantized already, values that no int8 op reads; a Pad of
+other numbers than 0, and one that a Conv reads, which takes it in.
 
 Exact, with the scale of its input. Some tools put quantizers before such ops only.
 """
@@ -19,9 +20,10 @@ Exact, with the scale of its input. Some tools put quantizers before such ops on
 import onnx_ir as ir
 
 from qcompile.graph import constant, input_of, is_op, new_node, unique_name
+from qcompile.int8_ops import why_not_moved
 from qcompile.passes.rewrite import NodePass
 
-_MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "MaxPool")
+_MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "MaxPool", "Pad")
 _READS = ("Conv", "MatMul", "Gemm", "Add", "Mul", "AveragePool", "GlobalAveragePool")
 
 
@@ -46,6 +48,11 @@ class InsertQuantizerBehindDataOp(NodePass):
             return "it gives a graph output"
         if any(is_op(n, "QuantizeLinear") for n in readers):
             return "its output is quantized already"
+        if is_op(node, "Pad") and any(is_op(n, "Conv") for n in readers):
+            return "a Conv takes it in"
+        reason = why_not_moved(node)
+        if reason is not None:
+            return reason
         return back if any(is_op(n, *_READS, *_MOVES) for n in readers) else "no int8 op reads it"
 
     def rewrite(self, node: ir.Node, found: ir.Node) -> None:

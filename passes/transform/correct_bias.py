@@ -5,7 +5,8 @@ Before:
     { y = Conv (x, w, b) }                with E[x] known from calibration
 After:
     { y = Conv (x, w, b_corrected) }      b_corrected = b − E[(Ŵ − W) x]
-Refuses: no calibration data; MatMul without a constant vector added to it, and Gather.
+Refuses: no calibration data; MatMul without a constant vector added to it, or whose input a Conv
+reads as maps of 1 × 1; Gather.
 
 Nagel et al. 2019 (Data-Free Quantization, section 4.2) with the mean input taken from data; for a
 Conv the mean patch, border included. Ŵ is what round_weights writes. The bias of a MatMul is the
@@ -48,7 +49,13 @@ class CorrectBias(NodePass):
         if bias is not None and bias.meta.get(CORRECTED):
             return "corrected already"
         mean = self.work.stats.means.get(node.inputs[0].name or "")
-        return "no calibration data" if mean is None else mean
+        if mean is None:
+            return "no calibration data"
+        if is_op(node, "Conv") or mean.ndim == 1:
+            return mean
+        if mean.shape[1:] == (1, 1):  # of maps of many sizes, perhaps: _Mean keeps no rows
+            return "a Conv reads its input, too"
+        return np.asarray(mean.mean((0, 1)))
 
     def rewrite(self, node: ir.Node, found: NDArray[np.float64]) -> None:
         """New bias; a Conv or Gemm without one gets one."""

@@ -27,7 +27,7 @@ from qcompile.graph import (
     only_consumer,
     unique_name,
 )
-from qcompile.imported import ImportedWeight, imported_weight, is_nbits
+from qcompile.imported import ImportedWeight, decoded, imported_weight, is_nbits
 from qcompile.passes.normalise.split_qlinear_op_into_qdq import take_place
 from qcompile.passes.rewrite import NodePass
 from qcompile.passes.transform.code_store import CodeStore
@@ -119,7 +119,7 @@ class InsertUserCodes(NodePass):
                 continue
             if not is_constant(back.inputs[0]) or self._has_scale(node, back, weight):
                 continue
-            real = add_initializer(graph, f"{back.outputs[0].name}_float", _decoded(back))
+            real = add_initializer(graph, f"{back.outputs[0].name}_float", decoded(back))
             holder.replace_input_with(index, real)
 
     def _has_scale(self, node: ir.Node, back: ir.Node, weight: ImportedWeight) -> bool:
@@ -148,14 +148,6 @@ def bias_places(node: ir.Node) -> list[tuple[ir.Node, int]]:
     if adder is None or not is_op(node, "MatMul") or not is_op(adder, "Add"):
         return []
     return [(adder, 1 if adder.inputs[0] is node.outputs[0] else 0)]
-
-
-def _decoded(back: ir.Node) -> np.ndarray:
-    """What DequantizeLinear gives for a constant: one f32 product."""
-    codes, scale = np.asarray(constant(back.inputs[0])), np.asarray(constant(back.inputs[1]))
-    point = constant(input_of(back, 2))
-    wide = codes.astype(np.int64) - (0 if point is None else point.astype(np.int64))
-    return wide.astype(np.float32) * scale.astype(np.float32)
 
 
 def _plain_product(node: ir.Node, turn: ir.Node) -> list[ir.Node]:

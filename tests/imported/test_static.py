@@ -16,6 +16,7 @@ from qcompile.numerics.weight import CodedWeight
 from qcompile.pack import weight_of_packed
 from qcompile.passes.lower.lowered import MULTIPLIER
 from qcompile.passes.transform.code_store import CodeStore
+from tests.cli.run import run as run_command
 from tests.imported.quantized import constants, run, static
 from tests.pipeline.nets import cnn, mlp, samples
 
@@ -95,6 +96,25 @@ def test_sixteen_bits_stay_as_they_are(tmp_path: Path) -> None:
     path = static(net, tmp_path, "qdq", "u16", "s8", per_channel=False, nodes_to_exclude=["/y/Add"])
     with pytest.raises(InputError, match="its activations are UINT16 codes"):
         qcompile.compile(path)
+
+
+def test_the_report_names_no_float_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = static(cnn(), tmp_path, "qdq", "u8", "s8", per_channel=True)
+    shown = run_command(capsys, "compile", path, "-o", tmp_path / "net.qc")
+    assert shown.code == 0 and "cpu, as the model says" in shown.out
+    assert "float model" not in shown.out and "against the given model" in shown.out
+    shown = run_command(capsys, "inspect", tmp_path / "net.qc")
+    assert shown.code == 0 and "cpu, as the model says" in shown.out
+    assert "float model" not in shown.out and "QConv static" in shown.out
+
+
+def test_a_sum_with_a_stored_vector_runs_on_codes(tmp_path: Path) -> None:
+    path = static(mlp(), tmp_path, "qdq", "s8", "s8", per_channel=False)
+    artifact = qcompile.compile(path)
+    found = [n.op_type for n in ir.load(artifact.folder / "model.onnx").graph]
+    assert "Add" not in found
 
 
 def test_a_wrong_code_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,6 @@ NO_FLOAT_CONV = {
     "cpu": "Conv has no kernel for float activations: use a8-dynamic or a8",
     "ort": "ONNX Runtime has no Conv with low-bit weights and float activations",
 }
-ORT_NBITS = "MatMulNBits takes 2, 4 and 8 bits; "
-ORT_STATIC = "ONNX Runtime has no kernel below 8 bits here; "
 
 
 def compiled(name: str, target: str, preset: str, folder: Path) -> qcompile.Artifact | str:
@@ -44,15 +42,7 @@ def float_reason(name: str, target: str, preset: Preset) -> str | None:
     """How the reason begins for which nodes of the model stay in float, or None where none does."""
     if name == "digits":
         return NO_FLOAT_CONV[target] if preset.activation == "float" else None
-    if target == "cpu":
-        return None
-    if preset.activation == "static":
-        return None if preset.weight_bits == 8 else ORT_STATIC
-    return (
-        None
-        if preset.weight_bits in (2, 4, 8)
-        else ("ONNX Runtime has no kernel for binary" if preset.weight_bits == 1 else ORT_NBITS)
-    )
+    return None  # ort takes the next width that it has
 
 
 @pytest.mark.slow

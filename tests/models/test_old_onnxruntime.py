@@ -24,6 +24,9 @@ CASES = [
     for target in ("cpu", "ort")
     for preset in (("w8a8",) if entry.kind == "cnn" else ("w8a8", "w4a16"))
 ]
+# In onnxruntime 1.21 to 1.24 MatMulIntegerToFloat is wrong where N is no multiple of 16; of these
+# models only the tagger's 20 tags reach it.
+WRONG_THERE = {("tagger", "w8a8", "ort", (1, minor)) for minor in (21, 22, 23, 24)}
 PLAIN_RUN = """
 import glob, sys, numpy, onnxruntime
 folder, given, found = sys.argv[1:]
@@ -47,10 +50,27 @@ def test_runs(name: str, preset: str, target: str, tmp_path: Path) -> None:
     here = sqnr(expected, outputs(qcompile.load(run.artifact.folder, threads=1), feed))
     given, found = tmp_path / "given.npz", tmp_path / "found.npz"
     np.savez(given, **feed)
+    oldest = number(run.artifact.content["onnx"]["oldest_onnxruntime"])
     for python in PYTHONS:
+        version = release(python)
         command = [python, "-c", PLAIN_RUN, run.artifact.folder, given, found]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{python}: {done.stderr}"
+        if number(version) < oldest:
+            assert done.returncode == 1, f"{version} runs it"  # an exception, no crash
+            continue
+        assert done.returncode == 0, f"{version}: {done.stderr}"
         with np.load(found) as stored:
             there = [stored[key].astype(np.float64) for key in stored.files]
-        assert sqnr(expected, there) >= here - LOST_DB, python
+        is_right = sqnr(expected, there) >= here - LOST_DB
+        assert is_right != ((name, preset, target, number(version)) in WRONG_THERE), version
+
+
+def release(python: str) -> str:
+    """The version of onnxruntime that an interpreter has."""
+    code = "import importlib.metadata as m; print(m.version('onnxruntime'))"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def number(version: str) -> tuple[int, ...]:
+    """1.20.1 is (1, 20)."""
+    return tuple(int(part) for part in version.split(".")[:2])

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""model.onnx and model.onnx.data at w8a8 against the float file; library and manifest are apart."""
+"""model.onnx and model.onnx.data at w8a8 against the float file; library and manifest are apart.
+
+The zoo's full models are measured where they are compiled, in test_zoo_artifacts.py.
+"""
 
 import os
 from pathlib import Path
@@ -10,23 +13,17 @@ import pytest
 
 import qcompile
 from models import digits
-from models.zoo import ZOO
 from qcompile import measure
-from tests.models.zoo_runs import compiled
 
 MOST = 0.30  # of the float file
 DATA = os.environ.get("QC_DATA")
-# DS-CNN's weights are small beside its graph.
 REAL = {
     "cifar_resnet/resnet20_cifar10.onnx": MOST,
     "cifar_resnet/resnet56_cifar10.onnx": MOST,
     "mlperf_tiny/resnet8_cifar10.onnx": MOST,
-    "mlperf_tiny/ds_cnn_kws.onnx": 0.36,
+    "mlperf_tiny/ds_cnn_kws.onnx": 0.36,  # its weights are small beside its graph
     "squeezenet1.1/squeezenet1.1.onnx": MOST,
 }
-TOO_LARGE = pytest.mark.xfail(
-    reason="0.41: small tensors, value_info and metadata make model.onnx as large as its weights"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -51,22 +48,8 @@ def test_library_and_manifest_are_apart(tmp_path: Path) -> None:
     assert set(held) == {"model.onnx", "model.onnx.data", "manifest.json", "libqcompile_ops.so"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["cpu", "ort"])
-@pytest.mark.parametrize("name", [n for n, entry in ZOO.items() if entry.kind != "recurrent"])
-def test_zoo(name: str, target: str, tmp_path: Path) -> None:
-    run = compiled(name, "w8a8", target, tmp_path, tiny=False)
-    assert share(run.artifact) <= MOST
-
-
 @pytest.mark.skipif(DATA is None, reason="QC_DATA is not set")
-@pytest.mark.parametrize(
-    ("name", "most"),
-    [
-        pytest.param(name, most, marks=[TOO_LARGE] if "ds_cnn" in name else [])
-        for name, most in REAL.items()
-    ],
-)
+@pytest.mark.parametrize(("name", "most"), REAL.items())
 def test_real_models(name: str, most: float, tmp_path: Path) -> None:
     path = Path(str(DATA)) / name
     (value,) = onnx.load(path).graph.input

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 import qcompile
+from models.zoo import ZOO
 from models.zoo.samples import samples
 from qcompile import measure
 from tests.models.zoo_runs import (
@@ -27,7 +28,10 @@ LOST_DB = 1.0  # of SQNR against the QDQ graph
 # ONNX Runtime's LSTM quantizes its input and state, which the QDQ graph does not say: as much noise
 # again as that of the weights, which have as many bits.
 LOST_DB_IN_LSTM = 10 * math.log10(2)
+MOST_SHARE = {"w8a8": 0.30, "w4a8": 0.30, "w4a16": 0.30, "w8a8-dynamic": 0.30}  # of the float file
 OLDEST_ORT = (1, 20)
+OLDEST_ORT_OF_MOVED_CODES = (1, 21)  # DepthToSpace of uint8: a ConvTranspose for cpu
+OLDEST_ORT_OF_8_BIT_BLOCKS = (1, 23)  # MatMulNBits of 8 bits: the edges of w4a16
 MOST_BYTES = {8: 0.27, 4: 0.16}  # of float32: codes and scales, K ≥ 64, N a multiple of 16
 
 
@@ -72,7 +76,11 @@ def check(run: Run) -> None:
     assert all(c["passed"] for c in run.artifact.measured["checks"])
     assert coverage(run) >= LEAST_COVERAGE
     oldest = run.artifact.content["onnx"]["oldest_onnxruntime"]
-    assert tuple(int(part) for part in oldest.split(".")) <= OLDEST_ORT
+    blocks = {row["kernel"].split()[0] for row in run.artifact.content["nodes"] if row["kernel"]}
+    limit = OLDEST_ORT_OF_8_BIT_BLOCKS if "MatMulNBits" in blocks else OLDEST_ORT
+    if "ConvTranspose" in {n.op_type for n in run.source.graph}:
+        limit = OLDEST_ORT_OF_MOVED_CODES
+    assert tuple(int(part) for part in oldest.split(".")) <= limit
     for bits, share in packed_shares(run):
         assert share <= MOST_BYTES[bits]
 
@@ -89,7 +97,9 @@ def test_tiny(name: str, preset: str, target: str, tmp_path: Path) -> None:
 def test_full(name: str, preset: str, target: str, tmp_path: Path) -> None:
     run = compiled(name, preset, target, tmp_path, tiny=False)
     check(run)
-    assert lost_db(run, count=2) <= most_lost_db(run)
+    assert lost_db(run, count=8) <= most_lost_db(run)  # two samples differ by a dB by themselves
+    most = 1.0 if ZOO[name].kind == "recurrent" else MOST_SHARE[preset]
+    assert run.artifact.model_bytes <= most * run.artifact.content["source"]["bytes"]
 
 
 def test_sizes_are_looked_at(tmp_path: Path) -> None:

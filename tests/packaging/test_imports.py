@@ -32,13 +32,14 @@ ORDER = (
     # The stages, and what only they use.
     (
         *("load", "normalise", "annotate", "calibrate", "transform", "lower"),
-        *("pack", "emit", "verify", "report"),
+        *("pack", "emit", "verify", "report", "provenance"),
         *("artifact", "data", "measure", "soundness", "reference", "spread", "stage", "verdict"),
         *("calibration_cache", "images", "inspection", "progress", "reasons", "user_function"),
         *(
             "compare",
             "pieces",
             "imported_plan",
+            "sum_bounds",
             "synthetic",
             "verify_imported",
             "verify_lowered",

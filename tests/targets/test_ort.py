@@ -12,6 +12,7 @@ import qcompile
 from models import charlm, digits
 from qcompile.artifact import MODEL, Artifact
 from qcompile.data import read_data
+from qcompile.errors import InputError
 from qcompile.reference import run_node
 from qcompile.session import open_model
 from qcompile.verify_nodes import (
@@ -81,14 +82,43 @@ def test_conv_below_8_bits_is_kept_at_8_and_says_so(tmp_path: Path, images: dict
     assert {r["weight"] for r in convs} == {"int8/axis(axis=0)/sym/f32"}
     middle = [r["decided_by"] for r in convs if "edge" not in r["decided_by"]]
     assert middle
-    assert set(middle) == {"preset w4a8; target ort has no Conv below 8 bits"}
+    assert set(middle) == {"preset w4a8; target ort has no Conv of 4 bits here: 8"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "spec"),
+    [
+        ("w4a8", "int8/axis(axis=0)/sym/f32"),
+        ("w1a16", "uint2/block(axis=1,size=32)/asym/f16"),
+        ("w3a16", "uint4/block(axis=1,size=32)/asym/f16"),
+        ("w5a8-dynamic", "int8/axis(axis=0)/sym/f32"),
+    ],
+)
+def test_products_have_the_next_width_and_say_so(tmp_path: Path, preset: str, spec: str) -> None:
+    data = {"tokens": charlm.data("calibration")[:2]}
+    artifact = build(tmp_path, charlm.path(), "ort", preset, data)
+    bits = preset[1]
+    why = f"preset {preset}; target ort has no MatMul of {bits} bits here: {spec.split('/')[0][-1]}"
+    inner = [r for r in artifact.content["nodes"] if r["decided_by"] == why]
+    assert inner and {r["weight"] for r in inner} == {spec}
+    assert artifact.content["coverage"] == 1.0
+
+
+def test_a_format_that_was_asked_for_is_not_widened(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="MatMulNBits takes 2, 4 and 8 bits; int3"):
+        qcompile.compile(
+            charlm.path(),
+            "ort",
+            tmp_path / "m.qc",
+            recipe=qcompile.Recipe(preset="w4a16", weight_format="int3"),
+        )
 
 
 def test_static_codes_of_cpu_and_ort_agree_node_by_node(tmp_path: Path, images: dict) -> None:
     """Each node of the cpu artifact against ORT's fused execution of its piece of the other."""
     cpu = build(tmp_path, digits.path(), "cpu", "w8a8", images)
     qdq = ir.load(build(tmp_path, digits.path(), "ort", "w8a8", images).folder / MODEL)
-    packed = ir.load(cpu.folder / MODEL)
+    packed = cpu.model()
     data = read_data(images, list(packed.graph.inputs), 16)
     nodes = [n for n in compiled_nodes(packed) if "qcompile.output" in n.metadata_props]
     assert {n.op_type for n in nodes} == {"QConv", "QAdd", "QPool"}  # the logits are floats

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Add, Sub and Mul of two quantized tensors become QAdd and QMul."""
 
+import numpy as np
 import pytest
 
-from qcompile.graph import attribute
+from qcompile.graph import attribute, constant
 from qcompile.passes import LOWER_CPU
 from qcompile.passes.lower.lower_add import LowerAdd
-from tests.passes.graphs import assert_left_alone, assert_rewritten
+from tests.passes.graphs import assert_left_alone, assert_rewritten, parse
 from tests.passes.stages import assert_lowered, find, ops, run_passes, staged, with_weights
 
 CONSTANTS = (
@@ -82,6 +83,50 @@ def test_difference_and_product() -> None:
     { y = com.qcompile.QMul <multiplier = 0.125, a_zero_point = 8, b_zero_point = 3,
       y_zero_point = 3, y_min = 3, y_max = 9> (a, b) }"""
     assert_rewritten(LowerAdd(), text, after, is_runnable=False)
+
+
+@pytest.mark.parametrize(
+    ("codes", "stored", "point", "b_zero_point"),
+    [
+        ("uint8[3] c = {1, 2, 255}, uint8 z = {3}", [1, 2, 255], ", z", 3),
+        ("int8[3] c = {-128, 2, 127}, int8 z = {-5}", [0, 130, 255], ", z", 123),
+        ("int8[3] c = {-128, 2, 127}", [0, 130, 255], "", 128),
+        ("uint8[3] c = {1, 2, 255}", [1, 2, 255], "", 0),
+    ],
+    ids=["unsigned", "signed", "signed without a zero point", "without a zero point"],
+)
+@pytest.mark.parametrize("is_first", [False, True])
+def test_stored_codes(
+    codes: str, stored: list[int], point: str, b_zero_point: int, is_first: bool
+) -> None:
+    join = "Add (v, x)" if is_first else "Add (x, v)"
+    text = f"""f (uint8[2,3] a) => (uint8[2,3] y) {CONSTANTS[:-1]}, {codes}>
+    {{ x = DequantizeLinear (a, s, p)   v = DequantizeLinear (c, t{point})   r = {join}
+       y = QuantizeLinear (r, u, q) }}"""
+    quantized = parse(text)
+    lowered = run_passes(quantized, *LOWER_CPU())
+    add = find(lowered, "QAdd")
+    constants = [constant(v) for v in add.inputs]
+    assert [c is None for c in constants] == [not is_first, is_first]
+    found = next(c for c in constants if c is not None)
+    assert found.dtype == np.uint8 and found.tolist() == stored
+    side = "a" if is_first else "b"
+    assert attribute(add, f"{side}_zero_point") == b_zero_point
+    feed = {"a": np.array([[0, 8, 9], [17, 100, 255]], np.uint8)}
+    assert_lowered(quantized, lowered, feed, at_least=1)
+    assert ops(lowered) == ["QAdd"]
+
+
+@pytest.mark.parametrize(
+    "codes",
+    ["int32[3] c = {1, 2, 3}, int32 z = {0}", "uint8[1] c = {3}, uint8 z = {0}"],
+    ids=["bias codes", "one number"],
+)
+def test_codes_that_are_left(codes: str) -> None:
+    text = f"""f (uint8[2,3] a) => (uint8[2,3] y) {CONSTANTS[:-1]}, {codes}>
+    {{ x = DequantizeLinear (a, s, p)   v = DequantizeLinear (c, t, z)   r = Add (x, v)
+       y = QuantizeLinear (r, u, q) }}"""
+    assert_left_alone(LowerAdd(), text, "one of its inputs is not quantized")
 
 
 GATES = {

@@ -19,6 +19,34 @@ def test_one_op_after_the_other() -> None:
     assert_equal_outputs(parse(text), after)
 
 
+def test_a_shortcut_that_is_padded() -> None:
+    text = f"""f (uint8[1,2,4,4] c) => (float[1,4,2,2] y) {C[:-1]}, int64[8] pads =
+    {{0, 1, 0, 0, 0, 1, 0, 0}}, int64[2] zeros = {{0, 0}}, int64[2] ends = {{4, 4}},
+    int64[2] axes = {{2, 3}}, int64[2] steps = {{2, 2}}>
+    {{ x = DequantizeLinear (c, s, z)   h = Slice (x, zeros, ends, axes, steps)
+      p = Pad (h, pads)   y = Add (p, p) }}"""
+    after = parse(text)
+    assert InsertQuantizerBehindDataOp()(after).modified
+    assert [n.op_type for n in after.graph].count("QuantizeLinear") == 2
+    assert_equal_outputs(parse(text), after)
+
+
+PAD = "<float s = {0.5}, uint8 z = {1}, int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}, float one = {1}>"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("p = Pad (x, pads)   y = Conv (p, w)", "a Conv takes it in"),
+        ("p = Pad (x, pads, one)   y = Add (p, p)", "Pad: pads with something other than 0"),
+    ],
+)
+def test_pads_that_are_left(body: str, reason: str) -> None:
+    text = f"""f (uint8[1,2,2,2] c, float[2,2,1,1] w) => (float[1,2,4,4] y) {PAD}
+    {{ x = DequantizeLinear (c, s, z)   {body} }}"""
+    assert_left_alone(InsertQuantizerBehindDataOp(), text, reason)
+
+
 @pytest.mark.parametrize(
     ("output", "text", "reason"),
     [

@@ -123,3 +123,28 @@ def test_left_alone_because_no_bias() -> None:
     each = correct(found)
     assert not each(found.normalised.clone()).modified
     assert [r.reason for r in each.refusals] == ["no bias"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_conv_and_a_matmul_read_one_value(order: int) -> None:
+    """The mean of a MatMul's rows comes from the map of the means that the Conv needs."""
+    nodes = ["y = Conv (x, w, k)", "m = MatMul (x, v)   z = Add (m, k)"][::order]
+    text = f"""f (float[b,4,6,8] x, float w, float v, float k)
+    => (float[b,4,p,q] y, float[b,4,6,4] z) {{ {" ".join(nodes)} }}"""
+    found = staged(with_weights(text, w=(4, 4, 3, 3), v=(8, 4), k=(4,)), "w3a8", edge_bits=3)
+    product = next(n for n in found.normalised.graph if n.op_type == "MatMul")
+    rows = found.feed["x"].reshape(-1, 8).mean(0, dtype=np.float64)
+    each = correct(found)
+    mean = each.match(product)
+    assert isinstance(mean, np.ndarray)
+    np.testing.assert_allclose(mean, rows, atol=2.0**-23 * 8)
+    assert run_passes(found.normalised, each) and not each.refusals
+
+
+def test_a_conv_of_one_pixel_keeps_no_rows() -> None:
+    text = """f (float[b,4,1,1] x, float w, float v, float k)
+    => (float[b,4,p,q] y, float[b,4,1,4] z)
+    { y = Conv (x, w, k)   m = MatMul (x, v)   z = Add (m, k) }"""
+    found = staged(with_weights(text, w=(4, 4, 1, 1), v=(1, 4), k=(4,)), "w3a8", edge_bits=3)
+    product = next(n for n in found.normalised.graph if n.op_type == "MatMul")
+    assert correct(found).match(product) == "a Conv reads its input, too"

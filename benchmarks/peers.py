@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same models through other quantizers and qcompile: accuracy, size, compile cost, speed.
+
+    QC_DATA=… QC_PEERS=nncf=/venv/bin/python,quark=… python -m benchmarks.peers \\
+        [--models resnet20,kws] [--tools ort,qcompile] [--limit 1000] [--seconds 5] [--json]
+
+Every tool runs in a process of its own, with the interpreter that QC_PEERS names or this one, on
+the same 128 calibration samples. The seconds are those of its call without imports, with its own
+number of threads; the peak is that of the whole process. Then ONNX Runtime (of this interpreter)
+runs every result on the same samples: the difference is paired, ± its standard error, and the speed
+is the ratio of medians to float32, all of them round-robin with batch 1 and one thread.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+import qcompile
+from benchmarks.networks import measure, plain
+from benchmarks.peer_data import CALIBRATION, CASES, Samples, score
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {
+    "ort": "onnxruntime",
+    "nncf": "nncf",
+    "quark": "amd-quark",
+    "onnxsim": "onnxsim",
+    "qcompile": "qcompile",
+}
+# By the metric: image models in 8 bits, language models in 4-bit weights of blocks of 32.
+WAYS = {"loss": ("nbits", "w4a16"), "top-1, %": ("static", "w8a8")}
+
+
+@dataclass
+class Row:
+    """What one tool did with one model; error instead of the figures where it failed."""
+
+    model: str
+    tool: str
+    version: str
+    num_samples: int
+    value: float | None = None
+    difference: float | None = None
+    standard_error: float | None = None
+    num_bytes: int | None = None
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    speed: float | None = None
+    error: str | None = None
+
+
+def installed(tool: str, python: str) -> str | None:
+    """The version of a tool in the environment of an interpreter."""
+    code = f"import importlib.metadata as m; print(m.version({PACKAGES[tool]!r}))"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def quantize(row: Row, python: str, way: str, model: Path, samples: Path, output: Path) -> None:
+    """Run the script of the tool; the row gets the costs or the error."""
+    output.mkdir()
+    script = f"benchmarks.peer_{row.tool.split()[0]}"
+    command = [python, "-m", script, str(model), str(samples), str(output), way]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        row.error = _reason(done.stderr) or f"exit status {done.returncode}"
+        return
+    costs = json.loads(done.stdout.splitlines()[-1])
+    row.seconds, row.peak_bytes = costs["seconds"], costs["peak_bytes"]
+    row.num_bytes = _num_bytes(output)
+
+
+def _reason(stderr: str) -> str:
+    """The message of the exception, which may have several lines, on one."""
+    heads = list(re.finditer(r"^[\w.]*(Error|Exception)\b", stderr, re.MULTILINE))
+    text = stderr[heads[-1].start() :] if heads else stderr[-200:]
+    return " ".join(text.split())
+
+
+def _num_bytes(output: Path) -> int:
+    """Of the model and its weights, without qcompile's library and manifest."""
+    if (output / "model.qc").exists():
+        return qcompile.Artifact.read(output / "model.qc").model_bytes
+    return sum(file.stat().st_size for file in output.iterdir() if file.is_file())
+
+
+def session(output: Path) -> ort.InferenceSession:
+    """One thread."""
+    artifact = output / "model.qc"
+    return qcompile.load(artifact, 1) if artifact.exists() else plain(output / "model.onnx", 1)
+
+
+def attempts(tools: dict[str, str], metric: str) -> Iterator[tuple[str, str, str, str]]:
+    """Tool, label, interpreter, way."""
+    static, preset = WAYS[metric]
+    for tool, python in tools.items():
+        if tool == "qcompile":
+            for target in ("cpu", "ort"):
+                yield tool, f"{tool} {target} {preset}", python, f"{target}:{preset}"
+        else:
+            yield tool, f"{tool} {static}", python, static
+
+
+def rows_of(name: str, tools: dict[str, str], data: Path, limit: int, seconds: float) -> list[Row]:
+    """Every tool on one model; the first row is the float model."""
+    case = CASES[name]
+    model, samples = data / case.file, case.read(data, limit)
+    count = len(samples.labels)
+    found = {"float": plain(model, 1)}
+    rows = [Row(name, "float", ort.__version__, count, num_bytes=model.stat().st_size)]
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder) / "samples.npz"
+        np.savez(inputs, **{found["float"].get_inputs()[0].name: samples.calibration})
+        for number, (tool, label, python, way) in enumerate(attempts(tools, case.metric)):
+            version, output = installed(tool, python), Path(folder) / str(number)
+            row = Row(name, label, version or "", count)
+            rows.append(row)
+            if version is None:
+                row.error = "not installed"
+                continue
+            quantize(row, python, way, model, inputs, output)
+            if row.error is None:
+                try:
+                    found[label] = session(output)
+                except Exception as error:  # ORT has no public base class of its errors
+                    row.error = f"does not load: {str(error).splitlines()[0]}"
+        _compare(rows, found, samples, case.metric, seconds)
+    return rows
+
+
+def _compare(
+    rows: list[Row], found: dict[str, Any], samples: Samples, metric: str, seconds: float
+) -> None:
+    """Add score and speed to the rows that have a session."""
+    feed = {found["float"].get_inputs()[0].name: samples.inputs[:1]}
+    scores = {tool: score(one, samples, metric) for tool, one in found.items()}
+    times = measure(found, feed, seconds)
+    for row in rows:
+        if row.tool in found:
+            difference = scores[row.tool] - scores["float"]
+            row.value, row.difference = float(scores[row.tool].mean()), float(difference.mean())
+            row.standard_error = float(difference.std(ddof=1) / len(difference) ** 0.5)
+            row.speed = times["float"] / times[row.tool]
+
+
+def show(rows: list[Row]) -> None:
+    """The table of one model."""
+    metric = CASES[rows[0].model].metric
+    print(
+        f"\n{rows[0].model}: {metric}, {rows[0].num_samples} samples, {CALIBRATION} for calibration"
+    )
+    heads = (metric, "difference ± error", "kB", "compile s", "peak MB", "x float32")
+    print(
+        f"{'':20} {'version':8}" + "".join(f"{h:>{w}}" for h, w in zip(heads, WIDTHS, strict=True))
+    )
+    for row in rows:
+        print(f"{row.tool:20} {row.version:8}" + (f"  {row.error}" if row.error else _cells(row)))
+
+
+WIDTHS = (10, 20, 9, 11, 9, 11)
+
+
+def _cells(row: Row) -> str:
+    cells = [
+        f"{row.value:.3f}",
+        f"{row.difference:+.3f} ± {row.standard_error:.3f}",
+        f"{(row.num_bytes or 0) / 1000:.0f}",
+        "" if row.seconds is None else f"{row.seconds:.1f}",
+        "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}",
+        f"{row.speed:.2f}",
+    ]
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+
+
+def interpreters(text: str, chosen: list[str]) -> dict[str, str]:
+    """Tool → its interpreter, this one where QC_PEERS does not name it."""
+    named = dict(part.split("=", 1) for part in text.split(",") if part)
+    if unknown := sorted({*named, *chosen} - {*PACKAGES}):
+        raise SystemExit(f"unknown tools {', '.join(unknown)}: there are {', '.join(PACKAGES)}")
+    return {tool: named.get(tool, sys.executable) for tool in PACKAGES if tool in chosen}
+
+
+def chosen_models(names: str | None, data: Path) -> list[str]:
+    """Those asked for, or all that are in the folder."""
+    if names is None:
+        return [name for name, case in CASES.items() if (data / case.file).exists()]
+    if unknown := [name for name in names.split(",") if name not in CASES]:
+        raise SystemExit(f"unknown models {', '.join(unknown)}: there are {', '.join(CASES)}")
+    return names.split(",")
+
+
+def main() -> None:
+    """Print one table a model, or all rows as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--models", help="names with commas between them; default: all found")
+    parser.add_argument("--tools", default=",".join(PACKAGES))
+    parser.add_argument("--limit", type=int, default=10_000, help="samples to score")
+    parser.add_argument("--seconds", type=float, default=5.0, help="to time a model")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if "QC_DATA" not in os.environ:
+        raise SystemExit("QC_DATA is not set: this benchmark needs its models and data")
+    data = Path(os.environ["QC_DATA"])
+    tools = interpreters(os.environ.get("QC_PEERS", ""), arguments.tools.split(","))
+    everything = []
+    for name in chosen_models(arguments.models, data):
+        rows = rows_of(name, tools, data, arguments.limit, arguments.seconds)
+        everything += [asdict(row) for row in rows]
+        if not arguments.json:
+            show(rows)
+    if arguments.json:
+        print(json.dumps(everything, indent=1))
+
+
+if __name__ == "__main__":
+    main()
