@@ -44,6 +44,8 @@ def record(artifact: Artifact, packed: ir.Model, data: Data) -> list[Recorded]:
         names += [v.name or "" for v in (*activation_inputs(node), *node.outputs)]
     inputs = {v.name for v in packed.graph.inputs}
     names = [n for n in dict.fromkeys(names) if n not in inputs]
+    if not names:  # as in a model of nothing but an LSTM
+        return [Recorded(feed) for feed in data]
     probe = packed.clone()
     found = {v.name: v for n in probe.graph for v in n.outputs}
     probe.graph.outputs[:] = [found[n] for n in names]
