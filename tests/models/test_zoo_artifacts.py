@@ -2,6 +2,7 @@
 """Every model of the zoo compiles, is packed to 90 % at least, and agrees with its QDQ graph."""
 
 import math
+import os
 from pathlib import Path
 
 import onnx
@@ -93,6 +94,9 @@ def test_tiny(name: str, preset: str, target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "QC_FULL_SIZE" not in os.environ, reason="half an hour: QC_FULL_SIZE is not set"
+)
 @pytest.mark.parametrize(("name", "preset", "target"), CASES)
 def test_full(name: str, preset: str, target: str, tmp_path: Path) -> None:
     run = compiled(name, preset, target, tmp_path, tiny=False)
