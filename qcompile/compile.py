@@ -24,6 +24,7 @@ from qcompile.memory import Budget
 from qcompile.normalise import normalise
 from qcompile.pack import pack
 from qcompile.plan import Plan
+from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
 from qcompile.recipe import Recipe
 from qcompile.session import open_model, session_options
@@ -80,11 +81,16 @@ def compile(
     if calibration_cache is not None:
         has_data = calibration_data is not None
         cache = CalibrationCache.of(calibration_cache, path, recipe, has_data=has_data)
-    with staging(out, force=force) as folder, progress or Progress() as shown_to:
+    with (
+        staging(out, force=force) as folder,
+        progress or Progress() as shown_to,
+        ProductThreads() as threads,
+    ):
         run = shown_to.run
         source = run(load_model, path)
         normalised = run(normalise, source, inspect)
         budget.check(normalised)
+        threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
         plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
         stats = run(calibrate, normalised, plan, recipe, data, cache)

@@ -90,11 +90,17 @@ def add_initializer(graph: ir.Graph, name: str, tensor: NDArray | ir.TensorProto
 
 def unique_name(graph: ir.Graph, name: str) -> str:
     """The name, numbered where a value of the graph has it already."""
-    taken = {v.name for v in values(graph)}
     unique, number = name, 1
-    while unique in taken:
+    while _is_taken(graph, unique):
         unique, number = f"{name}_{number}", number + 1
     return unique
+
+
+def _is_taken(graph: ir.Graph, name: str) -> bool:
+    """Whether a value of the graph has the name; asked for every weight, so without a copy."""
+    if name in graph.initializers or any(v.name == name for v in graph.inputs):
+        return True
+    return any(v.name == name for node in graph for v in node.outputs)
 
 
 def derived_initializer(

@@ -66,7 +66,7 @@ class Budget:
 
     def check(self, model: ir.Model) -> None:
         """InputError where not even the largest tensor fits."""
-        largest = max(_tensors(model), key=lambda t: t.nbytes, default=None)
+        largest = largest_tensor(model)
         need = BASE_BYTES + (0 if largest is None else _decoded_bytes(largest))
         if largest is not None and need > self.limit_bytes:
             raise InputError(
@@ -79,6 +79,11 @@ class Budget:
 def weight_bytes(model: ir.Model) -> int:
     """Of all initializers, those of subgraphs too."""
     return sum(tensor.nbytes for tensor in _tensors(model))
+
+
+def largest_tensor(model: ir.Model) -> ir.TensorProtocol | None:
+    """By its bytes; None of a model without initializers."""
+    return max(_tensors(model), key=lambda t: t.nbytes, default=None)
 
 
 def _tensors(model: ir.Model) -> list[ir.TensorProtocol]:

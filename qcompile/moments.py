@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from qcompile.data import Data
@@ -56,18 +57,19 @@ def _patches(
 ) -> NDArray[np.float32]:
     """The patches [num, C, kh, kw] of these output places, counted over [B, OH, OW]."""
     top, left, bottom, right = window.pads
-    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right))) if any(window.pads) else x
     oh, ow = window.output_size(x.shape[2], x.shape[3])
-    sample, row, column = np.unravel_index(index, (len(x), oh, ow))
     (sh, sw), (dh, dw), (kh, kw) = window.strides, window.dilations, window.kernel
-    rows = row[:, None] * sh + np.arange(kh) * dh
-    columns = column[:, None] * sw + np.arange(kw) * dw
-    channels = np.arange(x.shape[1])[:, None, None]
-    return np.asarray(
-        padded[
-            sample[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None, :]
-        ]
+    over_b, over_c, over_h, over_w = padded.strides
+    # output_size says that the last window ends inside the padded map
+    windows = as_strided(
+        padded,
+        (len(x), x.shape[1], oh, ow, kh, kw),
+        (over_b, over_c, over_h * sh, over_w * sw, over_h * dh, over_w * dw),
+        writeable=False,
     )
+    sample, row, column = np.unravel_index(index, (len(x), oh, ow))
+    return np.asarray(windows[sample, :, row, column])
 
 
 class Moments:

@@ -44,11 +44,9 @@ def piece_between(
     quantized: ir.Model, inputs_named: Iterable[str], output_name: str, *, optimise: bool = False
 ) -> ort.InferenceSession:
     """The nodes between the named values."""
-    copy = quantized.clone()
-    graph = copy.graph
-    found = {v.name: v for n in graph for v in n.outputs} | {v.name: v for v in graph.inputs}
-    names = list(dict.fromkeys(inputs_named))
-    inputs = {name: found[name] for name in names}
+    found = {v.name: v for n in quantized.graph for v in n.outputs}
+    found |= {v.name: v for v in quantized.graph.inputs}
+    inputs = {name: found[name] for name in dict.fromkeys(inputs_named)}
     wanted, todo = set(), [found[output_name]]
     while todo:
         value = todo.pop()
@@ -57,30 +55,19 @@ def piece_between(
             continue
         wanted.add(producer)
         todo += [v for v in producer.inputs if v is not None]
-    kept = [n for n in graph if n in wanted]
+    kept = [n for n in quantized.graph if n in wanted]
     used = {v.name for n in kept for v in n.inputs if v is not None}
-    fresh = {name: ir.Value(name=name, type=v.type, shape=None) for name, v in inputs.items()}
-    output = found[output_name]
-    graph.outputs.clear()
-    for name, value in inputs.items():
-        value.name = f"{name}_before"
-        value.replace_all_uses_with(fresh[name])
-    for each in reversed(list(graph)):
-        if each not in wanted:
-            graph.remove(each, safe=False)
-    for each in kept:
-        graph.remove(each, safe=False)
-    initializers = [v for n, v in graph.initializers.items() if n in used]
-    graph.initializers.clear()
-    piece = ir.Graph(
-        list(fresh.values()),
-        [output],
+    piece = ir.GraphView(
+        list(inputs.values()),
+        [found[output_name]],
         nodes=kept,
-        initializers=initializers,
-        opset_imports=copy.opset_imports,
+        initializers=[v for n, v in quantized.graph.initializers.items() if n in used],
+        opset_imports=quantized.graph.opset_imports,
         name="piece",
-    )
+    ).clone()
+    for value in piece.inputs:
+        value.shape = None  # recorded runs may have another batch
     options = session_options(1, optimise=optimise)
     if any(n.domain == DOMAIN for n in kept):
         runtime_ops.register(options)
-    return open_model(ir.Model(piece, ir_version=copy.ir_version), options, lean=True)
+    return open_model(ir.Model(piece, ir_version=quantized.ir_version), options, lean=True)

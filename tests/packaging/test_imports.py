@@ -47,7 +47,7 @@ ORDER = (
             "verify_normalised",
             "weighted",
         ),
-        *("compensate", "moments", "verify_compensated"),
+        *("compensate", "moments", "product_threads", "verify_compensated"),
         *("recurrent", "verify_recurrent"),
         *("allocation", "costs", "metrics", "solvers"),
     ),
