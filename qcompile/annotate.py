@@ -7,13 +7,7 @@ import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
-from qcompile.graph import (
-    attribute,
-    input_of,
-    is_constant,
-    is_op,
-    static_shape,
-)
+from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.plan import NodePlan, Plan
 from qcompile.products import weight_of
@@ -29,7 +23,7 @@ from qcompile.weighted import (
     inside_subgraphs,
     is_weighted,
     left_weight,
-    not_finite,
+    not_codable,
 )
 
 BLOCK_SIZE = 32
@@ -56,7 +50,8 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
             problems.append(found.reason)
         nodes[found.node] = found
     nodes = _agree_on_shared_weights(nodes, weighted, target)
-    problems += [not_finite(n) for n in weighted if nodes[n.name or ""].is_quantized]
+    planned = [(n, nodes[n.name or ""].weight) for n in weighted]
+    problems += [not_codable(n, spec.scale_format) for n, spec in planned if spec is not None]
     if problems := [p for p in problems if p]:
         raise InputError("\n".join(problems))
     nodes |= imported | inside_subgraphs(model.graph)

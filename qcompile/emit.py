@@ -28,7 +28,10 @@ from qcompile.version import VERSION
 
 INLINE_BYTES = 1024  # shapes, axes and other small tensors stay in the model file
 # opset → (IR version, oldest ONNX Runtime); the op library needs ORT 1.17 (API 17).
-NEEDS = {20: (9, "1.17"), 21: (10, "1.18"), 23: (11, "1.23"), 24: (12, "1.24"), 26: (13, "1.31")}
+NEEDS = {
+    **{20: (9, "1.17"), 21: (10, "1.18"), 23: (11, "1.23"), 24: (12, "1.24")},
+    **{26: (13, "1.31"), 28: (14, "1.32")},
+}
 
 
 @contextmanager

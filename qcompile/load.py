@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 from onnx_ir.passes.common import InlinePass
 
 from qcompile.errors import InputError
@@ -16,10 +18,9 @@ from qcompile.graph import DOMAIN, values
 from qcompile.passes.normalise.convert_floats import ConvertFloats
 from qcompile.passes.normalise.convert_opset import ConvertOpset
 from qcompile.passes.normalise.insert_names import InsertNames
-from qcompile.soundness import problems
+from qcompile.session import check_opens, newest_ir_version, newest_opset
+from qcompile.soundness import file_problems, problems, sort_nodes
 
-NEWEST_OPSET = 26  # ORT 1.31 refuses newer ones
-NEWEST_IR_VERSION = 13  # the one of opset 26
 OLDEST_OPSET = 7  # of older ones ORT guarantees nothing; those below 13 are converted
 UNUSED_OPSET = 17  # of a model that has none of its ops
 # Types of inputs and outputs that ONNX Runtime for Python neither takes nor gives.
@@ -47,7 +48,10 @@ def load(path: str | Path) -> ir.Model:
         size = path.stat().st_size
         if size == 0:
             raise InputError(f"{path} is empty (0 bytes)")
-        model = ir.load(path)
+        proto = onnx.load(path, load_external_data=False)
+        _refuse(path, list(file_problems(proto)))
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
     except InputError:
         raise
     except OSError as error:
@@ -59,12 +63,19 @@ def load(path: str | Path) -> ir.Model:
     _name_standard_domain(model)
     _check_graph(model, path)
     _check_domains(model, path)
-    if broken := list(problems(model)):
-        shown = "\n  ".join(broken[:8])
-        raise InputError(f"{path} is no valid model: export it again\n  {shown}")
     _check_values(model, path)
+    _refuse(path, [*sort_nodes(model), *problems(model)])
     _check_external(model, path)
-    return _without_bfloat16(model, path)
+    model = _without_bfloat16(model, path)
+    check_opens(model)
+    return model
+
+
+def _refuse(path: Path, problems: list[str]) -> None:
+    if problems:
+        shown = "\n  ".join(problems[:8])
+        more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise InputError(f"{path} is no valid model: export it again\n  {shown}{more}")
 
 
 def _without_bfloat16(model: ir.Model, path: Path) -> ir.Model:
@@ -102,20 +113,20 @@ def _check_graph(model: ir.Model, path: Path) -> None:
     opset = model.graph.opset_imports[""]
     if DOMAIN in model.graph.opset_imports:
         raise InputError(f"{path} is compiled already: give the float model it was made from")
-    if opset > NEWEST_OPSET:
+    if opset > newest_opset():
         raise InputError(
-            f"{path} has opset {opset}; ONNX Runtime runs up to {NEWEST_OPSET}: "
-            "export it with an older opset"
+            f"{path} has opset {opset}; ONNX Runtime {ort.__version__} and qcompile run up to "
+            f"{newest_opset()}: export it with an older opset"
         )
     if opset < OLDEST_OPSET:
         raise InputError(
             f"{path} has opset {opset}; ONNX Runtime runs from {OLDEST_OPSET} on: "
             "export it with a newer opset"
         )
-    if model.ir_version > NEWEST_IR_VERSION:
+    if model.ir_version > newest_ir_version():
         raise InputError(
-            f"{path} has IR version {model.ir_version}; ONNX Runtime reads up to "
-            f"{NEWEST_IR_VERSION}: export it with an older onnx package"
+            f"{path} has IR version {model.ir_version}; ONNX Runtime {ort.__version__} and "
+            f"qcompile read up to {newest_ir_version()}: export it with an older onnx package"
         )
 
 

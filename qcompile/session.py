@@ -18,6 +18,8 @@ from qcompile.memory import LARGE_MODEL_BYTES, weight_bytes
 _LIMIT_BYTES = 64 << 20  # above it, serializing costs more time and memory than a file
 _LEAN_LIMIT_BYTES = 8 << 20
 _INLINE_BYTES = 1024  # shapes and the like must be in the model itself
+NEWEST_OPSET, NEWEST_IR_VERSION = 28, 14  # that the passes know; ORT 1.32 opens them
+_SURE_OPSET, _SURE_IR_VERSION = 26, 13  # ORT 1.31 opens them
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -35,6 +37,32 @@ def session_options(threads: int | None = None, *, optimise: bool = True) -> ort
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
+
+
+@functools.cache
+def newest_opset() -> int:
+    """Up to which the installed ONNX Runtime opens models, and qcompile knows the ops."""
+    newer = range(NEWEST_OPSET, _SURE_OPSET, -1)
+    return next((o for o in newer if _opens(o, _SURE_IR_VERSION)), _SURE_OPSET)
+
+
+@functools.cache
+def newest_ir_version() -> int:
+    """As above, of the file format."""
+    newer = range(NEWEST_IR_VERSION, _SURE_IR_VERSION, -1)
+    return next((v for v in newer if _opens(_SURE_OPSET, v)), _SURE_IR_VERSION)
+
+
+def _opens(opset: int, ir_version: int) -> bool:
+    """Whether ORT takes a model of one node of these versions."""
+    x, y = ir.val("x", ir.DataType.FLOAT, [1]), ir.val("y", ir.DataType.FLOAT, [1])
+    node = ir.node("Relu", [x], outputs=[y])
+    graph = ir.Graph([x], [y], nodes=[node], opset_imports={"": opset}, name="probe")
+    try:
+        open_model(ir.Model(graph, ir_version=ir_version), session_options(1))
+    except InputError:
+        return False
+    return True
 
 
 @functools.cache
@@ -67,6 +95,27 @@ def open_model(
         raise
     except Exception as error:  # ORT raises many types; all carry one readable message
         raise InputError(f"ONNX Runtime refuses the model: {error}") from None
+
+
+def check_opens(model: ir.Model) -> None:
+    """InputError with ORT's reason where it refuses the model: types, attributes, sizes, kernels.
+
+    Large weights are inputs at first, so that none is read or copied. A model that ORT refuses
+    without them is opened as it is.
+    """
+    graph = (shell := model.clone()).graph
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > _INLINE_BYTES:
+            del graph.initializers[name]
+            value.dtype, value.shape = tensor.dtype, ir.Shape(tensor.shape.numpy())
+            value.const_value = None
+            if not value.is_graph_input():
+                graph.inputs.append(value)
+    try:
+        open_model(shell, session_options(1, optimise=False))
+    except InputError:
+        open_model(model, session_options(1, optimise=False))
 
 
 def _session(model: bytes | Path, options: ort.SessionOptions) -> ort.InferenceSession:

@@ -57,6 +57,11 @@ def edge_nodes(graph: ir.Graph, weighted: list[ir.Node]) -> set[ir.Node]:
     return edges
 
 
+# By the format of the scales: a scale is at most the largest weight. Products of float32 weights
+# with activations up to 2^32 stay finite in sums of 2^30.
+LARGEST_WEIGHT = {"f16": 65504.0, "f32": 2.0**64}
+
+
 def inside_subgraphs(graph: ir.Graph) -> dict[str, NodePlan]:
     """Weighted nodes of the branches of If and the bodies of Loop and Scan: they stay float."""
     found: dict[str, NodePlan] = {}
@@ -87,15 +92,23 @@ def num_elements(weight: ir.Value | None) -> int:
     return 0 if shape is None else math.prod(shape)
 
 
-def not_finite(node: ir.Node) -> str:
-    """The message about a weight that holds NaN or infinity, or nothing."""
+def not_codable(node: ir.Node, scale_format: str) -> str:
+    """The message about a weight that no codes can stand for, or nothing."""
+    largest = LARGEST_WEIGHT[scale_format]
     for weight in (weight_of(node), input_of(node, 2) if is_op(node, "LSTM") else None):
         array = constant(weight)
-        # NaN and infinity show in the extremes, which need no copy of the array
-        if weight is None or array is None or np.isfinite([array.min(), array.max()]).all():
+        if weight is None or array is None:
             continue
+        ends = np.array([array.min(), array.max()])  # NaN shows there, without a copy of the array
+        if np.isfinite(ends).all() and np.abs(ends).max() <= largest:
+            continue
+        held = (
+            f"{np.abs(ends).max():.3g}; with {scale_format} scales at most {largest:.3g} has codes"
+            if np.isfinite(ends).all()
+            else "NaN or infinity"
+        )
         return (
-            f'{node.op_type} "{node.name}": its weight {weight.name} holds NaN or infinity: '
+            f'{node.op_type} "{node.name}": its weight {weight.name} holds {held}: '
             "repair the model, or leave the node out with --nodes-to-exclude"
         )
     return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a model of opset 7 … 12, and its functions, in opset 17.
+"""Write a model of opset 7 … 12, and its functions, in opset 17; one of 27 or 28 in opset 26.
 
 Before:
     <ir_version: 3, opset_import: ["" : 10]>
@@ -14,6 +14,9 @@ Refuses: with an InputError Scan of opset 8, BatchNormalization in training mode
 and a mask of Dropout that is read, which newer opsets cannot say; a function in another opset
 than the model that has an op which differs between the two.
 
+Opsets 27 and 28 bring new ops and more types to old ones, for which ONNX Runtime 1.32 has no kernels
+(DequantizeLinear-28). A model with an op that opset 26 lacks keeps its own.
+
 Weights are not touched, be they large or in another file. The model of the user is what the result
 is compared with in every compilation, so a conversion is checked on the data.
 """
@@ -25,11 +28,15 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from qcompile.errors import InputError
+from qcompile.graph import attribute
 from qcompile.passes.normalise.opset_adapters import ADAPTERS
 from qcompile.passes.normalise.shape_inference import infer_shapes
 
 OLDEST_KEPT = 13  # per-axis QuantizeLinear; older models are converted
 CONVERTED = 17
+NEWEST_KEPT = 26
+# The attributes that ops got later: Range sums in float32 as before; what SpaceToDepth may say.
+LATER = {"Range": ("stash_type", None), "SpaceToDepth": ("mode", "DCR")}
 IR_VERSION = 8  # of opset 17; from 4 on an initializer need not be an input
 
 
@@ -40,14 +47,18 @@ class ConvertOpset(ir.passes.InPlacePass):
     name = "convert_opset"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Nothing changes from opset 13 on but the functions that have another one."""
+        """Nothing changes from opset 13 to 26 but the functions that have another one."""
         opset = model.graph.opset_imports[""]
         modified = False
         for function in model.functions.values():
             modified |= _agree(function, opset)
+        holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        if opset > NEWEST_KEPT and not any(_is_newer(n) for h in holders for n in h.all_nodes()):
+            for holder in holders:
+                _lower(holder)
+            modified = True
         if opset < OLDEST_KEPT:
             infer_shapes(model)
-            holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
             for holder in holders:
                 _adapt(holder.all_nodes(), opset)
                 holder.opset_imports[""] = CONVERTED
@@ -75,6 +86,21 @@ def _adapt(nodes: Iterable[ir.Node], opset: int) -> None:
         if node.domain == "" and node.op_type in ADAPTERS:
             ADAPTERS[node.op_type](node, opset)
         node.version = None
+
+
+def _is_newer(node: ir.Node) -> bool:
+    """Whether opset 26 cannot say what the node does."""
+    name, only = LATER.get(node.op_type, ("", None))
+    other = only is not None and attribute(node, name, only) != only
+    return node.domain == "" and (other or not _version(node, NEWEST_KEPT))
+
+
+def _lower(holder: ir.Graph | ir.Function) -> None:
+    for node in holder.all_nodes():
+        node.version = None
+        if node.domain == "" and node.op_type in LATER:
+            node.attributes.pop(LATER[node.op_type][0], None)
+    holder.opset_imports[""] = NEWEST_KEPT
 
 
 def _version(node: ir.Node, opset: int) -> int:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
+from qcompile import session
 from tests.cli.run import names, run
 from tests.inputs.old_ops import text_of
 from tests.pipeline.nets import Net, mlp
@@ -27,7 +29,7 @@ def truncated(path: Path) -> None:
 
 def future_opset(path: Path) -> None:
     model = mlp().proto()
-    model.opset_import[0].version = 27
+    model.opset_import[0].version = session.newest_opset() + 1
     onnx.save(model, path)
 
 
@@ -45,7 +47,7 @@ def ancient_opset(path: Path) -> None:
 
 def future_ir_version(path: Path) -> None:
     model = mlp().proto()
-    model.ir_version = 14
+    model.ir_version = session.newest_ir_version() + 1
     onnx.save(model, path)
 
 
@@ -85,6 +87,45 @@ def line_break(path: Path) -> None:
     net.save(path)
 
 
+def too_large(path: Path) -> None:
+    net = mlp()
+    net.weights["first.weight"][2, 3] = 2e38
+    net.save(path)
+
+
+def circle(path: Path) -> None:
+    model = mlp().proto()
+    model.graph.node[0].input[0] = "first"
+    onnx.save(model, path)
+
+
+def made_twice(path: Path) -> None:
+    model = mlp().proto()
+    model.graph.node[3].output[0] = "first"
+    model.graph.node[4].output[0] = "x"
+    onnx.save(model, path)
+
+
+def no_text(path: Path) -> None:
+    data = mlp().proto().SerializeToString()
+    data = data.replace(b"/first_sum/Add", b"/first\xfasum/Add")
+    path.write_bytes(data.replace(b"middle_sum", b"middle\xfcsum"))
+
+
+def no_type(path: Path) -> None:
+    model = mlp().proto()
+    model.graph.input[0].type.tensor_type.elem_type = 0
+    model.graph.output[0].type.tensor_type.elem_type = 0
+    onnx.save(model, path)
+
+
+def no_attribute(path: Path) -> None:
+    net = mlp()
+    net.node("Concat", ["y", "y"], "twice")
+    net.output("twice", ["batch", 32])
+    onnx.save(net.proto(check=False), path)
+
+
 def refused_by_onnxruntime(path: Path) -> None:
     model = mlp().proto()
     for node in model.graph.node:
@@ -92,6 +133,7 @@ def refused_by_onnxruntime(path: Path) -> None:
     onnx.save(model, path)
 
 
+NOT_VALID = "m.onnx is no valid model: export it again\n"
 NOT_ONNX = "m.onnx is not an ONNX model, or it is truncated ({} bytes could not be parsed)"
 CASES: dict[str, tuple[Make, str]] = {
     "text": (write(b"hello, this is no model"), NOT_ONNX.format(23)),
@@ -105,7 +147,8 @@ CASES: dict[str, tuple[Make, str]] = {
     ),
     "opset": (
         future_opset,
-        "m.onnx has opset 27; ONNX Runtime runs up to 26: export it with an older opset",
+        f"m.onnx has opset {session.newest_opset() + 1}; ONNX Runtime {ort.__version__} and "
+        f"qcompile run up to {session.newest_opset()}: export it with an older opset",
     ),
     "old opset": (
         ancient_opset,
@@ -113,7 +156,8 @@ CASES: dict[str, tuple[Make, str]] = {
     ),
     "ir version": (
         future_ir_version,
-        "m.onnx has IR version 14; ONNX Runtime reads up to 13: "
+        f"m.onnx has IR version {session.newest_ir_version() + 1}; ONNX Runtime {ort.__version__} "
+        f"and qcompile read up to {session.newest_ir_version()}: "
         "export it with an older onnx package",
     ),
     "unknown ops": (
@@ -139,6 +183,36 @@ CASES: dict[str, tuple[Make, str]] = {
         "repair the model, or leave the node out with --nodes-to-exclude\n"
         'MatMul "/y_product/MatMul": its weight y.weight_nk holds NaN or infinity: '
         "repair the model, or leave the node out with --nodes-to-exclude",
+    ),
+    "too large": (
+        too_large,
+        'MatMul "/first_product/MatMul": its weight first.weight_nk holds 2e+38; with f32 scales '
+        "at most 1.84e+19 has codes: repair the model, or leave the node out with "
+        "--nodes-to-exclude",
+    ),
+    "circle": (
+        circle,
+        NOT_VALID + '  "/first_product/MatMul", "/first_sum/Add", "/first/Relu" read each other\'s '
+        "outputs in a circle",
+    ),
+    "made twice": (made_twice, NOT_VALID + '  "first" is made 2 times\n  "x" is made 2 times'),
+    "no text": (
+        no_text,
+        NOT_VALID + "  graph.node[1].name is no UTF-8 text: b'/first\\xfasum/Add'\n"
+        "  graph.node[4].output[0] is no UTF-8 text: b'middle\\xfcsum'\n"
+        "  graph.node[4].name is no UTF-8 text: b'/middle\\xfcsum/Add'\n"
+        "  graph.node[5].input[0] is no UTF-8 text: b'middle\\xfcsum'",
+    ),
+    "no type": (
+        no_type,
+        NOT_VALID + '  input "x" has no element type\n  output "y" has no element type',
+    ),
+    "no attribute": (
+        no_attribute,
+        "ONNX Runtime refuses the model: [ONNXRuntimeError] : 10 : INVALID_GRAPH : This is an "
+        'invalid model. In Node, ("/twice/Concat", Concat, "", -1) : '
+        '("y": tensor(float),"y": tensor(float),) -> ("twice": tensor(float),) , '
+        "Error Required attribute 'axis' is missing.",
     ),
     "line break": (
         line_break,

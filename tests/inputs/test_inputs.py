@@ -14,7 +14,7 @@ from qcompile import measure
 from qcompile.errors import InputError
 from qcompile.load import load
 from qcompile.normalise import normalise
-from qcompile.session import open_model, session_options
+from qcompile.session import newest_opset, open_model, session_options
 
 RNG = np.random.default_rng(11)
 WEIGHTS = {name: (RNG.standard_normal((32, 32)) / 6).astype(np.float32) for name in ("w", "v", "u")}
@@ -66,7 +66,7 @@ def rows(count: int, dtype: type = np.float32) -> NDArray:
 MIN_SQNR = 30.0
 
 
-@pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 18, 21, 23, 26])
+@pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 18, 21, 23, 26, newest_opset()])
 def test_opsets(opset: int, tmp_path: Path) -> None:
     path = saved(
         tmp_path,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx.defs import OpSchema
 
 from qcompile.errors import InputError
-from qcompile.passes.normalise.convert_opset import CONVERTED, ConvertOpset
+from qcompile.passes.normalise.convert_opset import CONVERTED, LATER, ConvertOpset
 from qcompile.passes.normalise.opset_adapters import ADAPTERS
 from qcompile.session import open_model, session_options
 from tests.inputs.old_ops import CASES, changed_versions, newest_opset, text_of
@@ -179,3 +179,33 @@ def test_a_function_of_another_opset_with_an_op_that_differs() -> None:
     model = ir.from_onnx_text(FUNCTION.format(model=17, function=13, body="Relu"))
     with pytest.raises(InputError, match="function Scaled has opset 13 and the model 17, and Relu"):
         ConvertOpset()(model)
+
+
+NEWER = """(float[1,4,4,4] x) => (float[1,16,2,2] y, float[3] r) {{
+    y = SpaceToDepth <blocksize = 2, mode = "{mode}"> (x)
+    start = Constant <value = float {{0}}> ()
+    end = Constant <value = float {{3}}> ()
+    step = Constant <value = float {{1}}> ()
+    r = Range <stash_type = 1> (start, end, step) }}"""
+
+
+@pytest.mark.parametrize(("mode", "opset"), [("DCR", 26), ("CRD", 28)])
+def test_newer_opsets(mode: str, opset: int) -> None:
+    model = old_model(NEWER.format(mode=mode), 28)
+    assert ConvertOpset()(model).modified == (opset == 26)
+    assert model.graph.opset_imports[""] == opset
+    left = {name for node in model.graph for name in node.attributes}
+    assert left == {"blocksize", "value"} | ({"mode", "stash_type"} if opset == 28 else set())
+
+
+def test_newer_ops_only_gained() -> None:
+    """What an attribute that opset 26 lacks means is in LATER."""
+    newer = {s.name for s in onnx.defs.get_all_schemas_with_history() if s.since_version > 26}
+    gained = {}
+    for name in newer:
+        if not onnx.defs.has(name, 26, ""):
+            continue
+        before = set(onnx.defs.get_schema(name, 26).attributes)
+        if more := set(onnx.defs.get_schema(name, 28).attributes) - before:
+            gained[name] = more
+    assert gained == {name: {attribute} for name, (attribute, _) in LATER.items()}
