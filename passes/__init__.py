@@ -5,7 +5,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from qcompile.passes.lower.fold_dequantize_into_floats import FoldDequantizeIntoFloats
-from qcompile.passes.lower.insert_zero_point_into_gemm import InsertZeroPointIntoGemm
+from qcompile.passes.lower.insert_columns_into_matmul_integer import (
+    InsertColumnsIntoMatmulInteger,
+)
+from qcompile.passes.lower.insert_outputs_into_static_product import (
+    InsertOutputsIntoStaticProduct,
+)
+from qcompile.passes.lower.insert_zero_point_into_weight import InsertZeroPointIntoWeight
 from qcompile.passes.lower.lower_add import LowerAdd
 from qcompile.passes.lower.lower_concat import LowerConcat
 from qcompile.passes.lower.lower_conv import LowerConv
@@ -156,10 +162,12 @@ def LOWER_ORT() -> list[Pass]:
     """Standard ops and com.microsoft MatMulNBits; static regions stay QDQ, which ORT fuses."""
     return [
         LowerProductIntoIntegerOp(),
+        InsertColumnsIntoMatmulInteger(),
         LowerMatmulIntoMatmulNbits(),
         LowerGatherIntoStandardOps(),
         LowerLstmIntoDynamicQuantizeLstm(),
+        InsertOutputsIntoStaticProduct(),
         MoveTransposeIntoCodes(),
-        InsertZeroPointIntoGemm(),
+        InsertZeroPointIntoWeight(),
         RemoveUnused(),
     ]

@@ -18,7 +18,9 @@ import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import MANIFEST, MODEL, WEIGHTS, Artifact, sha256
 from qcompile.errors import InputError
 from qcompile.external import move_outside
-from qcompile.graph import DOMAIN, DOMAIN_VERSION, attribute, is_op
+from qcompile.graph import DOMAIN, DOMAIN_VERSION, attribute, is_op, static_shape
+from qcompile.passes.lower.insert_columns_into_matmul_integer import is_wrong_with_amx
+from qcompile.passes.lower.insert_outputs_into_static_product import amx_outputs
 from qcompile.passes.lower.lower_lstm_into_dynamic_quantize_lstm import PLACES, QUANTIZED_LSTM
 from qcompile.plan import NodePlan, Plan
 from qcompile.provenance import detach
@@ -27,6 +29,7 @@ from qcompile.targets.target import Target
 from qcompile.version import VERSION
 
 INLINE_BYTES = 1024  # shapes, axes and other small tensors stay in the model file
+_BACK = "DequantizeLinear"
 # opset → (IR version, oldest ONNX Runtime); the op library needs ORT 1.17 (API 17).
 NEEDS = {
     **{20: (9, "1.17"), 21: (10, "1.18"), 23: (11, "1.23"), 24: (12, "1.24")},
@@ -163,7 +166,24 @@ def oldest_runtime(model: ir.Model) -> str:
     moved = [n.inputs[0] for n in model.graph if is_op(n, "DepthToSpace")]
     if any(v is not None and v.dtype == ir.DataType.UINT8 for v in moved):
         needed.append("1.21")
+    if any(is_wrong_with_amx(_amx_columns(n)) for n in model.graph):
+        needed.append("1.25")
     return max(needed, key=_number)
+
+
+def _amx_columns(node: ir.Node) -> int:
+    """Outputs of a static product or an LSTM, as ONNX Runtime's AMX kernel has them; else 0."""
+    if node.op_type == QUANTIZED_LSTM:
+        return 4 * int(attribute(node, "hidden_size"))
+    weight = node.inputs[1] if is_op(node, "Conv", "MatMul", "Gemm") else None
+    dims = static_shape(weight) if weight is not None else None
+    if dims is None or weight is None or not is_op(node.inputs[0].producer(), _BACK):  # type: ignore[union-attr]
+        return 0
+    if not is_op(weight.producer(), _BACK, "Transpose"):
+        return 0
+    if is_op(node, "MatMul") or (is_op(node, "Gemm") and not attribute(node, "transB", 0)):
+        return dims[-1]
+    return amx_outputs(node, dims)
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ def coverage(run: Run) -> float:
         if array is not None and array.ndim > 1
     }
     rows = [r for r in run.artifact.content["nodes"] if r["weight"] is not None]
-    packed = {r["weight_tensor"]: r["elements"] for r in rows if r["op"] != "Gather"}
+    packed = {r["weight_tensor"]: r["elements"] for r in rows if r["op"] in PRODUCTS}
     return sum(packed.values()) / sum(weights.values())
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Target ort: the weight of a Gemm has as many zero points as scales."""
+"""Target ort: the weight of a static product has as many zero points as scales."""
 
 import numpy as np
 import pytest
 
 from qcompile.graph import constant, input_of
 from qcompile.passes import LOWER_ORT
-from qcompile.passes.lower.insert_zero_point_into_gemm import InsertZeroPointIntoGemm
+from qcompile.passes.lower.insert_zero_point_into_weight import InsertZeroPointIntoWeight
 from qcompile.session import open_model, session_options
 from tests.passes.graphs import run
 from tests.passes.stages import run_passes, staged, with_weights
@@ -26,7 +26,7 @@ def test_zeros(seed: int) -> None:
     found = staged(with_weights(text, seed, w=(8, 6), k=(6,)), "w8a8", "ort")
     (before,) = run(found.quantized, found.feed)
     assert input_of(weight_node(found.quantized), 2) is None
-    lowered = run_passes(found.quantized, InsertZeroPointIntoGemm())
+    lowered = run_passes(found.quantized, InsertZeroPointIntoWeight())
     points = constant(weight_node(lowered).inputs[2])
     assert points.dtype == np.int8 and points.tolist() == [0] * 6
     np.testing.assert_array_equal(run(lowered, found.feed)[0], before)
@@ -47,8 +47,26 @@ def test_matmul_that_becomes_a_gemm() -> None:
     np.testing.assert_array_equal(made[1], wanted[1])
 
 
-def test_matmul_is_left_alone() -> None:
+def test_no_product_is_left_without() -> None:
+    """Of Conv and MatMul, too, and no second time."""
+    text = """f (float[b,8,4,4] x, float w, float k) => (float[b,6,4,4] y)
+    { c = Conv (x, w)   t = Transpose <perm = [0,2,3,1]> (c)   m = MatMul (t, k)
+      y = Transpose <perm = [0,3,1,2]> (m) }"""
+    found = staged(with_weights(text, 0, w=(8, 8, 1, 1), k=(8, 6)), "w8a8", "ort")
+    lowered = run_passes(found.quantized, *LOWER_ORT())
+    backs = [weight_back(n) for n in lowered.graph if n.op_type in ("Conv", "MatMul")]
+    assert [constant(back.inputs[2]).tolist() for back in backs] == [[0] * 8, [0] * 6]
+    again = InsertZeroPointIntoWeight()
+    assert not again(lowered).modified and not again.refusals
+
+
+def weight_back(node):
+    return node.inputs[1].producer()
+
+
+def test_dynamic_products_are_left_alone() -> None:
     text = "f (float[3,8] x, float w) => (float[3,6] y) { y = MatMul (x, w) }"
-    found = staged(with_weights(text, 0, w=(8, 6)), "w8a8", "ort")
-    each = InsertZeroPointIntoGemm()
-    assert not each(found.quantized.clone()).modified and not each.refusals
+    found = staged(with_weights(text, 0, w=(8, 6)), "w8a8-dynamic", "ort")
+    lowered = run_passes(found.quantized, *LOWER_ORT())
+    each = InsertZeroPointIntoWeight()
+    assert not each(lowered).modified and not each.refusals
