@@ -196,6 +196,28 @@ struct pool_u8_args {
   uint8_t* y;
 };
 
+// N28: every row normalised; K = num_columns is at most 2^23.
+struct layer_norm_u8_args {
+  const uint8_t* x;          // [num_rows, num_columns]
+  int64_t num_rows, num_columns;
+  const float* gamma;        // [num_columns], as beta
+  const float* beta;
+  bool is_centred;           // else RMSNorm
+  float epsilon;
+  int32_t x_zero_point, y_zero_point, y_min, y_max;
+  uint8_t* y;
+};
+
+// N29: every row; num_columns is at least 1.
+struct softmax_u8_args {
+  const uint8_t* x;          // [num_rows, num_columns]
+  int64_t num_rows, num_columns;
+  const float* table;        // [256], integers of at most 2^24
+  float multiplier;
+  int32_t y_zero_point, y_min, y_max;
+  uint8_t* y;
+};
+
 // y[k] = scale * (code - zero_point) of one row n of the weight; N23.
 struct gather_f32_args {
   const Weight* weight;
@@ -257,6 +279,8 @@ struct Kernels {
   void (*lut_u8)(lut_u8_args&);
   void (*interpolate_u8)(interpolate_u8_args&);
   void (*pool_u8)(pool_u8_args&);
+  void (*layer_norm_u8)(layer_norm_u8_args&);
+  void (*softmax_u8)(softmax_u8_args&);
   void (*gather_f32_n16k4)(gather_f32_n16k4_args&);
   void (*gather_f32_rows)(gather_f32_rows_args&);
   void (*code_f32)(code_f32_args&);

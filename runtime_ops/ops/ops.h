@@ -19,6 +19,8 @@ void add_qlut(Definitions* out);
 void add_qmul(Definitions* out);
 void add_qresize(Definitions* out);
 void add_qpool(Definitions* out);
+void add_qlayer_norm(Definitions* out);
+void add_qsoftmax(Definitions* out);
 void add_quantize(Definitions* out);
 
 }  // namespace qcompile

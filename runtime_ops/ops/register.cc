@@ -26,6 +26,8 @@ ort::OrtStatus* add_domain(ort::OrtSessionOptions* options) {
     add_qlut(list);
     add_qresize(list);
     add_qpool(list);
+    add_qlayer_norm(list);
+    add_qsoftmax(list);
     add_quantize(list);
     for (const OpDefinition& definition : *list) {
       if (ort::OrtStatus* status = api().CustomOpDomain_Add(fresh, &definition)) return status;

@@ -35,7 +35,8 @@ def test_every_isa(isa):
     """The ops again with each instruction set but the best one, which the plain run uses."""
     if isa not in runtime_ops.supported_isas():
         pytest.skip(f"this processor has no {isa}")
-    files = [str(HERE / "test_products.py"), str(HERE / "test_elementwise.py")]
+    names = ("test_products.py", "test_elementwise.py", "test_rows.py")
+    files = [str(HERE / name) for name in names]
     done = in_process(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files], isa)
     assert done.returncode == 0, done.stdout[-3000:]
 
