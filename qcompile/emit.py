@@ -19,6 +19,7 @@ from qcompile.artifact import MANIFEST, MODEL, WEIGHTS, Artifact, sha256
 from qcompile.errors import InputError
 from qcompile.external import move_outside
 from qcompile.graph import DOMAIN, DOMAIN_VERSION, attribute, is_op
+from qcompile.integer_only import raw_outputs
 from qcompile.passes.lower.lower_lstm_into_dynamic_quantize_lstm import PLACES, QUANTIZED_LSTM
 from qcompile.plan import NodePlan, Plan
 from qcompile.provenance import detach
@@ -136,6 +137,7 @@ def emit(
             "oldest_onnxruntime": oldest_runtime(packed),
         },
         "library": library,
+        "integer_outputs": raw_outputs(packed) if plan.is_integer_only else None,
         "files": files,
         "coverage": plan.coverage(),
         "nodes": node_rows(packed, plan, target),

@@ -53,3 +53,19 @@ def shift_half_up(value: ArrayLike, e: ArrayLike) -> NDArray[np.int64]:
 def as_operand(ratio: ArrayLike) -> NDArray[np.int32]:
     """The ratios [N] as the multiplier of a node: int32 [2, N], m then e."""
     return np.stack(dyadic(ratio)).astype(np.int32)
+
+
+def as_ratios(multiplier: NDArray[np.float32]) -> tuple[NDArray[np.int32], np.float32]:
+    """The multipliers [N] of floats (N16) as an operand [2, N] and the scale that all share (N17).
+
+    >>> operand, scale = as_ratios(np.float32([0.5, 2.0]))
+    >>> operand.tolist(), float(scale)
+    ([[1073741824, 1073741824], [32, 30]], 2.0)
+    """
+    scale = np.float32(multiplier.max(initial=np.float32(2.0**-126)))
+    return as_operand(multiplier.astype(np.float64) / float(scale)), scale
+
+
+def as_float(operand: NDArray[np.int32]) -> NDArray[np.float64]:
+    """m · 2^-e of an operand [2, N], float64 [N]."""
+    return np.ldexp(operand[0].astype(np.float64), -operand[1])

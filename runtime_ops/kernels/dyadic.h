@@ -50,19 +50,19 @@ inline bool is_dyadic(Output output) {
 }
 
 // Ends `count` sums, of outputs n on, at element `at` of y; N12, N17.
-inline void finish_dyadic(const int32_t* totals, int64_t count, const Epilogue& p, int64_t n,
+inline void finish_dyadic(const int32_t* __restrict__ totals, int64_t count, const Epilogue& p, int64_t n,
                           void* y, int64_t at) {
-  const int32_t *m = p.dyadic_m + n, *e = p.dyadic_e + n;
+  const int32_t *__restrict__ m = p.dyadic_m + n, *__restrict__ e = p.dyadic_e + n;
   const int32_t zero_point = p.y_zero_point, y_min = p.y_min, y_max = p.y_max;
   if (p.output == Output::kDyadic) {
-    uint8_t* codes = static_cast<uint8_t*>(y) + at;
+    uint8_t* __restrict__ codes = static_cast<uint8_t*>(y) + at;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t v = requantize_dyadic(totals[i], m[i], e[i]) + zero_point;
       codes[i] = static_cast<uint8_t>(clamp_code(v, y_min, y_max));
     }
     return;
   }
-  int32_t* sums = static_cast<int32_t*>(y) + at;
+  int32_t* __restrict__ sums = static_cast<int32_t*>(y) + at;
   for (int64_t i = 0; i < count; ++i) {
     sums[i] = clamp_code(requantize_dyadic(totals[i], m[i], e[i]), y_min, y_max);
   }
