@@ -7,15 +7,9 @@ import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
-from qcompile.graph import (
-    attribute,
-    input_of,
-    is_constant,
-    is_op,
-    static_shape,
-)
+from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
-from qcompile.integer_only import check_plan
+from qcompile.integer_only import check_plan, problems_of
 from qcompile.plan import NodePlan, Plan
 from qcompile.products import weight_of
 from qcompile.recipe import Preset, Recipe, Rule
@@ -50,7 +44,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     weighted = [n for n in model.graph if n.name not in imported and is_weighted(n)]
     edges = edge_nodes(model.graph, weighted)
     nodes: dict[str, NodePlan] = {}
-    problems = _missing_data(recipe, has_data=has_data) + _not_integer(recipe, preset, target)
+    problems = _missing_data(recipe, has_data=has_data) + problems_of(recipe, preset, target)
     for node in weighted:
         found = _plan_node(node, recipe, preset, target, is_edge=node in edges)
         if found.rule.startswith("!"):
@@ -73,16 +67,11 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         for r in recipe.rules
         if not any(r.covers(p.node, p.op_type) for p in nodes.values())
     ]
-    if preset is None and recipe.integer_only:
-        raise InputError("--integer-only of a model in codes needs --preset, such as w8a8")
     if preset is None:
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
     plan = replace(plan, is_integer_only=recipe.integer_only)
-    plan = spread_activations(model.graph, plan, gives_floats=target.gives_floats)
-    if recipe.integer_only:
-        check_plan(plan)
-    return plan
+    return check_plan(spread_activations(model.graph, plan, gives_floats=target.gives_floats))
 
 
 def choose_preset(recipe: Recipe, *, has_data: bool) -> tuple[Preset, list[str]]:
@@ -122,21 +111,6 @@ def _missing_data(recipe: Recipe, *, has_data: bool) -> list[str]:
         for r in recipe.rules
         if r.preset is not None and Preset.parse(r.preset).activation == "static"
     ]
-
-
-def _not_integer(recipe: Recipe, preset: Preset | None, target: Target) -> list[str]:
-    """What --integer-only cannot be combined with."""
-    if not recipe.integer_only:
-        return []
-    found = []
-    if target.lower_integer is None:
-        found.append(f"--integer-only: target {target.name} has no such form: use --target cpu")
-    if preset is not None and preset.activation != "static":
-        found.append(
-            f"--integer-only: preset {preset.name} has {preset.activation} activations, static "
-            f"ones are needed: give --calibration-data and use w{preset.weight_bits}a8"
-        )
-    return found
 
 
 def _plan_node(

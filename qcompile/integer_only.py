@@ -19,6 +19,8 @@ from qcompile.pack import weight_parts
 from qcompile.passes.lower.lower_requantize_into_dyadic import PRODUCTS
 from qcompile.passes.lower.lowered import BIAS
 from qcompile.plan import Plan
+from qcompile.recipe import Preset, Recipe
+from qcompile.targets.target import Target
 from qcompile.verdict import Check
 
 QUIET = ("Shape", "Size", "Constant", "ConstantOfShape", "Range")  # they read no element
@@ -38,8 +40,29 @@ class Culprit:
     reason: str
 
 
-def check_plan(plan: Plan) -> None:
-    """InputError with every op that has no integer form, before any slow work."""
+def problems_of(recipe: Recipe, preset: Preset | None, target: Target) -> list[str]:
+    """What the recipe asks that cannot be integer-only."""
+    if not recipe.integer_only:
+        return []
+    found = []
+    if preset is None:
+        found.append(
+            "--integer-only: the model's own codes are kept as they are: give --preset too"
+        )
+    if target.lower_integer is None:
+        found.append(f"--integer-only: target {target.name} has no such form: use --target cpu")
+    if preset is not None and preset.activation != "static":
+        found.append(
+            f"--integer-only: preset {preset.name} has {preset.activation} activations, static "
+            f"ones are needed: give --calibration-data and use w{preset.weight_bits}a8"
+        )
+    return found
+
+
+def check_plan(plan: Plan) -> Plan:
+    """The plan; InputError with every op that has no integer form, before any slow work."""
+    if not plan.is_integer_only:
+        return plan
     found = [Culprit(p.node, p.op_type, p.reason) for p in plan.counted() if not p.is_quantized]
     found += [
         Culprit(p.node, p.op_type, f"its activations are {p.activation or 'float'}")
@@ -49,6 +72,7 @@ def check_plan(plan: Plan) -> None:
     found += [Culprit(name, "", reason) for name, reason in plan.reasons.items()]
     if found:
         raise InputError(message_of(found))
+    return plan
 
 
 def check_integer_only(lowered: ir.Model, plan: Plan) -> None:

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "kernels.h"
 
@@ -49,23 +50,33 @@ inline bool is_dyadic(Output output) {
   return output == Output::kDyadic || output == Output::kRescaled;
 }
 
-// Ends `count` sums, of outputs n on, at element `at` of y; N12, N17.
-inline void finish_dyadic(const int32_t* __restrict__ totals, int64_t count, const Epilogue& p, int64_t n,
+// The numbers of `count` sums: codes as int32 (N12), or N17 with zero_point 0. With a count that the
+// compiler knows this becomes whole vectors.
+inline void rescale(const int32_t* __restrict__ totals, int64_t count,
+                    const int32_t* __restrict__ m, const int32_t* __restrict__ e,
+                    int32_t zero_point, int32_t y_min, int32_t y_max, int32_t* __restrict__ out) {
+  for (int64_t i = 0; i < count; ++i) {
+    out[i] = clamp_code(requantize_dyadic(totals[i], m[i], e[i]) + zero_point, y_min, y_max);
+  }
+}
+
+// Ends `count` <= 16 sums, of outputs n on, at element `at` of y; N12, N17.
+inline void finish_dyadic(const int32_t* totals, int64_t count, const Epilogue& p, int64_t n,
                           void* y, int64_t at) {
-  const int32_t *__restrict__ m = p.dyadic_m + n, *__restrict__ e = p.dyadic_e + n;
-  const int32_t zero_point = p.y_zero_point, y_min = p.y_min, y_max = p.y_max;
-  if (p.output == Output::kDyadic) {
-    uint8_t* __restrict__ codes = static_cast<uint8_t*>(y) + at;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t v = requantize_dyadic(totals[i], m[i], e[i]) + zero_point;
-      codes[i] = static_cast<uint8_t>(clamp_code(v, y_min, y_max));
-    }
+  alignas(64) int32_t out[kTile];
+  const int32_t *m = p.dyadic_m + n, *e = p.dyadic_e + n;
+  const int32_t zero_point = p.output == Output::kDyadic ? p.y_zero_point : 0;
+  if (count == kTile) {
+    rescale(totals, kTile, m, e, zero_point, p.y_min, p.y_max, out);
+  } else {
+    rescale(totals, count, m, e, zero_point, p.y_min, p.y_max, out);
+  }
+  if (p.output == Output::kRescaled) {
+    std::memcpy(static_cast<int32_t*>(y) + at, out, static_cast<size_t>(count) * 4);
     return;
   }
-  int32_t* __restrict__ sums = static_cast<int32_t*>(y) + at;
-  for (int64_t i = 0; i < count; ++i) {
-    sums[i] = clamp_code(requantize_dyadic(totals[i], m[i], e[i]), y_min, y_max);
-  }
+  uint8_t* codes = static_cast<uint8_t*>(y) + at;
+  for (int64_t i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(out[i]);
 }
 
 }  // namespace
