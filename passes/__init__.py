@@ -25,6 +25,7 @@ from qcompile.passes.lower.lower_matmul import LowerMatmul
 from qcompile.passes.lower.lower_matmul_into_matmul_nbits import LowerMatmulIntoMatmulNbits
 from qcompile.passes.lower.lower_pool import LowerPool
 from qcompile.passes.lower.lower_product_into_integer_op import LowerProductIntoIntegerOp
+from qcompile.passes.lower.lower_requantize_into_dyadic import LowerRequantizeIntoDyadic
 from qcompile.passes.lower.lower_resize import LowerResize
 from qcompile.passes.lower.lower_split import LowerSplit
 from qcompile.passes.lower.move_dequantize_past_data_op import MoveDequantizePastDataOp
@@ -156,6 +157,11 @@ def LOWER_CPU() -> list[Pass]:
         MoveTransposePastOp(),
         RemoveUnused(),
     ]
+
+
+def LOWER_INTEGER() -> list[Pass]:
+    """The ops of cpu with dyadic numbers in place of float multipliers."""
+    return [*LOWER_CPU(), LowerRequantizeIntoDyadic(), RemoveUnused()]
 
 
 def LOWER_ORT() -> list[Pass]:

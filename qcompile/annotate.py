@@ -9,6 +9,7 @@ import qcompile.formats as formats
 from qcompile.errors import InputError
 from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
+from qcompile.integer_only import check_plan, problems_of
 from qcompile.plan import NodePlan, Plan
 from qcompile.products import weight_of
 from qcompile.recipe import Preset, Recipe, Rule
@@ -43,7 +44,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     weighted = [n for n in model.graph if n.name not in imported and is_weighted(n)]
     edges = edge_nodes(model.graph, weighted)
     nodes: dict[str, NodePlan] = {}
-    problems = _missing_data(recipe, has_data=has_data)
+    problems = _missing_data(recipe, has_data=has_data) + problems_of(recipe, preset, target)
     for node in weighted:
         found = _plan_node(node, recipe, preset, target, is_edge=node in edges)
         if found.rule.startswith("!"):
@@ -70,7 +71,8 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     if preset is None:
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
-    return spread_activations(model.graph, plan, gives_floats=target.gives_floats)
+    plan = replace(plan, is_integer_only=recipe.integer_only)
+    return check_plan(spread_activations(model.graph, plan, gives_floats=target.gives_floats))
 
 
 def choose_preset(recipe: Recipe, *, has_data: bool) -> tuple[Preset, list[str]]:

@@ -87,6 +87,9 @@ def compile_command(
     op_types_to_quantize: Annotated[
         str | None, typer.Option(help="Conv,MatMul,Gemm,Gather,LSTM")
     ] = None,
+    integer_only: Annotated[
+        bool, typer.Option("--integer-only", help="no float between quantizer and output")
+    ] = False,
     min_sqnr: Annotated[float | None, typer.Option(help="fail below this many dB")] = None,
     metric: Annotated[
         str | None, typer.Option(help="MODULE:FUNCTION of a session; more is better")
@@ -121,6 +124,7 @@ def compile_command(
         op_types_to_quantize=None
         if op_types_to_quantize is None
         else tuple(op_types_to_quantize.split(",")),
+        integer_only=integer_only or None,
         seed=seed,
     )
     chosen = chosen.with_flags(rules=(*chosen.rules, *_rules(nodes_to_exclude)))

@@ -19,6 +19,7 @@ from qcompile.artifact import MANIFEST, MODEL, WEIGHTS, Artifact, sha256
 from qcompile.errors import InputError
 from qcompile.external import move_outside
 from qcompile.graph import DOMAIN, DOMAIN_VERSION, attribute, is_op, static_shape
+from qcompile.integer_only import raw_outputs
 from qcompile.passes.lower.insert_columns_into_matmul_integer import is_wrong_with_amx
 from qcompile.passes.lower.insert_outputs_into_static_product import amx_outputs
 from qcompile.passes.lower.lower_lstm_into_dynamic_quantize_lstm import PLACES, QUANTIZED_LSTM
@@ -142,6 +143,7 @@ def emit(
             "oldest_onnxruntime": oldest_runtime(packed),
         },
         "library": library,
+        "integer_outputs": raw_outputs(packed) if plan.is_integer_only else None,
         "files": files,
         "coverage": plan.coverage(),
         "nodes": node_rows(packed, plan, target),

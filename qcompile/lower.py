@@ -4,6 +4,7 @@
 import onnx_ir as ir
 
 from qcompile.errors import QcompileError
+from qcompile.integer_only import check_integer_only
 from qcompile.plan import Plan
 from qcompile.stage import Inspector, run_passes
 from qcompile.targets.target import Target
@@ -16,7 +17,7 @@ def lower(
 
     Every node of the plan must be lowered; one that is not is a bug, and is named with the reasons.
     """
-    passes = target.lower()
+    passes = target.lower_integer() if plan.is_integer_only else target.lower()  # type: ignore[misc]
     lowered = run_passes(quantized.clone(), "lower", passes, inspect)
     left = {n.name for n in lowered.graph if n.domain in ("", "ai.onnx")}
     missed = [p.node for p in plan.nodes.values() if p.is_quantized and p.node in left]
@@ -24,4 +25,6 @@ def lower(
         reasons = [r for each in passes for r in getattr(each, "refusals", []) if r.node in missed]
         why = "; ".join(f"{r.node}: {r.reason}" for r in reasons) or "no pass matched"
         raise QcompileError(f"target {target.name} did not lower {', '.join(missed)} ({why})")
+    if plan.is_integer_only:
+        check_integer_only(lowered, plan)
     return lowered

@@ -45,7 +45,7 @@ class Plan:
 
     nodes: weighted nodes by name. activations: value name → spec of static codes. leaders: value
     name → the value whose statistics it shares. reasons: other nodes that stay float inside
-    quantized neighbourhoods, and why.
+    quantized neighbourhoods, and why. is_integer_only: no float may stand among codes.
     """
 
     preset: str
@@ -55,6 +55,7 @@ class Plan:
     leaders: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    is_integer_only: bool = False
 
     def coverage(self) -> float:
         """Weight elements that run from packed codes ÷ all; a tied weight counts once."""

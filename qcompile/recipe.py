@@ -90,6 +90,7 @@ class Recipe:
     weight_rounding: str | None = None
     num_calibration_samples: int = 256
     op_types_to_quantize: tuple[str, ...] = ()
+    integer_only: bool = False
     bias_correction: bool = True
     seed: int = 0
     rules: tuple[Rule, ...] = field(default_factory=tuple)

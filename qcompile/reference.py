@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qcompile.graph import attribute, constant, input_of, is_constant
 from qcompile.numerics.add import qadd
-from qcompile.numerics.conv import Window, qconv_dynamic, qconv_scaled, qconv_static
+from qcompile.numerics.conv import Window, qconv_dynamic, qconv_scaled, qconv_static, qconv_summed
 from qcompile.numerics.gather import qgather
 from qcompile.numerics.lut import qlut
 from qcompile.numerics.matmul import (
@@ -20,6 +20,7 @@ from qcompile.numerics.matmul import (
     qmatmul_float,
     qmatmul_scaled,
     qmatmul_static,
+    qmatmul_summed,
 )
 from qcompile.numerics.mul import qmul
 from qcompile.numerics.pool import qpool_average, qpool_max
@@ -40,6 +41,10 @@ def _codes(node: ir.Node) -> dict[str, int]:
     return {n: int(attribute(node, n)) for n in names if n in node.attributes}
 
 
+def _is_dyadic(node: ir.Node) -> bool:
+    return attribute(node, "requantize") == "dyadic"
+
+
 def _window(node: ir.Node, x: NDArray) -> Window:
     kernel = tuple(attribute(node, "kernel_shape")) or x.shape[1:3]
     strides = tuple(attribute(node, "strides", (1, 1)))
@@ -57,7 +62,7 @@ def _matmul(node: ir.Node, inputs: list[NDArray]) -> Result:
     bias, scale = constant(input_of(node, BIAS)), constant(input_of(node, MULTIPLIER))
     parts = []
     for rows, weight in weight_parts(node):
-        own = [None if v is None or not v.size else v[rows] for v in (bias, scale)]
+        own = [None if v is None or not v.size else v[..., rows] for v in (bias, scale)]
         parts.append(_product(node, inputs[0], weight, *own))
     bounds = [bound for _, bound in parts if bound is not None]
     joined = np.concatenate([value for value, _ in parts], axis=-1)
@@ -71,6 +76,8 @@ def _product(
     kind = attribute(node, "activation")
     if kind == "static":
         assert scale is not None
+        if attribute(node, "output") == "i32":
+            return qmatmul_summed(x, weight, bias, scale, **_codes(node)), None
         if attribute(node, "output") == "f32":
             point = int(attribute(node, "x_zero_point"))
             return _exact(qmatmul_scaled(x, weight, bias, scale, point, _clip(node)))
@@ -87,6 +94,9 @@ def _conv(node: ir.Node, inputs: list[NDArray]) -> Result:
     if attribute(node, "activation") == "static":
         scale = constant(input_of(node, MULTIPLIER))
         assert scale is not None
+        if attribute(node, "output") == "i32":
+            values = _codes(node)
+            return qconv_summed(inputs[0], weight, bias, scale, window, group, **values), None
         if attribute(node, "output") == "f32":
             point, clip = int(attribute(node, "x_zero_point")), _clip(node)
             return _exact(qconv_scaled(inputs[0], weight, bias, scale, window, group, point, clip))
@@ -111,12 +121,13 @@ def _operands(node: ir.Node, inputs: list[NDArray]) -> tuple[NDArray, NDArray]:
 def _add(node: ir.Node, inputs: list[NDArray]) -> Result:
     names = ("a_multiplier", "b_multiplier", "a_zero_point", "b_zero_point")
     values = {n: attribute(node, n) for n in (*names, "y_zero_point", "y_min", "y_max")}
-    return qadd(*_operands(node, inputs), **values), None
+    return qadd(*_operands(node, inputs), **values, is_dyadic=_is_dyadic(node)), None
 
 
 def _mul(node: ir.Node, inputs: list[NDArray]) -> Result:
     names = ("multiplier", "a_zero_point", "b_zero_point", "y_zero_point", "y_min", "y_max")
-    return qmul(*_operands(node, inputs), **{n: attribute(node, n) for n in names}), None
+    values = {n: attribute(node, n) for n in names}
+    return qmul(*_operands(node, inputs), **values, is_dyadic=_is_dyadic(node)), None
 
 
 def _lut(node: ir.Node, inputs: list[NDArray]) -> Result:
@@ -135,10 +146,10 @@ def _pool(node: ir.Node, inputs: list[NDArray]) -> Result:
     window = _window(node, inputs[0])
     if attribute(node, "mode") == "max":
         return qpool_max(inputs[0], window), None
-    count_include_pad = bool(attribute(node, "count_include_pad"))
-    scale = float(attribute(node, "multiplier"))
+    scale, is_dyadic = float(attribute(node, "multiplier")), _is_dyadic(node)
+    include = bool(attribute(node, "count_include_pad"))
     return qpool_average(
-        inputs[0], window, scale, **_codes(node), count_include_pad=count_include_pad
+        inputs[0], window, scale, **_codes(node), count_include_pad=include, is_dyadic=is_dyadic
     ), None
 
 

@@ -34,10 +34,15 @@ SILENT = ("Shape", "Size", "QuantizeLinear", "DequantizeLinear")
 
 
 def spread_activations(graph: ir.Graph, plan: Plan, *, gives_floats: bool) -> Plan:
-    """The plan with all that static codes reach: activations, shared statistics, reasons."""
+    """The plan with all that static codes reach: activations, shared statistics, reasons.
+
+    Of an integer-only plan every int8 op keeps its codes; the last products give int32.
+    """
     spread = _Spread()
     for node in graph:
         spread.visit(node, plan)
+    if plan.is_integer_only:
+        spread.read.update(o for node, _, outputs in spread.steps for o in outputs)
     if gives_floats:
         spread.keep_what_products_read()
     return replace(plan, activations=spread.specs, leaders=spread.leaders, reasons=spread.reasons)

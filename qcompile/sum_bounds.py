@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qcompile.graph import constant, input_of
 from qcompile.pack import weight_parts
-from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
+from qcompile.passes.lower.lowered import BIAS, real_multiplier
 
 
 def largest_input(node: ir.Node, x: NDArray) -> float:
@@ -24,7 +24,7 @@ def sum_bound(node: ir.Node) -> Callable[[float], NDArray]:
     """Of the largest |x|, the bound on every output; [N, 1, 1] for a map."""
     if node.op_type == "QGather":
         return lambda largest: np.zeros(1)  # one rounding, which float_ratio allows (N23)
-    bias, scale = constant(input_of(node, BIAS)), constant(input_of(node, MULTIPLIER))
+    bias, scale = constant(input_of(node, BIAS)), real_multiplier(node)
     parts = (w.decode() if scale is None else w.values() for _, w in weight_parts(node))
     sums = np.concatenate([np.abs(part).sum(1, dtype=np.float64) for part in parts])
     added = np.zeros(1) if bias is None else np.abs(bias.astype(np.float64))

@@ -13,6 +13,7 @@ import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import Artifact, load, sha256
 from qcompile.data import Data
 from qcompile.graph import DOMAIN, FLOAT, constant
+from qcompile.integer_only import check_sums
 from qcompile.measure import measure_speed
 from qcompile.memory import Budget, row_slices
 from qcompile.numerics.quantize import quantize
@@ -64,6 +65,8 @@ def verify(
         skipped.append("the QDQ rung: the op library is not installed")
     packed = artifact.model()
     checks += check_recurrent(quantized, packed)
+    if plan.is_integer_only:
+        checks.append(check_sums(packed))
     if target.packs:
         checks += [check_constants(lowered, quantized), check_packed(lowered, packed)]
         runs = record(artifact, packed, few)

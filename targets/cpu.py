@@ -2,7 +2,7 @@
 """cpu: ONNX Runtime with qcompile's own op library (x86-64 and aarch64)."""
 
 from qcompile.layouts.n16k4 import chunk_columns
-from qcompile.passes import LOWER_CPU
+from qcompile.passes import LOWER_CPU, LOWER_INTEGER
 from qcompile.targets.target import Request, Target
 
 # N10: |x| ≤ 128 and u ≤ 255 keep an int32 sum of this many products exact.
@@ -51,4 +51,5 @@ CPU = Target(
     kernel=kernel,
     lower=LOWER_CPU,
     packs=True,
+    lower_integer=LOWER_INTEGER,
 )

@@ -29,6 +29,7 @@ class Target:
     dynamic_note: how the target's dynamic activations differ from numerics, if they do.
     integer_note: what products of two kinds of codes need of the processor or the session.
     gives_floats: whether a static product may give floats.
+    lower_integer: the passes of --integer-only, where the target has that form.
     """
 
     name: str
@@ -44,3 +45,4 @@ class Target:
     dynamic_note: str = ""
     integer_note: str = ""
     gives_floats: bool = True
+    lower_integer: Callable[[], list[ir.passes.InPlacePass]] | None = None

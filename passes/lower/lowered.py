@@ -17,9 +17,12 @@ from qcompile.graph import (
     LAYOUT,
     NHWC,
     add_initializer,
+    constant,
     derived_initializer,
+    input_of,
     new_node,
 )
+from qcompile.numerics.dyadic import as_float
 from qcompile.numerics.requantize import multiplier
 from qcompile.passes.lower.qdq import End, Static, Weight
 
@@ -104,6 +107,12 @@ def output_multiplier(
 
     lazy = ir.LazyTensor(compute, ir.DataType.FLOAT, ir.Shape([n]), name=f"{name}_multiplier")
     return add_initializer(graph, f"{name}_multiplier", lazy)
+
+
+def real_multiplier(node: ir.Node) -> NDArray[np.floating] | None:
+    """The multiplier [N] of a static product as numbers, whatever their form."""
+    found = constant(input_of(node, MULTIPLIER))
+    return as_float(found) if found is not None and found.dtype == np.int32 else found
 
 
 def static_bias(graph: ir.Graph, name: str, bias: ir.Value | None, n: int) -> ir.Value | None:

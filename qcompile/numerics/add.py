@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QAdd: the sum of two quantized tensors (N20)."""
+"""QAdd: the sum of two quantized tensors (N18, N20)."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+from qcompile.numerics.dyadic import dyadic_pair, shift_half_up
 
 
 def qadd(
@@ -15,12 +17,20 @@ def qadd(
     y_zero_point: int,
     y_min: int = 0,
     y_max: int = 255,
+    *,
+    is_dyadic: bool = False,
 ) -> NDArray[np.uint8]:
-    """uint8 codes of a + b, broadcast (N20); multipliers are `scale / y_scale`.
+    """uint8 codes of a + b, broadcast (N20, or N18); multipliers are `scale / y_scale`.
 
     >>> qadd(np.uint8([130]), np.uint8([10]), 0.5, 2.0, 128, 8, 100).tolist()
     [105]
     """
+    if is_dyadic:
+        m_a, m_b, e = dyadic_pair(*(float(np.float32(v)) for v in (a_multiplier, b_multiplier)))
+        total = (a.astype(np.int64) - a_zero_point) * m_a + (
+            b.astype(np.int64) - b_zero_point
+        ) * m_b
+        return np.clip(shift_half_up(total, e) + y_zero_point, y_min, y_max).astype(np.uint8)
     left = (a.astype(np.int32) - a_zero_point).astype(np.float32) * np.float32(a_multiplier)
     right = (b.astype(np.int32) - b_zero_point).astype(np.float32) * np.float32(b_multiplier)
     code = np.rint(left + right).astype(np.float64) + y_zero_point

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qcompile.numerics.dyadic import INT32
 from qcompile.numerics.matmul import INFINITE, UNIT, exact_product
 from qcompile.numerics.quantize import quantize_dynamic
-from qcompile.numerics.requantize import requantize, scale_sum
+from qcompile.numerics.requantize import requantize, rescale_sum, scale_sum
 from qcompile.numerics.weight import CodedWeight
 
 
@@ -77,7 +78,7 @@ def qconv_static(
     x: NDArray[np.uint8],
     weight: CodedWeight,
     bias: NDArray[np.int32] | None,
-    multiplier: NDArray[np.float32],
+    multiplier: NDArray,
     window: Window,
     group: int,
     x_zero_point: int,
@@ -85,7 +86,7 @@ def qconv_static(
     y_min: int = 0,
     y_max: int = 255,
 ) -> NDArray[np.uint8]:
-    """Static uint8 [B, H, W, C] to uint8 [B, OH, OW, N] (N11, N15)."""
+    """Static uint8 [B, H, W, C] to uint8 [B, OH, OW, N] (N11, N12, N15)."""
     acc = accumulate(x.astype(np.int32) - x_zero_point, weight.values(), window, group)
     return requantize(acc, 0 if bias is None else bias, multiplier, y_zero_point, y_min, y_max)
 
@@ -103,6 +104,22 @@ def qconv_scaled(
     """Static uint8 [B, H, W, C] to float32 [B, OH, OW, N] (N15, N16)."""
     acc = accumulate(x.astype(np.int32) - x_zero_point, weight.values(), window, group)
     return scale_sum(acc, 0 if bias is None else bias, multiplier, clip)
+
+
+def qconv_summed(
+    x: NDArray[np.uint8],
+    weight: CodedWeight,
+    bias: NDArray[np.int32] | None,
+    multiplier: NDArray[np.int32],
+    window: Window,
+    group: int,
+    x_zero_point: int,
+    y_min: int = INT32[0],
+    y_max: int = INT32[1],
+) -> NDArray[np.int32]:
+    """Static uint8 [B, H, W, C] to int32 [B, OH, OW, N] (N15, N17)."""
+    acc = accumulate(x.astype(np.int32) - x_zero_point, weight.values(), window, group)
+    return rescale_sum(acc, 0 if bias is None else bias, multiplier, y_min, y_max)
 
 
 def qconv_dynamic(

@@ -8,8 +8,9 @@ The integer sums are float64 matrix products, exact while every |sum| < 2^53, wh
 import numpy as np
 from numpy.typing import NDArray
 
+from qcompile.numerics.dyadic import INT32
 from qcompile.numerics.quantize import quantize_dynamic
-from qcompile.numerics.requantize import requantize, scale_sum
+from qcompile.numerics.requantize import requantize, rescale_sum, scale_sum
 from qcompile.numerics.weight import CodedWeight
 
 UNIT = 2.0**-23
@@ -28,13 +29,13 @@ def qmatmul_static(
     x: NDArray[np.uint8],
     weight: CodedWeight,
     bias: NDArray[np.int32] | None,
-    multiplier: NDArray[np.float32],
+    multiplier: NDArray,
     x_zero_point: int,
     y_zero_point: int,
     y_min: int = 0,
     y_max: int = 255,
 ) -> NDArray[np.uint8]:
-    """Static uint8 activations [..., K] to uint8 [..., N] (N11)."""
+    """Static uint8 activations [..., K] to uint8 [..., N] (N11; N12 by a dyadic multiplier)."""
     rows = x.reshape(-1, x.shape[-1]).astype(np.int32) - x_zero_point
     acc = exact_product(rows, weight.values())
     codes = requantize(acc, 0 if bias is None else bias, multiplier, y_zero_point, y_min, y_max)
@@ -53,6 +54,22 @@ def qmatmul_scaled(
     rows = x.reshape(-1, x.shape[-1]).astype(np.int32) - x_zero_point
     acc = exact_product(rows, weight.values())
     y = scale_sum(acc, 0 if bias is None else bias, multiplier, clip)
+    return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def qmatmul_summed(
+    x: NDArray[np.uint8],
+    weight: CodedWeight,
+    bias: NDArray[np.int32] | None,
+    multiplier: NDArray[np.int32],
+    x_zero_point: int,
+    y_min: int = INT32[0],
+    y_max: int = INT32[1],
+) -> NDArray[np.int32]:
+    """Static uint8 activations [..., K] to int32 [..., N] (N17)."""
+    rows = x.reshape(-1, x.shape[-1]).astype(np.int32) - x_zero_point
+    acc = exact_product(rows, weight.values())
+    y = rescale_sum(acc, 0 if bias is None else bias, multiplier, y_min, y_max)
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 

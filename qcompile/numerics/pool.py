@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QPool: average and maximum over windows of quantized maps, NHWC (N21, N22)."""
+"""QPool: average and maximum over windows of quantized maps, NHWC (N19, N21, N22)."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.numerics.conv import Window, patches
+from qcompile.numerics.dyadic import dyadic
+from qcompile.numerics.requantize import requantize_dyadic
 
 
 def qpool_average(
@@ -17,14 +19,22 @@ def qpool_average(
     y_max: int = 255,
     *,
     count_include_pad: bool = False,
+    is_dyadic: bool = False,
 ) -> NDArray[np.uint8]:
-    """uint8 [B, H, W, C] to uint8 [B, OH, OW, C] (N21); multiplier is `x_scale / y_scale`."""
+    """uint8 [B, H, W, C] to uint8 [B, OH, OW, C] (N21, or N19).
+
+    multiplier is `x_scale / y_scale`.
+    """
     centred = x.astype(np.int32) - x_zero_point
     sums = patches(centred, window).sum(axis=3)
     ones = np.ones((1, *x.shape[1:3], 1), np.int32)
     count = patches(ones, window).sum(axis=3)
     if count_include_pad:
         count = np.full_like(count, window.kernel[0] * window.kernel[1])
+    if is_dyadic:
+        m, e = dyadic(float(np.float32(multiplier)) / np.maximum(count, 1))
+        scaled = requantize_dyadic(sums, m, e) + y_zero_point
+        return np.clip(scaled, y_min, y_max).astype(np.uint8)
     each = np.float32(multiplier) / np.maximum(count, 1).astype(np.float32)
     code = np.rint(sums.astype(np.float32) * each).astype(np.float64) + y_zero_point
     return np.clip(code, y_min, y_max).astype(np.uint8)

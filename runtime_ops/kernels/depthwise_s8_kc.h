@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Depthwise taps, 16 channels a vector: |x| <= 128 and |value| <= 255 fit int16, so a 16-bit
 // multiply-add of int32 lanes is exact. QC_ISA_NAME as in elementwise.h.
-#include "kernels.h"
+#include "dyadic.h"
 #include "simd.h"
 
 namespace qcompile {
@@ -55,6 +55,16 @@ QC_INLINE void depthwise_pixels(const depthwise_s8_kc_args& a, const Channels& c
       Ints total = add(acc[p], channels.correction);
       if (channels.may_saturate) total = add_saturating(total, channels.bias_codes);
       store_low_bytes(y + p * y_stride, requantize(total, channels.multiplier), left);
+    });
+    return;
+  }
+  if (is_dyadic(e.output)) {
+    unroll<kPixels>(QC_UNROLLED(p) {
+      Ints total = add(acc[p], channels.correction);
+      if (channels.may_saturate) total = add_saturating(total, channels.bias_codes);
+      alignas(64) int32_t totals[kTile];
+      store_ints(totals, total, kTile);
+      finish_dyadic(totals, left < kTile ? left : kTile, e, c, a.y, first + p * y_stride);
     });
     return;
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Depthwise: every channel has its own taps; N11 and N13 as for dense products.
+// Depthwise: every channel has its own taps; N11 ... N17 as for dense products.
+#include "dyadic.h"
 #include "epilogue.h"
 
 namespace qcompile {
@@ -13,6 +14,9 @@ void store(const depthwise_s8_kc_args& a, int64_t pixel, int64_t c, int32_t acc)
     static_cast<uint8_t*>(a.y)[at] = requantize_f32(total, e.bias_codes[c], e.multiplier[c], e);
   } else if (e.output == Output::kScaled) {
     static_cast<float*>(a.y)[at] = scaled_f32(total, e.bias_codes[c], e.multiplier[c], e);
+  } else if (is_dyadic(e.output)) {
+    const int32_t sum = saturate_int32(total + e.bias_codes[c]);
+    finish_dyadic(&sum, 1, e, c, a.y, at);
   } else {
     static_cast<float*>(a.y)[at] =
         finish_float(a.scales[c] * static_cast<float>(acc), e.x_scales[0], e.bias[c], e);

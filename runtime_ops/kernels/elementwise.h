@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels that walk arrays once: plain loops that the compiler vectorizes for the flags of the
 // file that includes this one. QC_ISA_NAME(kernel) is kernel__<isa>.
+#include "dyadic.h"
 #include "epilogue.h"
 
 namespace qcompile {
@@ -28,6 +29,30 @@ void add_loop(const add_u8_u8_args& a) {
     const float scaled_a = static_cast<float>(left[i * kStepA] - a_zero_point) * a_multiplier;
     const float scaled_b = static_cast<float>(right[i * kStepB] - b_zero_point) * b_multiplier;
     y[i] = static_cast<uint8_t>(code_of(scaled_a + scaled_b, zero_point, y_min, y_max));
+  }
+}
+
+// N18. Steps are 0 or 1; centred codes times 31 bits, twice, are far below 2^63.
+void add_dyadic(const add_u8_u8_args& a) {
+  const int64_t a_m = a.a_m, b_m = a.b_m, half = int64_t{1} << (a.e - 1);
+  const int64_t a_step = a.a_step, b_step = a.b_step, count = a.count;
+  const int32_t e = a.e, zero_point = a.y_zero_point, y_min = a.y_min, y_max = a.y_max;
+  const uint8_t *__restrict__ left = a.a, *__restrict__ right = a.b;
+  uint8_t* __restrict__ y = a.y;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t sum = (left[i * a_step] - a.a_zero_point) * a_m +
+                        (right[i * b_step] - a.b_zero_point) * b_m;
+    y[i] = static_cast<uint8_t>(clamp_code(((sum + half) >> e) + zero_point, y_min, y_max));
+  }
+}
+
+void mul_dyadic(const mul_u8_u8_args& a) {
+  const int32_t m = a.a_m, e = a.e, zero_point = a.y_zero_point, y_min = a.y_min, y_max = a.y_max;
+  for (int64_t i = 0; i < a.count; ++i) {
+    const int32_t product =
+        (a.a[i * a.a_step] - a.a_zero_point) * (a.b[i * a.b_step] - a.b_zero_point);
+    const int64_t v = requantize_dyadic(product, m, e) + zero_point;
+    a.y[i] = static_cast<uint8_t>(clamp_code(v, y_min, y_max));
   }
 }
 
@@ -72,6 +97,13 @@ void average_pool(const pool_u8_args& a) {
         for (int64_t c = 0; c < channels; ++c) sums[c] += x[c];
       }
     }
+    if (a.is_dyadic) {  // N19
+      for (int64_t c = 0; c < channels; ++c) {
+        const int64_t v = requantize_dyadic(sums[c] - taps * a.x_zero_point, a.m, a.e);
+        a.y[first + c] = static_cast<uint8_t>(clamp_code(v + a.y_zero_point, a.y_min, a.y_max));
+      }
+      continue;
+    }
     for (int64_t c = 0; c < channels; ++c) {
       const float v = static_cast<float>(sums[c] - taps * a.x_zero_point) * a.multiplier;
       a.y[first + c] = static_cast<uint8_t>(code_of(v, a.y_zero_point, a.y_min, a.y_max));
@@ -82,6 +114,7 @@ void average_pool(const pool_u8_args& a) {
 }  // namespace
 
 void QC_ISA_NAME(add_u8_u8)(add_u8_u8_args& a) {
+  if (a.is_dyadic) return add_dyadic(a);
   if (a.a_step && a.b_step) return add_loop<1, 1>(a);
   if (a.a_step) return add_loop<1, 0>(a);
   if (a.b_step) return add_loop<0, 1>(a);
@@ -89,6 +122,7 @@ void QC_ISA_NAME(add_u8_u8)(add_u8_u8_args& a) {
 }
 
 void QC_ISA_NAME(mul_u8_u8)(mul_u8_u8_args& a) {
+  if (a.is_dyadic) return mul_dyadic(a);
   if (a.a_step && a.b_step) return mul_loop<1, 1>(a);
   if (a.a_step) return mul_loop<1, 0>(a);
   if (a.b_step) return mul_loop<0, 1>(a);

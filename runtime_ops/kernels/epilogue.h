@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scalar meaning of what follows an exact sum: N4, N11, N12, N13. Static for the reason given
+// The scalar meaning of what follows an exact sum: N4, N11, N13, N16. Static for the reason given
 // in weight_elements.h.
 #pragma once
 
@@ -42,12 +42,6 @@ inline uint8_t requantize_f32(int64_t acc, int32_t bias, float multiplier, const
 inline float scaled_f32(int64_t acc, int32_t bias, float multiplier, const Epilogue& e) {
   const float v = static_cast<float>(saturate_int32(acc + bias)) * multiplier;
   return v < e.clip_min ? e.clip_min : v > e.clip_max ? e.clip_max : v;
-}
-
-// N12: |acc| < 2^31, 0 <= m < 2^31, 1 <= e <= 62. The product is below 2^62 and the half below
-// 2^62, so nothing overflows; >> of a negative number is arithmetic on every compiler in use.
-inline int64_t requantize_dyadic(int32_t acc, int32_t m, int e) {
-  return (static_cast<int64_t>(acc) * m + (int64_t{1} << (e - 1))) >> e;
 }
 
 // NaN passes: both comparisons are false.

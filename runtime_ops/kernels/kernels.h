@@ -12,6 +12,8 @@ enum class Output {
   kRequantized,  // uint8, N11
   kFloat,        // float, N13
   kScaled,       // float, N16
+  kDyadic,       // uint8, N12
+  kRescaled,     // int32, N17
   kSum,          // int32: the exact sum itself
 };
 
@@ -23,6 +25,7 @@ struct Epilogue {
   const int64_t* correction = nullptr;
   const int32_t* bias_codes = nullptr;  // null: no bias
   const float* multiplier = nullptr;
+  const int32_t *dyadic_m = nullptr, *dyadic_e = nullptr;  // N12, N17, in place of multiplier
   int32_t y_zero_point = 0, y_min = 0, y_max = 255;
   // N13
   const float* x_scales = nullptr;      // one a row
@@ -38,6 +41,8 @@ inline Epilogue at_output(Epilogue e, int64_t n) {
   if (e.correction) e.correction += n;
   if (e.bias_codes) e.bias_codes += n;
   if (e.multiplier) e.multiplier += n;
+  if (e.dyadic_m) e.dyadic_m += n;
+  if (e.dyadic_e) e.dyadic_e += n;
   if (e.bias) e.bias += n;
   return e;
 }
@@ -152,18 +157,20 @@ struct centre_u8_s8_args {
   int8_t* y;
 };
 
-// N20; a step of 0 repeats one element.
+// N20, or N18 by m * 2^-e; a step of 0 repeats one element.
 struct add_u8_u8_args {
   const uint8_t* a;
   const uint8_t* b;
   int64_t a_step, b_step;  // 0 or 1
   int64_t count;
   float a_multiplier, b_multiplier;
+  bool is_dyadic;
+  int32_t a_m, b_m, e;
   int32_t a_zero_point, b_zero_point, y_zero_point, y_min, y_max;
   uint8_t* y;
 };
 
-// N26; a_multiplier is that of the product, b_multiplier has no meaning.
+// N26, or N12; a_multiplier and a_m are those of the product, those of b have no meaning.
 using mul_u8_u8_args = add_u8_u8_args;
 
 // y[i] = table[x[i]], N25.
@@ -192,6 +199,8 @@ struct pool_u8_args {
   int64_t num_channels;
   bool is_average;
   float multiplier;            // already divided by the count
+  bool is_dyadic;              // N19: m * 2^-e instead
+  int32_t m, e;
   int32_t x_zero_point, y_zero_point, y_min, y_max;
   uint8_t* y;
 };

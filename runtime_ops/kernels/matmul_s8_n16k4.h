@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Signed 8-bit rows times a panel of unsigned codes, N10, N11, N13: acc = sum(u * x) started at
+// Signed 8-bit rows times a panel of unsigned codes, N10 ... N17: acc = sum(u * x) started at
 // -zero_point * sum(x). A few rows decode the packed stream on the way (fused); more rows unpack
 // the panel to bytes once and run a register-blocked product over it.
 // QC_ISA_NAME(kernel) is kernel__<isa>.
-#include "kernels.h"
+#include "dyadic.h"
 #include "simd.h"
 
 namespace qcompile {
@@ -111,7 +111,7 @@ QC_INLINE void finish_ints(const Panel& p, int64_t row, int64_t num_rows, int ti
   const Requantizer requantize(e.y_zero_point, e.y_min, e.y_max);
   // Copies: stores of uint8_t may alias anything, and would make every use a load.
   const bool is_sum = e.output == Output::kSum, is_codes = e.output == Output::kRequantized;
-  const bool may_saturate = p.may_saturate;
+  const bool may_saturate = p.may_saturate, is_integer = is_dyadic(e.output);
   const int64_t outputs = p.outputs, stride = p.args->y_stride;
   uint8_t* const codes = static_cast<uint8_t*>(p.args->y);
   if (is_codes && !may_saturate && num_rows >= kRows && outputs >= (tile + kTiles) * kTile) {
@@ -134,6 +134,12 @@ QC_INLINE void finish_ints(const Panel& p, int64_t row, int64_t num_rows, int ti
       if (is_sum) return store_ints(static_cast<int32_t*>(p.args->y) + at + n, sums[r][t], outputs - n);
       Ints total = add(sums[r][t], load_ints(p.operands.correction + n));
       if (may_saturate) total = add_saturating(total, load_ints(p.operands.bias_codes + n));
+      if (is_integer) {
+        alignas(64) int32_t totals[kTile];
+        store_ints(totals, total, kTile);
+        const int64_t left = outputs - n < kTile ? outputs - n : kTile;
+        return finish_dyadic(totals, left, e, n, p.args->y, at + n);
+      }
       if (!is_codes) {
         const Floats v = mul(to_floats(total), load_floats(p.operands.multiplier + n));
         const Floats low = set_floats(e.clip_min), high = set_floats(e.clip_max);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // y = epilogue(sum of x * (code - zero_point)), one number at a time, 64-bit sums: no K is too long.
+#include "dyadic.h"
 #include "epilogue.h"
 #include "weight_elements.h"
 
@@ -41,6 +42,10 @@ void store(const matmul_s8_n16k4_args& a, int64_t m, int64_t n, int64_t acc, flo
   } else if (e.output == Output::kScaled) {
     const int32_t bias = e.bias_codes ? e.bias_codes[n] : 0;
     static_cast<float*>(a.y)[at] = scaled_f32(acc + e.correction[n], bias, e.multiplier[n], e);
+  } else if (is_dyadic(e.output)) {
+    const int32_t bias = e.bias_codes ? e.bias_codes[n] : 0;
+    const int32_t total = saturate_int32(acc + e.correction[n] + bias);
+    finish_dyadic(&total, 1, e, n, a.y, at);
   } else if (e.output == Output::kFloat) {
     const float bias = e.bias ? e.bias[n] : 0.0f;
     static_cast<float*>(a.y)[at] = finish_float(sum, e.x_scales[m], bias, e);

@@ -3,7 +3,9 @@
 
 #include <cmath>
 
+#include "../kernels/dyadic.h"
 #include "operands.h"
+#include "requantize.h"
 
 namespace qcompile {
 
@@ -39,11 +41,17 @@ Activation::Activation(const Node& node, const WeightInput& weight, bool float_i
 void Activation::read_static(const Node& node) {
   x_zero_point_ = static_cast<int32_t>(node.integer_between("x_zero_point", 0, 255));
   const std::string output = node.text("output", "codes");
-  if (output != "codes" && output != "f32") {
-    node.refuse("output = \"" + output + "\"; it is codes or f32", "docs/ops.md", "Correct it.");
+  is_dyadic_ = reads_dyadic(node);
+  const std::string other = is_dyadic_ ? "i32" : "f32";
+  if (output != "codes" && output != other) {
+    node.refuse("output = \"" + output + "\"; it is codes or " + other, "docs/ops.md", "Correct it.");
   }
-  is_scaled_ = output == "f32";
-  if (is_scaled_) return;
+  gives_codes_ = output == "codes";
+  if (is_dyadic_ && !gives_codes_) {
+    y_max_ = static_cast<int32_t>(node.integer_between("y_max", INT32_MIN, INT32_MAX, INT32_MAX));
+    y_min_ = static_cast<int32_t>(node.integer_between("y_min", INT32_MIN, y_max_, INT32_MIN));
+  }
+  if (!gives_codes_) return;
   y_zero_point_ = static_cast<int32_t>(node.integer_between("y_zero_point", 0, 255));
   y_max_ = static_cast<int32_t>(node.integer_between("y_max", 0, 255));
   y_min_ = static_cast<int32_t>(node.integer_between("y_min", 0, y_max_));
@@ -85,20 +93,41 @@ void Activation::check_bias(const Tensor& bias) const {
 }
 
 void Activation::check_multiplier(const Tensor& multiplier) const {
-  if (multiplier.type == ort::kFloat && multiplier.count == N_) return;
+  if (!is_dyadic_ && multiplier.type == ort::kFloat && multiplier.count == N_) return;
+  if (is_dyadic_ && multiplier.type == ort::kInt32 && multiplier.count == 2 * N_) {
+    return check_dyadic(multiplier.as<int32_t>());
+  }
   node_.refuse("multiplier has " + std::to_string(multiplier.count) + " elements of ONNX type " +
                    std::to_string(multiplier.type) + "; N = " + std::to_string(N_) +
-                   " floats are needed", "docs/numerics.md N11, N16", "Correct multiplier.");
+                   (is_dyadic_ ? " int32 pairs are needed" : " floats are needed"),
+               "docs/numerics.md N11, N12, N16, N17", "Correct multiplier.");
+}
+
+void Activation::check_dyadic(const int32_t* pairs) const {
+  for (int64_t n = 0; n < N_; ++n) {
+    const int32_t m = pairs[n], e = pairs[N_ + n];
+    if (m >= 0 && e >= 1 && e <= kMaxExponent) continue;
+    node_.refuse("multiplier " + std::to_string(n) + " is " + std::to_string(m) + " * 2^-" +
+                     std::to_string(e), "docs/numerics.md N12: m >= 0 and 1 <= e <= 62",
+                 "Correct multiplier.");
+  }
 }
 
 Epilogue Activation::epilogue(const ProductOperands& operands) const {
   Epilogue e;
-  e.output = gives_codes() ? Output::kRequantized
-                           : is_static() ? Output::kScaled : Output::kFloat;
+  e.output = is_dyadic_ ? gives_codes() ? Output::kDyadic : Output::kRescaled
+             : gives_codes() ? Output::kRequantized
+             : is_static()   ? Output::kScaled
+                             : Output::kFloat;
   if (is_static()) {
     e.correction = operands.corrections;
     e.bias_codes = static_cast<const int32_t*>(operands.bias);
-    e.multiplier = operands.multiplier;
+    if (is_dyadic_) {
+      e.dyadic_m = static_cast<const int32_t*>(operands.multiplier);
+      e.dyadic_e = e.dyadic_m + N_;
+    } else {
+      e.multiplier = static_cast<const float*>(operands.multiplier);
+    }
   } else {
     e.bias = static_cast<const float*>(operands.bias);
   }
@@ -143,7 +172,8 @@ std::vector<int64_t> Activation::corrections(const WeightInput& weight,
 
 ort::TensorType output_type(const ShapeContext& context, ort::TensorType x) {
   std::string output;
-  return context.text("output", &output) && output == "f32" ? ort::kFloat : x;
+  if (!context.text("output", &output)) return x;
+  return output == "f32" ? ort::kFloat : output == "i32" ? ort::kInt32 : x;
 }
 
 Runs contiguous_runs(const Weight& weight) {

@@ -21,7 +21,7 @@ class Activation {
   int32_t limit() const { return limit_; }                // of dynamic codes
   int32_t pad_code() const { return is_static() ? x_zero_point_ - 128 : 0; }  // N15, centred
   bool is_static() const { return kind_ == ActivationKind::kStatic; }
-  bool gives_codes() const { return is_static() && !is_scaled_; }
+  bool gives_codes() const { return is_static() && gives_codes_; }
   int64_t y_bytes() const { return gives_codes() ? 1 : 4; }
   float clip_min() const { return clip_min_; }
   float clip_max() const { return clip_max_; }
@@ -40,13 +40,15 @@ class Activation {
 
  private:
   void read_static(const Node& node);
+  void check_dyadic(const int32_t* pairs) const;
   void check_sums(const WeightInput& weight);
   const Node node_;
   int64_t N_;
   ActivationKind kind_ = ActivationKind::kFloat;
   int32_t limit_ = 127;
   int32_t x_zero_point_ = 0, y_zero_point_ = 0, y_min_ = 0, y_max_ = 255;
-  bool is_scaled_ = false;  // static with output "f32", N16
+  bool gives_codes_ = true;  // else output "f32" (N16) or "i32" (N17)
+  bool is_dyadic_ = false;   // N12, N17
   float clip_min_, clip_max_;
   void (*product_)(matmul_s8_n16k4_args&) = nullptr;
 };

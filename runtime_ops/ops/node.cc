@@ -44,7 +44,11 @@ int64_t Node::integer(const char* name) const {
 }
 
 int64_t Node::integer_between(const char* name, int64_t low, int64_t high) const {
-  const int64_t value = integer(name);
+  return integer_between(name, low, high, integer(name));
+}
+
+int64_t Node::integer_between(const char* name, int64_t low, int64_t high, int64_t absent) const {
+  const int64_t value = integer(name, absent);
   if (value < low || value > high) {
     refuse(std::string(name) + " = " + std::to_string(value) + " is not in " + std::to_string(low) +
                " ... " + std::to_string(high),

@@ -53,7 +53,8 @@ class Node {
                            const std::string& cure) const;
   int64_t integer(const char* name) const;  // required
   int64_t integer(const char* name, int64_t absent) const;
-  int64_t integer_between(const char* name, int64_t low, int64_t high) const;
+  int64_t integer_between(const char* name, int64_t low, int64_t high) const;  // required
+  int64_t integer_between(const char* name, int64_t low, int64_t high, int64_t absent) const;
   float number(const char* name) const;
   float number(const char* name, float absent) const;
   std::string text(const char* name) const;

@@ -24,7 +24,7 @@ Operands::Operands(const Node& node, const WeightInput& weight, const Activation
   }
   if (multiplier.type != ort::kUndefined && activation_.is_static()) {
     activation_.check_multiplier(multiplier);
-    constant_.multiplier = multiplier.as<float>();
+    constant_.multiplier = multiplier.data;
   }
 }
 
@@ -50,7 +50,7 @@ ProductOperands Operands::read(const Context& context, std::vector<int64_t>* fre
   if (!operands.multiplier && activation_.is_static()) {
     const Tensor multiplier = context.input(kMultiplier);
     activation_.check_multiplier(multiplier);
-    operands.multiplier = multiplier.as<float>();
+    operands.multiplier = multiplier.data;
   }
   return operands;
 }

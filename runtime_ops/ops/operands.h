@@ -12,7 +12,7 @@ namespace qcompile {
 struct ProductOperands {
   const uint8_t* weight = nullptr;
   const void* bias = nullptr;               // float, or int32 when static; null: none
-  const float* multiplier = nullptr;        // static only
+  const void* multiplier = nullptr;         // static only: float [N], or int32 [2, N] (N12)
   const int64_t* corrections = nullptr;     // static n16k4 weights only, N11
 };
 

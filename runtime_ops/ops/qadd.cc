@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// QAdd and QMul: the sum and the product of two uint8 tensors, broadcast (docs/ops.md, N20, N26).
+// QAdd and QMul: the sum and the product of two uint8 tensors, broadcast (docs/ops.md, N12, N18, N20, N26).
 #include <algorithm>
 
+#include "../kernels/dyadic.h"
 #include "ops.h"
+#include "requantize.h"
 
 namespace qcompile {
 namespace {
@@ -13,8 +15,10 @@ class QBinary final : public OpKernel {
  public:
   QBinary(const Node& node, bool is_product)
       : node_(node), kernel_(is_product ? kernels().mul_u8_u8 : kernels().add_u8_u8) {
-    args_.a_multiplier = node.number(is_product ? "multiplier" : "a_multiplier");
-    if (!is_product) args_.b_multiplier = node.number("b_multiplier");
+    args_.a_multiplier = read_multiplier(node, is_product ? "multiplier" : "a_multiplier");
+    if (!is_product) args_.b_multiplier = read_multiplier(node, "b_multiplier");
+    args_.is_dyadic = reads_dyadic(node);
+    if (args_.is_dyadic) read_dyadic();
     args_.a_zero_point = static_cast<int32_t>(node.integer_between("a_zero_point", 0, 255));
     args_.b_zero_point = static_cast<int32_t>(node.integer_between("b_zero_point", 0, 255));
     args_.y_zero_point = static_cast<int32_t>(node.integer_between("y_zero_point", 0, 255));
@@ -38,6 +42,14 @@ class QBinary final : public OpKernel {
   }
 
  private:
+  // N18, and N12 for a product, whose b_multiplier is 0.
+  void read_dyadic() {
+    const double a = args_.a_multiplier, b = args_.b_multiplier;
+    args_.e = dyadic(std::max(std::fabs(a), std::fabs(b))).e;
+    args_.a_m = dyadic_factor(a, args_.e);
+    args_.b_m = dyadic_factor(b, args_.e);
+  }
+
   std::vector<int64_t> broadcast(const std::vector<int64_t>& a,
                                  const std::vector<int64_t>& b) const {
     std::vector<int64_t> dims(std::max(a.size(), b.size()));

@@ -208,6 +208,10 @@ void add_qmatmul(Definitions* out) {
                     Ports{{kUint8}}, create, infer);
   out->emplace_back("QMatMul", Ports{{kUint8}, {kUint8}, {kInt32, kOptional}, {kFloat, kOptional}},
                     Ports{{kFloat}}, create, infer);
+  out->emplace_back("QMatMul", Ports{{kUint8}, {kUint8}, {kInt32, kOptional}, {kInt32, kOptional}},
+                    Ports{{kUint8}}, create, infer);
+  out->emplace_back("QMatMul", Ports{{kUint8}, {kUint8}, {kInt32, kOptional}, {kInt32, kOptional}},
+                    Ports{{kInt32}}, create, infer);
 }
 
 }  // namespace qcompile

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// QPool: maximum or average over windows of a uint8 map, NHWC (docs/ops.md, N21, N22).
+// QPool: maximum or average over windows of a uint8 map, NHWC (docs/ops.md, N19, N21, N22).
 #include <algorithm>
 
+#include "../kernels/dyadic.h"
 #include "ops.h"
+#include "requantize.h"
 #include "window.h"
 
 namespace qcompile {
@@ -21,7 +23,8 @@ class QPool final : public OpKernel {
     if (window_.is_ceil && count_include_pad_) {
       node.refuse("ceil_mode = 1 with count_include_pad = 1", "docs/ops.md", "Correct one of them.");
     }
-    args_.multiplier = node.number("multiplier");
+    args_.multiplier = read_multiplier(node, "multiplier");
+    args_.is_dyadic = reads_dyadic(node);
     args_.x_zero_point = static_cast<int32_t>(node.integer_between("x_zero_point", 0, 255));
     args_.y_zero_point = static_cast<int32_t>(node.integer_between("y_zero_point", 0, 255));
     args_.y_max = static_cast<int32_t>(node.integer_between("y_max", 0, 255));
@@ -83,6 +86,11 @@ class QPool final : public OpKernel {
     args.y = static_cast<uint8_t*>(y.data) + ((b * OH + oy) * OW + ox) * C;
     const int64_t count = count_include_pad_ ? window.kernel[0] * window.kernel[1]
                                              : std::max<int64_t>(1, taps[0] * taps[1]);
+    if (args.is_dyadic) {
+      const Dyadic found = dyadic(static_cast<double>(args_.multiplier) / static_cast<double>(count));
+      args.m = found.m;
+      args.e = found.e;
+    }
     args.multiplier = args_.multiplier / static_cast<float>(count);  // N21
     kernels().pool_u8(args);
   }

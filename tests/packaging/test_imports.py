@@ -48,7 +48,7 @@ ORDER = (
             "weighted",
         ),
         *("compensate", "moments", "product_threads", "verify_compensated"),
-        *("recurrent", "verify_recurrent"),
+        *("recurrent", "verify_recurrent", "integer_only"),
         *("allocation", "costs", "metrics", "solvers"),
     ),
     ("compile",),

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from qcompile.passes import LOWER_CPU, LOWER_ORT, NORMALISE, TRANSFORM
+from qcompile.passes import LOWER_CPU, LOWER_INTEGER, LOWER_ORT, NORMALISE, TRANSFORM
 from qcompile.passes.transform.stats import Stats, Work
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
@@ -35,7 +35,7 @@ NO_WORK = Work(Plan("", "", {}), Stats(), Recipe())
 LISTS = {
     "normalise": NORMALISE(),
     "transform": TRANSFORM(NO_WORK),
-    "lower": [*LOWER_CPU(), *LOWER_ORT()],
+    "lower": [*LOWER_CPU(), *LOWER_ORT(), *LOWER_INTEGER()],
 }
 OURS = {
     type(each): type(each).__module__
@@ -75,7 +75,7 @@ def model(name: str) -> ir.Model:
 RUNS = [
     (name, target, preset)
     for name in ("cnn", "text")
-    for target in ("cpu", "ort")
+    for target in ("cpu", "ort", "integer")
     for preset in ("w8a8", "w8a8-dynamic", "w4a16")
     if (name, preset) != ("cnn", "w4a16") or target == "cpu"
 ]
@@ -85,8 +85,8 @@ def stages(
     name: str, target: str, preset: str
 ) -> list[tuple[ir.Model, list[ir.passes.InPlacePass]]]:
     """(the model before, the passes) of every stage."""
-    found: Staged = staged(model(name), preset, target)
-    lower = {"cpu": LOWER_CPU, "ort": LOWER_ORT}[target]
+    found: Staged = staged(model(name), preset, "ort" if target == "ort" else "cpu")
+    lower = {"cpu": LOWER_CPU, "ort": LOWER_ORT, "integer": LOWER_INTEGER}[target]
     return [
         (model(name), NORMALISE()),
         (found.normalised, TRANSFORM(found.work)),

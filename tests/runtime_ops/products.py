@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from qcompile.numerics import conv, matmul
 from qcompile.numerics.conv import Window
+from qcompile.numerics.dyadic import as_operand
 from qcompile.numerics.weight import CodedWeight
 from tests.runtime_ops import single_op as one
 
@@ -16,6 +17,10 @@ CLIP = (-40.0, 900.0)
 SCALED = {"activation": "static", "output": "f32", "x_zero_point": 117}
 SCALED |= {"clip_min": CLIP[0], "clip_max": CLIP[1]}
 STATIC = {"activation": "static", "x_zero_point": 117, "y_zero_point": 40, "y_min": 3, "y_max": 250}
+
+DYADIC = STATIC | {"requantize": "dyadic"}
+SUMMED = {"activation": "static", "output": "i32", "requantize": "dyadic", "x_zero_point": 117}
+SUMMED |= {"y_min": -3000, "y_max": 2**31 - 1}
 
 
 def static_operands(
@@ -52,6 +57,27 @@ def matmul_scaled(
     outputs = [(TensorProto.FLOAT, x.ndim)]
     got = one.run("QMatMul", inputs, one.weight_attributes(weight) | SCALED, outputs)[0]
     return got, matmul.qmatmul_scaled(x, weight, bias, multiplier, 117, CLIP)
+
+
+def matmul_dyadic(
+    rng: np.random.Generator, weight: CodedWeight, lead: tuple[int, ...], threads: int = 1
+) -> list[tuple[NDArray, NDArray]]:
+    """(got, expected) of codes (N12) and of int32 (N17)."""
+    x = rng.integers(0, 256, (*lead, weight.shape[1])).astype(np.uint8)
+    bias, multiplier = static_operands(rng, weight)
+    pairs, packed, kind = as_operand(multiplier), one.pack(weight), one.weight_attributes(weight)
+    ratio = as_operand(multiplier / multiplier.max())
+    codes = one.run(
+        *("QMatMul", [x, packed, bias, pairs], kind | DYADIC, [(TensorProto.UINT8, x.ndim)]),
+        threads=threads,
+    )[0]
+    sums = one.run(
+        "QMatMul", [x, packed, bias, ratio], kind | SUMMED, [(TensorProto.INT32, x.ndim)]
+    )[0]
+    return [
+        (codes, matmul.qmatmul_static(x, weight, bias, pairs, 117, 40, 3, 250)),
+        (sums, matmul.qmatmul_summed(x, weight, bias, ratio, 117, -3000)),
+    ]
 
 
 def matmul_real(
@@ -112,6 +138,30 @@ def conv_scaled(
     inputs = [x, packed, bias, multiplier]
     got = one.run("QConv", inputs, kind | SCALED, [(TensorProto.FLOAT, 4)])[0]
     return got, conv.qconv_scaled(x, weight, bias, multiplier, window, group, 117, CLIP)
+
+
+def conv_dyadic(
+    rng: np.random.Generator,
+    weight: CodedWeight,
+    shape: tuple[int, ...],
+    window: Window,
+    group: int = 1,
+    layout: str = "n16k4/1",
+) -> list[tuple[NDArray, NDArray]]:
+    """(got, expected) of codes (N12) and of int32 (N17)."""
+    x = rng.integers(0, 256, shape).astype(np.uint8)
+    bias, multiplier = static_operands(rng, weight)
+    pairs, ratio = as_operand(multiplier), as_operand(multiplier / multiplier.max())
+    kind = one.weight_attributes(weight, layout) | one.window_attributes(window, group)
+    packed = one.pack(weight, layout, group if layout == "n16k4/1" else 1)
+    outputs = [(TensorProto.UINT8, 4)], [(TensorProto.INT32, 4)]
+    codes = one.run("QConv", [x, packed, bias, pairs], kind | DYADIC, outputs[0])[0]
+    sums = one.run("QConv", [x, packed, bias, ratio], kind | SUMMED, outputs[1])[0]
+    shared = window, group, 117
+    return [
+        (codes, conv.qconv_static(x, weight, bias, pairs, *shared, 40, 3, 250)),
+        (sums, conv.qconv_summed(x, weight, bias, ratio, *shared, -3000)),
+    ]
 
 
 def conv_dynamic(

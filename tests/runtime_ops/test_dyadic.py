@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scalar function of N12, compiled by itself: no op calls it yet, integer-only targets will."""
+"""The scalar function of N12, compiled by itself."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from qcompile.numerics.requantize import requantize_dyadic
 KERNELS = Path(__file__).resolve().parents[2] / "runtime_ops" / "kernels"
 PROGRAM = """
 #include <cstdio>
-#include "epilogue.h"
+#include "dyadic.h"
 int main() {
   int acc, m, e;
   while (std::scanf("%d %d %d", &acc, &m, &e) == 3) {

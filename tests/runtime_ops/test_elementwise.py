@@ -68,6 +68,31 @@ def test_add_all_codes(rng):
 
 
 @PAIRS
+def test_dyadic_add_and_mul(rng, a_shape, b_shape):
+    a = rng.integers(0, 256, a_shape).astype(np.uint8)
+    b = rng.integers(0, 256, b_shape).astype(np.uint8)
+    points = {"a_zero_point": 128, "b_zero_point": 3, "y_zero_point": 100, "y_min": 2, "y_max": 250}
+    shape = [(U8, max(a.ndim, b.ndim))]
+    for scales in [(0.5, 0.25), (0.37, -0.0125), (1e-9, 1.5)]:
+        given = points | dict(zip(("a_multiplier", "b_multiplier"), scales, strict=True))
+        got = run("QAdd", [a, b], given | {"requantize": "dyadic"}, shape, (0, 1), threads=2)[0]
+        np.testing.assert_array_equal(got, qadd(a, b, **given, is_dyadic=True))
+    for scale in (0.5, 0.0125, 2.0**-40):
+        given = points | {"multiplier": scale}
+        got = run("QMul", [a, b], given | {"requantize": "dyadic"}, shape, (0, 1), threads=2)[0]
+        np.testing.assert_array_equal(got, qmul(a, b, **given, is_dyadic=True))
+
+
+def test_dyadic_add_all_codes(rng):
+    a, b = (m.astype(np.uint8) for m in np.meshgrid(np.arange(256), np.arange(256)))
+    names = ("a_multiplier", "b_multiplier", "a_zero_point", "b_zero_point", "y_zero_point")
+    given = dict(zip(names, (0.5, 0.25, 77, 130, 8), strict=True)) | {"y_min": 8, "y_max": 255}
+    got = run("QAdd", [a, b], given | {"requantize": "dyadic"}, [(U8, 2)], (0, 1))[0]
+    np.testing.assert_array_equal(got, qadd(a, b, **given, is_dyadic=True))
+    assert (got != qadd(a, b, **given)).any()  # ties go up, not to even
+
+
+@PAIRS
 def test_mul(rng, a_shape, b_shape):
     a = rng.integers(0, 256, a_shape).astype(np.uint8)
     b = rng.integers(0, 256, b_shape).astype(np.uint8)
@@ -154,6 +179,10 @@ def test_pool(rng, window, channels):
         expected = pool.qpool_average(
             x, window, 0.83, 131, 120, 5, 240, count_include_pad=bool(include)
         )
+        np.testing.assert_array_equal(got, expected)
+        got = run("QPool", [x], attributes | average | {"requantize": "dyadic"}, [(U8, 4)])[0]
+        given = {"count_include_pad": bool(include), "is_dyadic": True}
+        expected = pool.qpool_average(x, window, 0.83, 131, 120, 5, 240, **given)
         np.testing.assert_array_equal(got, expected)
 
 

@@ -76,6 +76,44 @@ def test_asymmetric_conv_to_codes_and_to_floats(rng, name, window, shape):
         np.testing.assert_array_equal(*products.conv_scaled(rng, *given))
 
 
+@pytest.mark.parametrize("name", ["int8", "uint8", "int4", "uint3", "e2m1"])
+def test_dyadic_codes_and_sums(rng, name):
+    format = get(name)
+    for n, k, rows in [(1, 5, 1), (17, 37, 3), (65, 64, 13), (64, 72, 20)]:
+        for with_zero_point in {False, not format.is_table}:
+            weight = random_weight(rng, n, k, format, 0, "none", with_zero_point=with_zero_point)
+            for got, expected in products.matmul_dyadic(rng, weight, (rows,)):
+                np.testing.assert_array_equal(got, expected)
+    weight = random_weight(rng, 20, 8191, format, 0, "none", extreme=True)
+    for got, expected in products.matmul_dyadic(rng, weight, (7,), threads=2):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("name", ["int8", "uint4"])
+@pytest.mark.parametrize("window,shape", WINDOWS)
+def test_dyadic_conv(rng, name, window, shape):
+    taps = window.kernel[0] * window.kernel[1]
+    for channels, n, group, layout in [
+        *((3, 5, 1, "n16k4/1"), (8, 70, 2, "n16k4/1")),
+        *((17, 17, 17, "kc/1"), (33, 33, 33, "kc/1")),
+    ]:
+        k, full = taps * channels // group, (*shape, channels)
+        weight = random_weight(rng, n, k, get(name), 0, "none")
+        for got, expected in products.conv_dyadic(rng, weight, full, window, group, layout):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_dyadic_sums_see_one_code(rng):
+    weight = random_weight(rng, 33, 96, get("int8"), 0, "none")
+    codes = weight.codes.copy()
+    codes[5, 7] += 1 if codes[5, 7] < 127 else -1
+    state = rng.bit_generator.state
+    got = products.matmul_dyadic(rng, weight, (3,))[1][0]
+    rng.bit_generator.state = state
+    changed = type(weight)(codes, None, None, weight.format, 0, "none")
+    assert (got != products.matmul_dyadic(rng, changed, (3,))[1][1]).any()
+
+
 def test_floats_of_codes_see_one_code(rng):
     weight = random_weight(rng, 33, 96, get("int8"), 0, "none")
     codes = weight.codes.copy()

@@ -97,6 +97,59 @@ def test_matmul_operands():
     )
 
 
+@pytest.mark.parametrize(
+    "multiplier,changes,message",
+    [
+        (
+            np.ones(20, np.float32),
+            {},
+            "multiplier has 20 elements of ONNX type 1; N = 20 int32 pairs are needed "
+            "(docs/numerics.md N11, N12, N16, N17). Correct multiplier.",
+        ),
+        (
+            np.int32([[-1] * 20, [31] * 20]),
+            {},
+            "multiplier 0 is -1 * 2^-31 (docs/numerics.md N12: m >= 0 and 1 <= e <= 62). Correct multiplier.",
+        ),
+        (
+            np.int32([[1] * 20, [31] * 19 + [63]]),
+            {},
+            "multiplier 19 is 1 * 2^-63 (docs/numerics.md N12: m >= 0 and 1 <= e <= 62). Correct multiplier.",
+        ),
+        (
+            np.int32([[1] * 20, [31] * 20]),
+            {"output": "bytes"},
+            'output = "bytes"; it is codes or i32 (docs/ops.md). Correct it.',
+        ),
+        (
+            np.int32([[1] * 20, [31] * 20]),
+            {"requantize": "binary"},
+            'requantize = "binary"; it is f32 or dyadic (docs/ops.md). Correct it.',
+        ),
+    ],
+)
+def test_dyadic_operands(multiplier, changes, message):
+    weight = random_weight(np.random.default_rng(0), 20, 64, get("int4"), 0, "none")
+    inputs = [np.zeros((2, 64), np.uint8), pack(weight), np.zeros(20, np.int32), multiplier]
+    static = {"activation": "static", "requantize": "dyadic", "x_zero_point": 0}
+    static |= {"y_zero_point": 0, "y_min": 0, "y_max": 255}
+    attributes = weight_attributes(weight) | static | changes
+    got = refusal("QMatMul", inputs, attributes, [(TensorProto.UINT8, 2)])
+    assert got == f'QMatMul "node": {message}'
+
+
+def test_dyadic_multiplier_of_a_sum():
+    a = np.zeros((2, 2), np.uint8)
+    names = ("a_multiplier", "b_multiplier", "a_zero_point", "b_zero_point", "y_zero_point")
+    attributes = dict(zip(names, (1.0, 2.0**29, 0, 0, 0), strict=True)) | {"y_min": 0, "y_max": 255}
+    got = refusal(
+        "QAdd", [a, a], attributes | {"requantize": "dyadic"}, [(TensorProto.UINT8, 2)], (0, 1)
+    )
+    assert got == (
+        'QAdd "node": b_multiplier = 536870912.000000 (docs/numerics.md N12: below 2^29). Correct b_multiplier.'
+    )
+
+
 def test_weight_that_is_no_constant_is_checked_when_it_comes():
     inputs, attributes = matmul_case()
     feeds = {"input_0": inputs[0], "input_1": inputs[1][:-1]}
