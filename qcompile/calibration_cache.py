@@ -21,6 +21,7 @@ import qcompile.formats as formats
 from qcompile.artifact import sha256
 from qcompile.calibrate import calibrate as run_calibration
 from qcompile.data import Data
+from qcompile.division import Division
 from qcompile.errors import InputError
 from qcompile.load import external_tensors
 from qcompile.numerics.params import QuantParams
@@ -128,11 +129,16 @@ class CalibrationCache:
 
 
 def calibrate(
-    model: ir.Model, plan: Plan, recipe: Recipe, data: Data | None, cache: CalibrationCache | None
+    model: ir.Model,
+    plan: Plan,
+    recipe: Recipe,
+    data: Data | None,
+    cache: CalibrationCache | None,
+    division: Division | None = None,
 ) -> Stats:
     """What calibration finds, or the cache already has."""
     if cache is None or data is None:
-        return run_calibration(model, plan, recipe, data)
+        return run_calibration(model, plan, recipe, data, division)
     leaders = sorted(set(plan.leaders.values()))
     values = {name: str(plan.activations[name]) for name in leaders}
     values |= {p.node: p.op_type for p in plan.nodes.values() if p.is_quantized}
@@ -142,7 +148,7 @@ def calibrate(
         found, stats = cache.read()
         cache.check(key, found)
         return stats
-    stats = run_calibration(model, plan, recipe, data)
+    stats = run_calibration(model, plan, recipe, data, division)
     cache.write(key, stats)
     return stats
 

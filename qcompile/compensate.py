@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from qcompile.data import Data
+from qcompile.division import Division
 from qcompile.errors import InputError
 from qcompile.graph import attribute, is_op, static_shape
-from qcompile.memory import Budget
 from qcompile.moments import Moments, Source, collect
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
@@ -53,7 +53,7 @@ def compensate_weights(
     recipe: Recipe,
     data: Data | None,
     stats: Stats,
-    budget: Budget,
+    division: Division,
 ) -> Stats:
     """The statistics with compensated weights; as they are without data or for "nearest"."""
     if data is None and recipe.weight_rounding == "gptq":
@@ -65,11 +65,11 @@ def compensate_weights(
         return stats
     file = ArrayFile()
     found: dict[str, Compensated] = {}
-    most = budget.working_bytes
+    most = division.budget.working_bytes
     sites = [s for s in _sites(model, plan, recipe) if _SOLUTION_BYTES * s.moments_size <= most]
     for group in _groups(sites, min(most // 2, _MOMENTS_BYTES)):
         wanted = {s: Moments(s, recipe.seed) for s in dict.fromkeys(site.sources for site in group)}
-        collect(model, list(wanted.values()), data)
+        collect(model, list(wanted.values()), data, division)
         for sources, moments in wanted.items():
             for is_centred in (False, True):
                 same = [s for s in group if s.sources == sources and s.is_centred == is_centred]
@@ -138,10 +138,11 @@ def _groups(sites: list[Site], most_bytes: int) -> Iterator[list[Site]]:
     group: list[Site] = []
     held: dict[tuple[Source, ...], int] = {}
     for site in sites:
-        if group and 4 * sum((held | {site.sources: site.moments_size}).values()) > most_bytes:
+        size = sum(map(Moments.bytes_of, site.sources))
+        if group and sum((held | {site.sources: size}).values()) > most_bytes:
             yield group
             group, held = [], {}
         group.append(site)
-        held[site.sources] = site.moments_size
+        held[site.sources] = size
     if group:
         yield group
