@@ -143,7 +143,7 @@ def calibrate(
     values = {name: str(plan.activations[name]) for name in leaders}
     values |= {p.node: p.op_type for p in plan.nodes.values() if p.is_quantized}
     recipe_key = {k: v for k, v in asdict(recipe).items() if k not in _SEEN_IN_THE_PLAN}
-    key = cache.key({"data": _data_digest(data), "values": values, "recipe": recipe_key})
+    key = cache.key({"data": data_digest(data), "values": values, "recipe": recipe_key})
     if cache.path.exists():
         found, stats = cache.read()
         cache.check(key, found)
@@ -182,7 +182,8 @@ def _model_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _data_digest(data: Data) -> str:
+def data_digest(data: Data) -> str:
+    """Of all samples."""
     digest = hashlib.sha256()
     for feed in data.feeds:
         for name, array in feed.items():

@@ -18,6 +18,7 @@ from qcompile.data import Data, check_source, read_data
 from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
+from qcompile.layer_cache import LayerCache
 from qcompile.load import external_tensors
 from qcompile.load import load as load_model
 from qcompile.lower import lower
@@ -98,7 +99,8 @@ def compile(
         division = Division(budget, Footprint.of(normalised, shown))
         division.check()
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
-        stats = run(compensate_weights, normalised, plan, recipe, data, stats, division)
+        layers = LayerCache.of(cache, data)
+        stats = run(compensate_weights, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
         lowered = run(lower, quantized, plan, chosen, inspect)
         packed = run(pack, lowered, chosen)

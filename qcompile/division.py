@@ -129,11 +129,11 @@ class Division:
         given = {v.name or "" for v in model.graph.inputs}
         sizes = {key: self.footprint.of_values(names) for key, names in wanted.items()}
         parts, groups = self.split(sizes, data)
-        for group in groups:
+        for number, group in enumerate(groups):
             names = sorted({name for key in group for name in wanted[key]})
             fetched = [n for n in names if n not in given]
             session = self.open(with_outputs(model, fetched)) if fetched else None
-            for feed in parts:
+            for feed in in_passes(parts, number, len(groups)):
                 ran = [] if session is None else run_float(session, fetched, feed)
                 found = dict(zip(fetched, ran, strict=True))
                 yield group, found | {n: feed[n] for n in names if n in given}
@@ -144,6 +144,14 @@ class Division:
         if self.budget.is_tight:
             options.enable_cpu_mem_arena = False  # it would keep twice the most it ever held
         return open_model(model, options, lean=self.budget.is_large(model))
+
+
+def in_passes(data: Data, number: int, of: int) -> Data:
+    """For the pass of that number, where all samples run several times: one progress."""
+    watch = data.watch
+    if watch is None or of < 2:
+        return data
+    return replace(data, watch=lambda unit, n, all_: watch(unit, n + number * all_, of * all_))
 
 
 def _at_most(samples: int, data: Data) -> Data:

@@ -87,6 +87,11 @@ class Moments:
         name = " ".join(s.value for s in sources).encode()
         self._rng = np.random.default_rng([seed, zlib.crc32(name)])
 
+    @property
+    def names(self) -> list[str]:
+        """The values that rows come from."""
+        return [s.value for s in self.sources]
+
     @staticmethod
     def bytes_of(source: Source) -> int:
         """What sums, waiting and held-out rows of one source take at most."""
@@ -132,13 +137,15 @@ class Moments:
 
 
 def collect(model: ir.Model, wanted: list[Moments], data: Data, division: Division) -> None:
-    """Run the float model over the data and add up what is wanted."""
-    named = {m: [s.value for s in m.sources] for m in wanted}
-    sizes = {m: division.footprint.of_values(names) for m, names in named.items()}
-    parts, _ = division.split(sizes, data)
-    period = min(HELD_OUT, max(parts.num_samples, 1))
-    num_feeds = len(parts.feeds)
-    num_held_feeds = max(min(num_feeds, parts.num_samples // period), 1)
-    for group, found in division.runs(model, named, parts):
+    """Run the float model over the data, as `divided` gave it, and add up what is wanted."""
+    period = min(HELD_OUT, max(data.num_samples, 1))
+    num_feeds = len(data.feeds)
+    num_held_feeds = max(min(num_feeds, data.num_samples // period), 1)
+    for group, found in division.runs(model, {m: m.names for m in wanted}, data):
         for moments in group:
             moments.update(found, period, num_feeds, num_held_feeds)
+
+
+def divided(wanted: list[Moments], data: Data, division: Division) -> Data:
+    """The data in the runs that all of these allow; which rows are sampled depends on the runs."""
+    return division.split({m: division.footprint.of_values(m.names) for m in wanted}, data)[0]
