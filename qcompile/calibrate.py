@@ -6,13 +6,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.data import Data
+from qcompile.division import Division
 from qcompile.errors import InputError
 from qcompile.numerics.params import params_of_range
 from qcompile.observers import observer_of
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
-from qcompile.session import open_model, run_float, with_outputs
 
 
 class _Mean:
@@ -42,36 +42,39 @@ class _Mean:
         return self.total / max(self.count, 1)
 
 
-def calibrate(model: ir.Model, plan: Plan, recipe: Recipe, data: Data | None) -> Stats:
+def calibrate(
+    model: ir.Model,
+    plan: Plan,
+    recipe: Recipe,
+    data: Data | None,
+    division: Division | None = None,
+) -> Stats:
     """Ranges of static activations and means of the inputs of products; empty without data."""
     if data is None:
         return Stats({}, {})
     leaders = sorted(set(plan.leaders.values()))
     inputs = _mean_inputs(model, plan) if recipe.bias_correction else {}
     names = sorted({*leaders, *inputs})
-    if not names:
-        return Stats({}, {})
-    graph_inputs = {v.name for v in model.graph.inputs}
-    fetched = [n for n in names if n not in graph_inputs]
-    session = open_model(with_outputs(model, fetched)) if fetched else None
     how = (recipe.calibration_method, recipe.calibration_percentile)
     watching = {n: observer_of(*how, plan.activations[n].format) for n in leaders}
     means = {n: _Mean() for n in inputs}
-    for feed in data:
-        ran = [] if session is None else run_float(session, fetched, feed)
-        found = dict(zip(fetched, ran, strict=True))
-        found |= {n: feed[n] for n in names if n in graph_inputs}
-        for name, watched in watching.items():
-            if not np.isfinite(found[name]).all():
-                raise InputError(
-                    f'calibration: the float model gives NaN or infinity at "{name}", '
-                    "which has no static range: use a8-dynamic, or check model and data"
-                )
-            watched.update(found[name])
-        for name, mean in means.items():
-            mean.update(found[name], is_map=inputs[name])
+    for _, found in (division or Division()).runs(model, {n: [n] for n in names}, data):
+        for name, value in found.items():
+            if name in watching:
+                _check_finite(name, value)
+                watching[name].update(value)
+            if name in means:
+                means[name].update(value, is_map=inputs[name])
     ranges = {n: params_of_range(*w.range(), w.format) for n, w in watching.items()}
     return Stats(ranges, {n: m.value() for n, m in means.items()})
+
+
+def _check_finite(name: str, value: NDArray) -> None:
+    if not np.isfinite(value).all():
+        raise InputError(
+            f'calibration: the float model gives NaN or infinity at "{name}", '
+            "which has no static range: use a8-dynamic, or check model and data"
+        )
 
 
 def _mean_inputs(model: ir.Model, plan: Plan) -> dict[str, bool]:

@@ -21,6 +21,7 @@ import qcompile.formats as formats
 from qcompile.artifact import sha256
 from qcompile.calibrate import calibrate as run_calibration
 from qcompile.data import Data
+from qcompile.division import Division
 from qcompile.errors import InputError
 from qcompile.load import external_tensors
 from qcompile.numerics.params import QuantParams
@@ -128,21 +129,26 @@ class CalibrationCache:
 
 
 def calibrate(
-    model: ir.Model, plan: Plan, recipe: Recipe, data: Data | None, cache: CalibrationCache | None
+    model: ir.Model,
+    plan: Plan,
+    recipe: Recipe,
+    data: Data | None,
+    cache: CalibrationCache | None,
+    division: Division | None = None,
 ) -> Stats:
     """What calibration finds, or the cache already has."""
     if cache is None or data is None:
-        return run_calibration(model, plan, recipe, data)
+        return run_calibration(model, plan, recipe, data, division)
     leaders = sorted(set(plan.leaders.values()))
     values = {name: str(plan.activations[name]) for name in leaders}
     values |= {p.node: p.op_type for p in plan.nodes.values() if p.is_quantized}
     recipe_key = {k: v for k, v in asdict(recipe).items() if k not in _SEEN_IN_THE_PLAN}
-    key = cache.key({"data": _data_digest(data), "values": values, "recipe": recipe_key})
+    key = cache.key({"data": data_digest(data), "values": values, "recipe": recipe_key})
     if cache.path.exists():
         found, stats = cache.read()
         cache.check(key, found)
         return stats
-    stats = run_calibration(model, plan, recipe, data)
+    stats = run_calibration(model, plan, recipe, data, division)
     cache.write(key, stats)
     return stats
 
@@ -176,7 +182,8 @@ def _model_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _data_digest(data: Data) -> str:
+def data_digest(data: Data) -> str:
+    """Of all samples."""
     digest = hashlib.sha256()
     for feed in data.feeds:
         for name, array in feed.items():

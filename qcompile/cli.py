@@ -96,7 +96,8 @@ def compile_command(
     ] = None,
     max_drop: Annotated[float | None, typer.Option(help="fail if the metric drops more")] = None,
     max_memory: Annotated[
-        str | None, typer.Option(help="4GB, 512MiB (half of the machine)")
+        str | None,
+        typer.Option(help="4GB, 512MiB: most of its own memory, RssAnon (half the machine)"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of random inputs")] = None,
     dry_run: Annotated[

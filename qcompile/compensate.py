@@ -8,15 +8,19 @@ memory, with one run of the model over the data a group; what is found waits in 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from qcompile.data import Data
+from qcompile.division import Division, in_passes
 from qcompile.errors import InputError
 from qcompile.graph import attribute, is_op, static_shape
-from qcompile.memory import Budget
-from qcompile.moments import Moments, Source, collect
+from qcompile.layer_cache import Layer, LayerCache
+from qcompile.moments import Moments, Source, collect, divided
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
 from qcompile.passes.transform.code_store import as_matrix, scale_method
@@ -53,9 +57,13 @@ def compensate_weights(
     recipe: Recipe,
     data: Data | None,
     stats: Stats,
-    budget: Budget,
+    division: Division,
+    layers: LayerCache | None = None,
 ) -> Stats:
-    """The statistics with compensated weights; as they are without data or for "nearest"."""
+    """The statistics with compensated weights; as they are without data or for "nearest".
+
+    layers: those that are there are not computed again.
+    """
     if data is None and recipe.weight_rounding == "gptq":
         raise InputError(
             "weight rounding gptq needs inputs: give --calibration-data, or leave it out "
@@ -63,41 +71,107 @@ def compensate_weights(
         )
     if data is None or recipe.weight_rounding == "nearest":
         return stats
-    file = ArrayFile()
+    work = _Work(model, recipe, data, division, layers, ArrayFile())
     found: dict[str, Compensated] = {}
-    most = budget.working_bytes
+    most = division.budget.working_bytes
     sites = [s for s in _sites(model, plan, recipe) if _SOLUTION_BYTES * s.moments_size <= most]
-    for group in _groups(sites, min(most // 2, _MOMENTS_BYTES)):
-        wanted = {s: Moments(s, recipe.seed) for s in dict.fromkeys(site.sources for site in group)}
-        collect(model, list(wanted.values()), data)
-        for sources, moments in wanted.items():
-            for is_centred in (False, True):
-                same = [s for s in group if s.sources == sources and s.is_centred == is_centred]
-                if same:
-                    found |= _solve(same, moments, recipe, file)
+    groups = list(_groups(sites, min(most // 2, _MOMENTS_BYTES)))
+    for number, group in enumerate(groups):
+        part = replace(work, data=in_passes(data, number, len(groups)))
+        for site, compensated in part.solve(group):
+            if compensated is not None:
+                found[site.weight.name or ""] = compensated
+            work.solved.append(site)
+            if data.watch is not None:
+                data.watch("layers", len(work.solved), len(sites))
     return replace(stats, compensated=found)
 
 
-def _solve(
-    sites: list[Site], moments: Moments, recipe: Recipe, file: ArrayFile
-) -> dict[str, Compensated]:
-    """The weights that the moments make better."""
-    hessian, held = moments.result(is_centred=sites[0].is_centred)
-    inputs: StoredArray | None = None
-    found = {}
-    for site in sites:
+@dataclass(frozen=True)
+class _Work:
+    """What the groups share."""
+
+    model: ir.Model
+    recipe: Recipe
+    data: Data
+    division: Division
+    layers: LayerCache | None
+    file: ArrayFile
+    solved: list[Site] = field(default_factory=list)
+
+    def solve(self, group: list[Site]) -> Iterator[tuple[Site, Compensated | None]]:
+        """Each site with its compensated weight, or None where the nearest codes stay."""
+        wanted = {s: Moments(s, self.recipe.seed) for s in dict.fromkeys(g.sources for g in group)}
+        runs = divided(list(wanted.values()), self.data, self.division)
+        inputs: dict[tuple[tuple[Source, ...], bool], StoredArray] = {}
+        known: dict[Site, Compensated | None] = {}
+        for site in group:
+            layer = self._known(site, runs)
+            if layer is not None:
+                known[site] = self._stored(site, layer, inputs)
+        left = {site.sources for site in group if site not in known}
+        if left:
+            collect(self.model, [m for s, m in wanted.items() if s in left], runs, self.division)
+        for sources, moments in wanted.items():
+            for is_centred in (False, True):
+                same = [s for s in group if s.sources == sources and s.is_centred == is_centred]
+                result = None
+                for site in same:
+                    if site not in known:
+                        result = result or moments.result(is_centred=is_centred)
+                        layer = self._computed(site, *result)
+                        if self.layers is not None:
+                            self.layers.write(self._depends_on(site, runs), layer)
+                        known[site] = self._stored(site, layer, inputs)
+                    yield site, known[site]
+
+    def _stored(
+        self,
+        site: Site,
+        layer: Layer,
+        inputs: dict[tuple[tuple[Source, ...], bool], StoredArray],
+    ) -> Compensated | None:
+        """The layer in the file; held-out inputs that sites share are there once."""
+        if layer.weight is None:
+            return None
+        shared = site.sources, site.is_centred
+        if shared not in inputs:
+            inputs[shared] = self.file.put(layer.inputs)
+        return Compensated.store(self.file, site.spec, layer.weight, inputs[shared], layer.errors)
+
+    def _computed(
+        self, site: Site, hessian: NDArray[np.float32], held: NDArray[np.float32]
+    ) -> Layer:
+        """The codes that the moments give, where they make the weight better."""
         assert site.weight.const_value is not None
         weight, spec = as_matrix(site.weight.const_value), site.spec
-        nearest = code_weight(weight, spec, scale_method(spec, recipe.weight_scale_method))
+        nearest = code_weight(weight, spec, scale_method(spec, self.recipe.weight_scale_method))
         coded = compensate(weight, nearest, hessian, symmetric=spec.is_symmetric)
         if coded is None:
-            continue
+            return Layer(None, (0.0, 0.0), held[:0])
         errors = output_error(weight, coded, held), output_error(weight, nearest, held)
-        if errors[0] < errors[1]:
-            inputs = inputs or file.put(held)
-            name = site.weight.name or ""
-            found[name] = Compensated.store(file, spec, coded, inputs, errors)
-    return found
+        is_better = errors[0] < errors[1]
+        return Layer(coded, errors, held) if is_better else Layer(None, errors, held[:0])
+
+    def _known(self, site: Site, runs: Data) -> Layer | None:
+        if self.layers is None:
+            return None
+        dims, source = static_shape(site.weight), site.sources[0]
+        assert dims is not None
+        shape = dims[0], source.columns
+        return self.layers.read(self._depends_on(site, runs), site.spec, shape, source.group)
+
+    def _depends_on(self, site: Site, runs: Data) -> dict[str, Any]:
+        """What decides about the codes, beside the model and the samples."""
+        return {
+            "weight": site.weight.name,
+            "spec": str(site.spec),
+            "scale": scale_method(site.spec, self.recipe.weight_scale_method),
+            "sources": [str(source) for source in site.sources],
+            "is_centred": site.is_centred,
+            "seed": self.recipe.seed,
+            "runs": [runs.batch.count(feed) for feed in runs.feeds],
+        }
 
 
 def _sites(model: ir.Model, plan: Plan, recipe: Recipe) -> list[Site]:
@@ -138,10 +212,11 @@ def _groups(sites: list[Site], most_bytes: int) -> Iterator[list[Site]]:
     group: list[Site] = []
     held: dict[tuple[Source, ...], int] = {}
     for site in sites:
-        if group and 4 * sum((held | {site.sources: site.moments_size}).values()) > most_bytes:
+        size = sum(map(Moments.bytes_of, site.sources))
+        if group and sum((held | {site.sources: size}).values()) > most_bytes:
             yield group
             group, held = [], {}
         group.append(site)
-        held[site.sources] = site.moments_size
+        held[site.sources] = size
     if group:
         yield group

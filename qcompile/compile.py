@@ -15,8 +15,10 @@ from qcompile.artifact import Artifact, load, sha256
 from qcompile.calibration_cache import CalibrationCache, calibrate
 from qcompile.compensate import compensate_weights
 from qcompile.data import Data, check_source, read_data
+from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
+from qcompile.layer_cache import LayerCache
 from qcompile.load import external_tensors
 from qcompile.load import load as load_model
 from qcompile.lower import lower
@@ -93,15 +95,18 @@ def compile(
         threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
         plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
-        stats = run(calibrate, normalised, plan, recipe, data, cache)
-        stats = run(compensate_weights, normalised, plan, recipe, data, stats, budget)
+        shown = data or synthetic_data(normalised, recipe.seed)
+        division = Division(budget, Footprint.of(normalised, shown))
+        division.check()
+        stats = run(calibrate, normalised, plan, recipe, data, cache, division)
+        layers = LayerCache.of(cache, data)
+        stats = run(compensate_weights, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
         lowered = run(lower, quantized, plan, chosen, inspect)
         packed = run(pack, lowered, chosen)
         artifact = run(emit, packed, plan, recipe, chosen, _describe(path), folder)
-        shown = data or synthetic_data(normalised, recipe.seed)
         models = source, normalised, quantized, lowered
-        verdict = run(verify, artifact, *models, plan, chosen, shown, stats, budget)
+        verdict = run(verify, artifact, *models, plan, chosen, shown, stats, division)
         if metric is not None:
             verdict = _with_metric(verdict, metric, path, artifact)
         _judge(verdict, limits)

@@ -51,12 +51,12 @@ class Batch:
         """Samples of the feed, by the first input that counts them; 1 where none does."""
         return len(feed[next(iter(self.sizes))]) if self.sizes else 1
 
-    def split(self, feed: Feed) -> Iterator[Feed]:
+    def split(self, feed: Feed, samples: int = BATCH) -> Iterator[Feed]:
         """Feeds of one run each; what does not fill a fixed batch is left out."""
         if not self.sizes:
             yield feed
             return
-        steps = {name: size or BATCH for name, size in self.sizes.items()}
+        steps = {name: size or samples for name, size in self.sizes.items()}
         first = next(iter(steps))
         runs = len(feed[first]) / steps[first]
         for i in range(int(np.ceil(runs)) if self.is_free else int(runs)):

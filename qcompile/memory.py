@@ -51,6 +51,11 @@ class Budget:
     limit_bytes: int = field(default_factory=lambda: physical_bytes() // 2)
 
     @property
+    def is_tight(self) -> bool:
+        """Whether less was asked for than half of the machine's memory."""
+        return self.limit_bytes < physical_bytes() // 2
+
+    @property
     def kept_bytes(self) -> int:
         """What results may take before they wait in a file."""
         return min(32 << 20, self.limit_bytes // 16)

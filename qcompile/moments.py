@@ -15,8 +15,8 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from qcompile.data import Data
+from qcompile.division import Division
 from qcompile.numerics.conv import Window
-from qcompile.session import open_model, run_float, with_outputs
 
 HELD_OUT = 8  # every eighth sample
 _HELD_ROWS = 1024
@@ -87,6 +87,18 @@ class Moments:
         name = " ".join(s.value for s in sources).encode()
         self._rng = np.random.default_rng([seed, zlib.crc32(name)])
 
+    @property
+    def names(self) -> list[str]:
+        """The values that rows come from."""
+        return [s.value for s in self.sources]
+
+    @staticmethod
+    def bytes_of(source: Source) -> int:
+        """What sums, waiting and held-out rows of one source take at most."""
+        columns = source.group * source.columns
+        rows = _HELD_ROWS + source.columns // 4 + 64
+        return 4 * columns * (source.columns + rows)
+
     def update(
         self, found: dict[str, NDArray], period: int, num_feeds: int, num_held_feeds: int
     ) -> None:
@@ -124,17 +136,16 @@ class Moments:
         return second - mean[:, :, None] * mean[:, None, :], held - mean
 
 
-def collect(model: ir.Model, wanted: list[Moments], data: Data) -> None:
-    """Run the float model over the data and add up what is wanted."""
-    names = sorted({s.value for m in wanted for s in m.sources})
-    graph_inputs = {v.name for v in model.graph.inputs}
-    fetched = [n for n in names if n not in graph_inputs]
-    session = open_model(with_outputs(model, fetched)) if fetched else None
+def collect(model: ir.Model, wanted: list[Moments], data: Data, division: Division) -> None:
+    """Run the float model over the data, as `divided` gave it, and add up what is wanted."""
     period = min(HELD_OUT, max(data.num_samples, 1))
     num_feeds = len(data.feeds)
     num_held_feeds = max(min(num_feeds, data.num_samples // period), 1)
-    for feed in data:
-        ran = [] if session is None else run_float(session, fetched, feed)
-        found = dict(zip(fetched, ran, strict=True)) | feed
-        for moments in wanted:
+    for group, found in division.runs(model, {m: m.names for m in wanted}, data):
+        for moments in group:
             moments.update(found, period, num_feeds, num_held_feeds)
+
+
+def divided(wanted: list[Moments], data: Data, division: Division) -> Data:
+    """The data in the runs that all of these allow; which rows are sampled depends on the runs."""
+    return division.split({m: division.footprint.of_values(m.names) for m in wanted}, data)[0]

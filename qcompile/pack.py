@@ -2,7 +2,6 @@
 """pack: plain codes become the target's byte layout; equal weights are packed once."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -177,14 +176,7 @@ def weight_rows(node: ir.Node, indices: NDArray[np.int64]) -> CodedWeight:
     found = []
     for rows, part in weight_parts(node):
         here = indices[(indices >= rows.start) & (indices < rows.stop)] - rows.start
-        found.append(
-            replace(
-                part,
-                codes=part.codes[here],
-                scale=None if part.scale is None else part.scale[here],
-                zero_point=None if part.zero_point is None else part.zero_point[here],
-            )
-        )
+        found.append(part.rows(here))
     return _joined(found)
 
 

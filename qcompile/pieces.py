@@ -41,9 +41,14 @@ def qdq_piece(
 
 
 def piece_between(
-    quantized: ir.Model, inputs_named: Iterable[str], output_name: str, *, optimise: bool = False
+    quantized: ir.Model,
+    inputs_named: Iterable[str],
+    output_name: str,
+    *,
+    optimise: bool = False,
+    part: tuple[slice, int] | None = None,
 ) -> ort.InferenceSession:
-    """The nodes between the named values."""
+    """The nodes between the named values. part: of N outputs of a product, just these rows."""
     found = {v.name: v for n in quantized.graph for v in n.outputs}
     found |= {v.name: v for v in quantized.graph.inputs}
     inputs = {name: found[name] for name in dict.fromkeys(inputs_named)}
@@ -67,7 +72,21 @@ def piece_between(
     ).clone()
     for value in piece.inputs:
         value.shape = None  # recorded runs may have another batch
+    if part is not None:
+        _keep_rows(piece, *part)
     options = session_options(1, optimise=optimise)
     if any(n.domain == DOMAIN for n in kept):
         runtime_ops.register(options)
     return open_model(ir.Model(piece, ir_version=quantized.ir_version), options, lean=True)
+
+
+def _keep_rows(piece: ir.Graph, rows: slice, n: int) -> None:
+    """Rows of codes, scales, zero points and bias, whose first dimension counts the N outputs."""
+    for value in piece.initializers.values():
+        tensor = value.const_value
+        if tensor is None or not len(tensor.shape) or tensor.shape[0] != n:
+            continue
+        kept = ir.tensor(np.ascontiguousarray(tensor.numpy()[rows]), name=value.name)
+        value.const_value, value.shape = kept, ir.Shape(kept.shape.numpy())
+    for value in (v for node in piece for v in node.outputs):
+        value.shape = None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node-by-node rungs of verify: each compiled node on its own recorded inputs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import Artifact
-from qcompile.data import Data
+from qcompile.data import Data, Feed
+from qcompile.division import Division
 from qcompile.graph import DOMAIN, attribute, constant, input_of
 from qcompile.memory import in_threads
 from qcompile.numerics.weight import CodedWeight
 from qcompile.pack import weight_of_packed, weight_parts
 from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
+from qcompile.passes.transform.array_file import ArrayFile
 from qcompile.pieces import as_nchw, float_name, piece_between, qdq_piece, source_names
 from qcompile.reference import REFERENCES, activation_inputs, run_node
-from qcompile.session import WEIGHTS_FOLDER, open_model, session_options, with_outputs
+from qcompile.session import WEIGHTS_FOLDER, session_options, with_outputs
 from qcompile.sum_bounds import largest_input, sum_bound
 from qcompile.verdict import Check
 
@@ -27,9 +29,10 @@ QDQ_SHARE = 0.001  # architecture §2: at most one code, on at most 0.1 % of the
 
 @dataclass(frozen=True)
 class Recorded:
-    """One run of the artifact: the value of every name that was asked."""
+    """One run of the artifact: the value of every name that was asked, and what it was fed."""
 
     values: dict[str, NDArray]
+    feed: Feed = field(default_factory=dict)
 
 
 def compiled_nodes(packed: ir.Model) -> list[ir.Node]:
@@ -37,27 +40,43 @@ def compiled_nodes(packed: ir.Model) -> list[ir.Node]:
     return [n for n in packed.graph if n.domain == DOMAIN and n.op_type in REFERENCES]
 
 
-def record(artifact: Artifact, packed: ir.Model, data: Data) -> list[Recorded]:
-    """Run the artifact's nodes from its weights on disk, with their inputs and outputs shown."""
+def record(
+    artifact: Artifact, packed: ir.Model, data: Data, division: Division | None = None
+) -> list[Recorded]:
+    """Run the artifact's nodes from its weights on disk, with their inputs and outputs shown.
+
+    What does not fit the memory comes in groups, a run each, and waits in a file.
+    """
     names: list[str] = []
     for node in compiled_nodes(packed):
         names += [v.name or "" for v in (*activation_inputs(node), *node.outputs)]
     inputs = {v.name for v in packed.graph.inputs}
     names = [n for n in dict.fromkeys(names) if n not in inputs]
     if not names:  # as in a model of nothing but an LSTM
-        return [Recorded(feed) for feed in data]
-    probe = packed.clone()
-    found = {v.name: v for n in probe.graph for v in n.outputs}
-    probe.graph.outputs[:] = [found[n] for n in names]
+        return [Recorded(feed, feed) for feed in data]
+    division = division or Division()
+    stands_for = {v.name: float_name(n) for n in packed.graph for v in n.outputs}
+    sizes = {n: division.footprint.of_values([stands_for[n] or n]) for n in names}
+    parts, groups = division.split(sizes, data)
+    runs = [Recorded(dict(feed), feed) for feed in parts]
+    file = ArrayFile() if len(groups) > 1 else None
+    for group in groups:
+        session = _probe(artifact, packed, group)
+        for run in runs:
+            for name, value in zip(group, session.run(group, run.feed), strict=True):
+                run.values[name] = value if file is None else file.put(value).read()
+    return runs
+
+
+def _probe(artifact: Artifact, packed: ir.Model, names: list[str]) -> ort.InferenceSession:
+    """The artifact's model, which gives these values."""
+    probe = with_outputs(packed, names)
     options = session_options()
     runtime_ops.register(options)
     options.add_session_config_entry(WEIGHTS_FOLDER, str(artifact.folder.absolute()))
-    session = ort.InferenceSession(
+    return ort.InferenceSession(
         ir.to_proto(probe).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return [
-        Recorded(feed | dict(zip(names, session.run(names, feed), strict=True))) for feed in data
-    ]
 
 
 def check_packed(lowered: ir.Model, packed: ir.Model) -> Check:
@@ -205,41 +224,46 @@ def _ties(quantized: ir.Model, node: ir.Node, feed: dict[str, NDArray]) -> NDArr
 
 
 def layer_sqnr(
-    model: ir.Model, packed: ir.Model, runs: list[Recorded], data: Data
+    model: ir.Model,
+    packed: ir.Model,
+    runs: list[Recorded],
+    data: Data,
+    division: Division | None = None,
 ) -> list[tuple[str, float]]:
     """SQNR in dB of every compiled node's output against the float value of that name, worst first.
 
     `model` is the normalised float model. Errors of earlier nodes are in it, as they are when the
-    artifact runs.
+    artifact runs. data: what the runs were fed.
     """
+    division = division or Division()
     known = {v.name for n in model.graph for v in n.outputs}
     nodes = {n: float_name(n) for n in compiled_nodes(packed)}
     nodes = {n: name for n, name in nodes.items() if name in known}
-    names = list(dict.fromkeys(nodes.values()))
-    if not names:
+    if not nodes:
         return []
-    session = open_model(with_outputs(model, names), session_options(optimise=False))
     signal, noise = dict.fromkeys(nodes, 0.0), dict.fromkeys(nodes, 0.0)
-    for run, feed in zip(runs, data, strict=True):
-        floats = dict(zip(names, session.run(names, feed), strict=True))
-        for node, name in nodes.items():
-            out = as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""]).astype(
-                np.float64
-            )
-            if "qcompile.scale" in node.metadata_props:
-                zero_point = int(node.metadata_props["qcompile.zero_point"])
-                out = (out - zero_point) * float(node.metadata_props["qcompile.scale"])
-            x = floats[name].astype(np.float64)
-            signal[node] += float((x * x).sum())
-            noise[node] += float(((x - out) ** 2).sum())
-    rows = [
-        (
-            n.name or "",
-            _decibels(signal[n], noise[n]),
-        )
-        for n in nodes
-    ]
+    _, groups = division.split({n: division.footprint.of_values([nodes[n]]) for n in nodes}, data)
+    for group in groups:
+        names = list(dict.fromkeys(nodes[n] for n in group))
+        session = division.open(with_outputs(model, names), optimise=False)
+        for run in runs:
+            floats = dict(zip(names, session.run(names, run.feed), strict=True))
+            for node in group:
+                power, error = _powers(node, floats[nodes[node]], run)
+                signal[node] += power
+                noise[node] += error
+    rows = [(n.name or "", _decibels(signal[n], noise[n])) for n in nodes]
     return sorted(rows, key=lambda row: row[1])
+
+
+def _powers(node: ir.Node, real: NDArray, run: Recorded) -> tuple[float, float]:
+    """Σ x² of the float values and Σ (x − y)² of what the node gave."""
+    out = as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""]).astype(np.float64)
+    if "qcompile.scale" in node.metadata_props:
+        zero_point = int(node.metadata_props["qcompile.zero_point"])
+        out = (out - zero_point) * float(node.metadata_props["qcompile.scale"])
+    x = real.astype(np.float64)
+    return float((x * x).sum()), float(((x - out) ** 2).sum())
 
 
 def _decibels(signal: float, noise: float) -> float:

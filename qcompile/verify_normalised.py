@@ -8,15 +8,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.data import Data
+from qcompile.division import Division
 from qcompile.graph import values
-from qcompile.session import open_model, run_float, session_options, with_outputs
+from qcompile.session import run_float, with_outputs
 from qcompile.verdict import Check
 
 UNIT = 2.0**-23
 TINY = float(np.finfo(np.float64).tiny)
 
 
-def check_normalised(source: ir.Model, normalised: ir.Model, data: Data) -> Check:
+def check_normalised(
+    source: ir.Model, normalised: ir.Model, data: Data, division: Division | None = None
+) -> Check:
     """normalise: float outputs against the source's.
 
     The bound: every product of K terms may differ by K·2^-23 of its magnitude, and the differences
@@ -28,20 +31,25 @@ def check_normalised(source: ir.Model, normalised: ir.Model, data: Data) -> Chec
     names = [n.outputs[0].name or "" for n in products]
     outputs = [v.name or "" for v in normalised.graph.outputs]
     depth = sum(reduction(n) for n in products) + len(normalised.graph)
-    wanted = open_model(source, session_options(optimise=False))
+    division = division or Division()
     wide = list(dict.fromkeys([*outputs, *names]))
-    found = open_model(with_outputs(normalised, wide), session_options(optimise=False))
+    parts, groups = division.split({n: division.footprint.of_values([n]) for n in wide}, data)
+    wanted = division.open(source, optimise=False)
     gaps, sizes = dict.fromkeys(outputs, 0.0), dict.fromkeys(wide, 0.0)
-    floats: list[str] = []
-    for feed in data:
-        expected = dict(zip(outputs, run_float(wanted, outputs, feed), strict=True))
-        actual = dict(zip(wide, found.run(wide, feed), strict=True))
-        floats = [n for n in outputs if is_float(actual[n])]
-        for name in floats or outputs:
-            gap = largest_gap(expected[name], actual[name])
-            gaps[name] = max(gaps[name], float("inf") if np.isnan(gap) else gap)
-        for name in (n for n in wide if is_float(actual[n])):
-            sizes[name] = max(sizes[name], largest_finite(actual[name]))
+    are_float = dict.fromkeys(wide, False)
+    for group in groups:
+        found = division.open(with_outputs(normalised, group), optimise=False)
+        ends = [n for n in group if n in gaps]
+        for feed in parts:
+            actual = dict(zip(group, found.run(group, feed), strict=True))
+            are_float |= {n: is_float(actual[n]) for n in group}
+            for name in (n for n in group if are_float[n]):
+                sizes[name] = max(sizes[name], largest_finite(actual[name]))
+            expected = run_float(wanted, ends, feed) if ends else []
+            for name, value in zip(ends, expected, strict=True):
+                gap = largest_gap(value, actual[name])
+                gaps[name] = max(gaps[name], float("inf") if np.isnan(gap) else gap)
+    floats = [n for n in outputs if are_float[n]]
     largest_product = max((sizes[n] for n in names), default=0.0)
     unit = unit_of(source) * depth
     limits = {n: unit * max(largest_product, sizes[n]) for n in floats or outputs}

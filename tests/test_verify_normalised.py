@@ -5,6 +5,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from qcompile.data import Batch, Data
 from qcompile.normalise import normalise
 from qcompile.verify_normalised import check_normalised
 from tests.passes.graphs import parse
@@ -26,7 +27,9 @@ def model(large: float, added: float = 0.0):
 def test_an_output_is_judged_by_its_own_size(added: float, *, passes: bool) -> None:
     """2^-15 is one unit in the last place of 300: a rewrite may change it."""
     feed = {"x": np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)}
-    found = check_normalised(model(300.0), normalise(model(300.0, added)), [feed])  # type: ignore[arg-type]
+    found = check_normalised(
+        model(300.0), normalise(model(300.0, added)), Data([feed], Batch({"x": 2}))
+    )
     assert found.passed == passes
 
 
@@ -35,5 +38,5 @@ def test_nan_in_one_of_them_fails() -> None:
     infinite, finite = (model(v) for v in (300.0, 1.0))
     infinite.graph.initializers["s"].const_value = ir.tensor(np.full(8, np.inf, np.float32))
     feed = {"x": np.zeros((2, 8), np.float32)}
-    found = check_normalised(infinite, normalise(finite), [feed])  # type: ignore[arg-type]
+    found = check_normalised(infinite, normalise(finite), Data([feed], Batch({"x": 2})))
     assert not found.passed and found.worst == "z"

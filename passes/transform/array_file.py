@@ -3,10 +3,11 @@
 
 import mmap
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 _ALIGNMENT = 64
 _MAPPED_BYTES = 256 << 20  # a mapping holds a file descriptor, so many arrays share one
@@ -28,6 +29,22 @@ class ArrayFile:
         self._file.flush()
         self._end = offset + array.nbytes
         return StoredArray(self, offset, array.shape, array.dtype)
+
+    def fill(
+        self, shape: tuple[int, ...], dtype: DTypeLike, write: Callable[[NDArray], None]
+    ) -> "StoredArray":
+        """Append an array that `write` fills in place: it is never in the process's own memory."""
+        kind = np.dtype(dtype)
+        count = int(np.prod(shape))
+        if not count:
+            return self.put(np.empty(shape, kind))
+        step = mmap.ALLOCATIONGRANULARITY
+        offset = -(-self._end // step) * step
+        self._end = offset + count * kind.itemsize
+        self._file.truncate(max(self._file.seek(0, 2), self._end))
+        mapped = mmap.mmap(self._file.fileno(), self._end - offset, offset=offset)
+        write(np.frombuffer(mapped, kind, count).reshape(shape))
+        return StoredArray(self, offset, shape, kind)
 
     def read(self, stored: "StoredArray") -> NDArray:
         """The array, mapped, read-only: its pages can be dropped at any time."""

@@ -7,7 +7,9 @@ from threading import Lock
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from qcompile.memory import row_slices
 from qcompile.numerics.weight import CodedWeight
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.array_file import ArrayFile
@@ -36,6 +38,7 @@ class CodeStore:
     def __init__(self, work: Work) -> None:
         self.work = work
         self._done: dict[str, CodedWeight] = {}
+        self._narrow: dict[tuple[str, np.dtype], NDArray] = {}
         self._makers: dict[str, Callable[[], CodedWeight]] = {}
         self._file: ArrayFile | None = None
         self._kept_bytes = 0
@@ -49,7 +52,7 @@ class CodeStore:
         compensated = self.work.stats.compensated.get(name)
         method = scale_method(spec, self.work.recipe.weight_scale_method)
         self._makers[name] = (
-            (lambda: self._placed(code_weight(as_matrix(tensor), spec, method)))
+            (lambda: self._coded(as_matrix(tensor), spec, method))
             if compensated is None
             else compensated.read
         )
@@ -65,14 +68,56 @@ class CodeStore:
                 self._done[name] = self._makers[name]()
             return self._done[name]
 
+    def codes(self, name: str, dtype: np.dtype) -> NDArray:
+        """The codes [N, K] in a container of one byte."""
+        wide = self.get(name).codes
+        with self._lock:
+            if (name, dtype) not in self._narrow:
+                self._narrow[name, dtype] = self._narrowed(wide, dtype)
+            return self._narrow[name, dtype]
+
+    def _narrowed(self, wide: NDArray[np.int16], dtype: np.dtype) -> NDArray:
+        if self._fits(wide.size):
+            return wide.astype(dtype)
+
+        def write(out: NDArray) -> None:
+            for rows in row_slices(*wide.shape):
+                out[rows] = wide[rows].astype(dtype)
+
+        return self._stored_in().fill(wide.shape, dtype, write).read()
+
+    def _coded(self, weight: NDArray[np.float32], spec: QuantSpec, method: str) -> CodedWeight:
+        """The nearest codes, in memory while the budget lasts, else mapped from the file."""
+        if self._fits(2 * weight.size):
+            return code_weight(weight, spec, method)
+        found: list[CodedWeight] = []
+        stored = self._stored_in().fill(
+            weight.shape,
+            np.int16,
+            lambda out: found.append(code_weight(weight, spec, method, out)),
+        )
+        return self._outside(replace(found[0], codes=stored.read()))
+
+    def _fits(self, num_bytes: int) -> bool:
+        """Whether so many bytes more stay within the budget; then they count."""
+        if self._kept_bytes + num_bytes > self.work.budget.kept_bytes:
+            return False
+        self._kept_bytes += num_bytes
+        return True
+
+    def _stored_in(self) -> ArrayFile:
+        self._file = self._file or ArrayFile()
+        return self._file
+
     def _placed(self, weight: CodedWeight) -> CodedWeight:
         """The weight in memory while the budget lasts, else mapped from the file."""
-        self._kept_bytes += weight.codes.nbytes
-        if self._kept_bytes <= self.work.budget.kept_bytes:
+        if self._fits(weight.codes.nbytes):
             return weight
-        self._kept_bytes -= weight.codes.nbytes
-        file = self._file = self._file or ArrayFile()
+        return self._outside(replace(weight, codes=self._stored_in().put(weight.codes).read()))
 
+    def _outside(self, weight: CodedWeight) -> CodedWeight:
+        """Scales and zero points mapped from the file, too."""
+        file = self._stored_in()
         point = None if weight.zero_point is None else file.put(weight.zero_point).read()
         scale = None if weight.scale is None else file.put(weight.scale).read()
-        return replace(weight, codes=file.put(weight.codes).read(), scale=scale, zero_point=point)
+        return replace(weight, scale=scale, zero_point=point)

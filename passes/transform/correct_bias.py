@@ -26,6 +26,8 @@ from qcompile.products import end_of_bias, weight_of, window_of
 
 CORRECTED = "qcompile.bias_corrected"
 
+_ERROR_ELEMENTS = 1 << 22  # of a weight in float64 at a time
+
 
 class CorrectBias(NodePass):
     """Conv, Gemm, and MatMul with a constant Add after it, whose input means are calibrated."""
@@ -65,12 +67,17 @@ class CorrectBias(NodePass):
         assert plan.weight is not None and place is not None
         name = value.name or ""
         self.store.add(name, value.const_value, plan.weight)
-        rounded = self.store.get(name).decode().astype(np.float64)
-        error = rounded - as_matrix(value.const_value)
+        coded, matrix = self.store.get(name), as_matrix(value.const_value)
+        n, k = matrix.shape
+        step = n if is_op(node, "Conv") else max(1, _ERROR_ELEMENTS // max(k, 1))
+        added = [
+            mean_output(node, coded.rows(rows).decode().astype(np.float64) - matrix[rows], found)
+            for rows in (slice(i, i + step) for i in range(0, n, step))
+        ]
         holder, index = place
         bias = constant(input_of(holder, index))
-        old = np.zeros(len(error)) if bias is None else bias.astype(np.float64)
-        new = (old - mean_output(node, error, found)).astype(np.float32)
+        old = np.zeros(n) if bias is None else bias.astype(np.float64)
+        new = (old - np.concatenate(added)).astype(np.float32)
         graph = node.graph
         assert isinstance(graph, ir.Graph)
         if len(holder.inputs) <= index:

@@ -72,11 +72,14 @@ def output_error(
     """Σ ((Ŵ − W) x)² over inputs [num, groups, K], float64."""
     group, k = rows.shape[1:]
     inputs = rows.transpose(1, 0, 2).astype(np.float64)
-    error = (coded.decode().astype(np.float64) - weight).reshape(group, -1, k)
+    n = len(weight) // group
     step = max(1, _ROWS_BYTES // (8 * max(len(rows), 1) * group))
     total = 0.0
-    for i in range(0, error.shape[1], step):
-        total += float(np.square(inputs @ error[:, i : i + step].transpose(0, 2, 1)).sum())
+    for i in range(0, n, step):
+        part = np.arange(len(weight)).reshape(group, n)[:, i : i + step].ravel()
+        error = coded.rows(part).decode().astype(np.float64) - weight[part]
+        turned = error.reshape(group, -1, k).transpose(0, 2, 1)
+        total += float(np.square(inputs @ turned).sum())
     return total
 
 

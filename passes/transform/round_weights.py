@@ -20,7 +20,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.graph import DOMAIN, FLOAT, add_initializer, is_op, new_node
-from qcompile.numerics.weight import CodedWeight
 from qcompile.passes.rewrite import NodePass
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.stats import Work
@@ -122,24 +121,20 @@ def lazy_parts(
     blocks = -(-columns // spec.block_size) if spec.granularity == "block" else 1
     per = {"tensor": (), "axis": (dims[0],)}.get(spec.granularity, (dims[0], blocks))
 
-    def lazily(
-        kind: ir.DataType, shape: tuple, part: Callable[[CodedWeight], NDArray]
-    ) -> ir.LazyTensor:
+    def lazily(kind: ir.DataType, shape: tuple, part: Callable[[], NDArray]) -> ir.LazyTensor:
         return ir.LazyTensor(
-            lambda: ir.tensor(np.ascontiguousarray(part(store.get(name)).reshape(shape))),
+            lambda: ir.tensor(np.ascontiguousarray(part().reshape(shape))),
             kind,
             ir.Shape(shape),
         )
-
-    def narrow(codes: NDArray) -> NDArray:
-        return codes.astype(np.uint8) if dtype == ir.DataType.UINT8 else codes.astype(np.int8)
 
     def first(values: NDArray | None) -> NDArray:
         assert values is not None
         return values[:1] if spec.granularity == "tensor" else values
 
-    codes = lazily(dtype, dims, lambda w: narrow(w.codes))
-    scale = lazily(ir.DataType.FLOAT, per, lambda w: first(w.scale))
+    codes = lazily(dtype, dims, lambda: store.codes(name, dtype.numpy()))
+    scale = lazily(ir.DataType.FLOAT, per, lambda: first(store.get(name).scale))
     if spec.is_symmetric:
         return codes, scale, None
-    return codes, scale, lazily(dtype, per, lambda w: narrow(first(w.zero_point)))
+    points = lazily(dtype, per, lambda: first(store.get(name).zero_point).astype(dtype.numpy()))
+    return codes, scale, points

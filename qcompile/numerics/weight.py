@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CodedWeight: a quantized weight as codes, scales and zero points, before any packing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,12 @@ class CodedWeight:
     def num_blocks(self) -> int:
         """ceil(K / block_size) (N5)."""
         return -(-self.codes.shape[1] // self.block)
+
+    def rows(self, chosen: NDArray[np.int64] | slice) -> "CodedWeight":
+        """These rows of the weight."""
+        scale = None if self.scale is None else self.scale[chosen]
+        point = None if self.zero_point is None else self.zero_point[chosen]
+        return replace(self, codes=self.codes[chosen], scale=scale, zero_point=point)
 
     def unsigned(self) -> NDArray[np.uint8]:
         """The packed form of the codes (docs/layouts.md), uint8 [N, K]."""

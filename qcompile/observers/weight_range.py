@@ -14,16 +14,21 @@ _SHRINKS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7, 0.65
 _ROWS_BYTES = 1 << 20  # a slice and its codes stay in the cache through the search
 
 
-def code_weight(weight: NDArray[np.float32], spec: QuantSpec, method: str) -> CodedWeight:
+def code_weight(
+    weight: NDArray[np.float32],
+    spec: QuantSpec,
+    method: str,
+    codes: NDArray[np.int16] | None = None,
+) -> CodedWeight:
     """Round-to-nearest codes of a weight [N, K]; method "minmax" or "mse".
 
     Works in slices of rows, so memory stays bounded. The mse search shrinks both ends of the range
     alike and refits the scale to the codes by least squares; it keeps the best of all that it
-    tried, minmax among them.
+    tried, minmax among them. codes: where they go, [N, K]; a new array if it is None.
     """
     n, k = weight.shape
     block = {"block": spec.block_size, "axis": max(k, 1)}.get(spec.granularity, max(k, 1))
-    codes = np.empty(weight.shape, np.int16)
+    codes = np.empty(weight.shape, np.int16) if codes is None else codes
     step = max(1, _ROWS_BYTES // (4 * max(k, 1)))
     slices = [slice(i, i + step) for i in range(0, n, step)]
     whole = None

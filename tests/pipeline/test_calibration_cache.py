@@ -62,7 +62,7 @@ def test_an_interrupted_compilation_goes_on(model: Path, monkeypatch: pytest.Mon
         broken.setattr("qcompile.emit.shutil.copyfile", None)
         with pytest.raises(TypeError):
             made(model)
-    assert sorted(p.name for p in model.parent.iterdir()) == ["c.npz", "m.onnx"]
+    assert sorted(p.name for p in model.parent.iterdir()) == ["c.npz", "c.npz.layers", "m.onnx"]
     monkeypatch.setattr(calibration_cache, "run_calibration", None)
     assert made(model).content["coverage"] == 1.0
 

@@ -15,9 +15,11 @@ from qcompile.annotate import annotate
 from qcompile.calibrate import calibrate
 from qcompile.compensate import compensate_weights
 from qcompile.data import Batch, Data
+from qcompile.division import Division
 from qcompile.errors import InputError
 from qcompile.graph import constant
 from qcompile.memory import BASE_BYTES, Budget
+from qcompile.moments import Moments, Source
 from qcompile.normalise import normalise
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.code_store import as_matrix, scale_method
@@ -69,13 +71,13 @@ class Found:
         self.data = Data(list(batch.split(feed)), batch)
         self.plan: Plan = annotate(self.model, self.recipe, targets.get("cpu"), has_data=True)
         self.before = calibrate(self.model, self.plan, self.recipe, self.data)
-        self.budget = budget or Budget()
+        self.division = Division(budget or Budget())
         self.stats = self.run()
 
     def run(self, data: Data | None = None, **recipe) -> Stats:
         """Compensation with another recipe or other data."""
         chosen, asked = data or self.data, replace(self.recipe, **recipe)
-        return compensate_weights(self.model, self.plan, asked, chosen, self.before, self.budget)
+        return compensate_weights(self.model, self.plan, asked, chosen, self.before, self.division)
 
     def quantized(self, stats: Stats | None = None) -> ir.Model:
         return transform(self.model, self.plan, stats or self.stats, self.recipe)
@@ -128,12 +130,12 @@ def test_nearest_and_no_data_leave_the_statistics() -> None:
     assert found.run(weight_rounding="nearest") is found.before
     assert found.run(weight_rounding="gptq").compensated.keys() == found.stats.compensated.keys()
     empty = compensate_weights(
-        found.model, found.plan, found.recipe, None, found.before, found.budget
+        found.model, found.plan, found.recipe, None, found.before, found.division
     )
     assert empty is found.before
     asked = replace(found.recipe, weight_rounding="gptq")
     with pytest.raises(InputError, match="gptq needs inputs: give --calibration-data"):
-        compensate_weights(found.model, found.plan, asked, None, found.before, found.budget)
+        compensate_weights(found.model, found.plan, asked, None, found.before, found.division)
 
 
 def test_worse_codes_are_not_taken(monkeypatch) -> None:
@@ -166,9 +168,10 @@ def test_a_small_budget_makes_groups_and_the_same_codes() -> None:
     whole = cnn()
     sites = stage._sites(whole.model, whole.plan, whole.recipe)
     assert len(list(stage._groups(sites, 1 << 20))) == 1
-    groups = list(stage._groups(sites, 4 * 54**2 + 4 * 8 * 9**2))
+    first = sum(Moments.bytes_of(site.sources[0]) for site in sites[:2])
+    groups = list(stage._groups(sites, first))
     assert [[s.weight.name for s in g] for g in groups] == [["w", "d"], ["g", "k", "m_nk"]]
-    whole.budget = Budget(BASE_BYTES)  # the least: 16 MiB
+    whole.division = Division(Budget(BASE_BYTES))  # the least: 16 MiB
     assert whole.run().compensated.keys() == whole.stats.compensated.keys()
 
 
@@ -198,11 +201,11 @@ def test_moments_of_many_layers_take_bounded_memory(monkeypatch) -> None:
         tracemalloc.stop()
         return size
 
-    one = 4 * width * width
-    spared = peak(1 << 30) - peak(2 * one)
+    one, all_of_it = 4 * width * width, Moments.bytes_of(Source("h0", width))
+    spared = peak(1 << 30) - peak(2 * all_of_it)
     # the moments of six layers less
     assert spared >= 6 * one
-    assert peak(1 << 30) - peak(8 * one) < one  # all eight fit: nothing spared
+    assert peak(1 << 30) - peak(8 * all_of_it) < one  # all eight fit: nothing spared
 
 
 def test_a_table_that_gather_reads_keeps_its_nearest_codes() -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qcompile import moments
 from qcompile.data import Batch, Data
+from qcompile.division import Division
 from qcompile.moments import HELD_OUT, Moments, Source, collect
 from qcompile.numerics.conv import Window
 from tests.passes.stages import with_weights
@@ -105,7 +106,7 @@ def test_collect_reads_inputs_and_inner_values() -> None:
     x = np.random.default_rng(3).standard_normal((40, 4)).astype(np.float32)
     batch = Batch.of(list(model.graph.inputs))
     wanted = [Moments((Source("x", 4),), 0), Moments((Source("h", 4), Source("x", 4)), 0)]
-    collect(model, wanted, Data(list(batch.split({"x": x})), batch))
+    collect(model, wanted, Data(list(batch.split({"x": x})), batch), Division())
     seen = x[np.arange(40) % HELD_OUT != HELD_OUT - 1][:, None]
     both = np.concatenate([np.maximum(seen, 0), seen])
     assert close(wanted[0].result(is_centred=False)[0], expected(seen), seen)

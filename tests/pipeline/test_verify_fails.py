@@ -14,6 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 import qcompile
+from qcompile import verify_lowered
 from qcompile.artifact import sha256
 from qcompile.errors import VerificationError
 from qcompile.graph import DOMAIN, is_constant
@@ -241,3 +242,29 @@ def test_a_good_one_passes(tmp_path: Path) -> None:
     made = qcompile.compile(net.save(tmp_path / "m.onnx"), calibration_data=samples(net))
     checks = json.loads((made.folder / "manifest.json").read_text())["measured"]["checks"]
     assert all(c["passed"] and c["count"] for c in checks)
+
+
+@pytest.mark.parametrize("preset", [DYNAMIC, FLOAT])
+def test_large_products_are_checked_in_parts(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of 5 outputs of 64: as many values are compared, and a wrong Relu is seen."""
+    path = mlp().save(tmp_path / "m.onnx")
+    recipe = qcompile.Recipe(preset=preset)
+
+    def compared() -> tuple[int, float]:
+        found = qcompile.compile(
+            path, recipe=recipe, calibration_data=samples(mlp()), output=tmp_path / "o", force=True
+        )
+        check = next(c for c in found.measured["checks"] if c["rung"] == QDQ_FLOATS)
+        return check["count"], check["measured"]
+
+    whole = compared()
+    monkeypatch.setattr(verify_lowered, "_WHOLE_ELEMENTS", 64 * 5)
+    parts = compared()
+    assert parts[0] == whole[0] > 0
+    assert 0 <= parts[1] <= 1
+    twin = TWINS["lowered Relu" if preset == DYNAMIC else "lowered Relu of floats"]
+    (tmp_path / "twin").mkdir()
+    found = failed_rungs(twin[0], twin[1], preset, tmp_path / "twin", monkeypatch)
+    assert QDQ_FLOATS in found

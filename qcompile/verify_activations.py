@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rung of verify for quantized activations: ONNX Runtime's codes are those of numerics."""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+import qcompile.runtime_ops as runtime_ops
+from qcompile.data import Data
+from qcompile.division import Division
+from qcompile.graph import DOMAIN, constant
+from qcompile.numerics.quantize import quantize
+from qcompile.plan import Plan
+from qcompile.session import open_model, session_options, with_outputs
+from qcompile.spec import QuantSpec
+from qcompile.verdict import Check
+
+_FORMAT = QuantSpec.parse("uint8/tensor/asym/f32").format
+
+
+def check_activations(
+    quantized: ir.Model, plan: Plan, data: Data, division: Division | None = None
+) -> list[Check]:
+    """transform: the codes that ORT's QuantizeLinear makes are those of numerics (N2)."""
+    inserted = {f"{name}/quantize" for name in plan.activations}  # others are the user's own
+    nodes = [n for n in quantized.graph if n.op_type == "QuantizeLinear" and n.name in inserted]
+    if not nodes:
+        return []
+    options = session_options(optimise=False)
+    if any(n.domain == DOMAIN for n in quantized.graph):
+        runtime_ops.register(options)
+    division = division or Division()
+    # a float and its code; the codes of one value at a time in float64 beside them
+    sizes = {n: 2 * division.footprint.of_values([_source(n)]) for n in nodes}
+    parts, groups = division.split(sizes, data)
+    wrong, where, count = 0, "", 0
+    for group in groups:
+        pairs = [(_source(n), n.outputs[0].name or "", n) for n in group]
+        names = list(dict.fromkeys(name for x, y, _ in pairs for name in (x, y)))
+        session = open_model(with_outputs(quantized, names), options)
+        for feed in parts:
+            found = dict(zip(names, session.run(names, feed), strict=True))
+            for source, made, node in pairs:
+                bad = _wrong_codes(node, found[source], found[made])
+                count += found[made].size
+                if bad:
+                    wrong, where = wrong + bad, source
+    rung, source_text = "transform: activations", "codes that differ from numerics (N2)"
+    return [Check(rung, wrong, 0, source_text, where, count)]
+
+
+def _source(node: ir.Node) -> str:
+    value = node.inputs[0]
+    return "" if value is None else value.name or ""
+
+
+def _wrong_codes(node: ir.Node, real: NDArray, codes: NDArray) -> int:
+    scale, point = (np.asarray(constant(node.inputs[i])) for i in (1, 2))
+    expected = quantize(real, scale, point, _FORMAT, symmetric=False)
+    return int((expected != codes).sum())

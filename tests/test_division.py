@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs are divided by what the values take, and what is found does not depend on it."""
+
+import numpy as np
+import pytest
+
+from qcompile import targets
+from qcompile.annotate import annotate
+from qcompile.calibrate import calibrate
+from qcompile.data import Batch, Data
+from qcompile.division import Division, Footprint
+from qcompile.errors import InputError
+from qcompile.memory import BASE_BYTES, Budget
+from qcompile.normalise import normalise
+from qcompile.recipe import Recipe
+from tests.passes.stages import with_weights
+
+CHAIN = """f (float[b,64] x, float w, float v) => (float[b,16] y)
+{ h = MatMul (x, w)   r = Relu (h)   y = MatMul (r, v) }"""
+
+
+def parts(samples: int = 40):
+    """The model, the data, and its footprint."""
+    model = normalise(with_weights(CHAIN, w=(64, 256), v=(256, 16)))
+    batch = Batch.of(list(model.graph.inputs))
+    x = np.random.default_rng(0).standard_normal((samples, 64)).astype(np.float32)
+    data = Data(list(batch.split({"x": x})), batch)
+    return model, data, Footprint.of(model, data)
+
+
+def test_a_footprint_is_that_of_one_sample() -> None:
+    _, _, found = parts()
+    assert {n: found.sizes[n] for n in ("x", "h", "r", "y")} == {
+        **{"x": 4 * 64, "h": 4 * 256},
+        **{"r": 4 * 256, "y": 4 * 16},
+    }
+    assert found.live_bytes >= 4 * (256 + 256)  # h while r is made
+
+
+class Small(Budget):
+    """A budget of exactly these bytes for work."""
+
+    @property
+    def working_bytes(self) -> int:
+        return self.limit_bytes
+
+
+def test_fewer_samples_first_then_groups() -> None:
+    _, data, footprint = parts()
+    sizes = {n: footprint.sizes[n] for n in ("h", "r", "y")}
+    whole = footprint.live_bytes + sum(sizes.values())
+    for most, longest, groups in (
+        (16 * whole, 16, [["h", "r", "y"]]),
+        (5 * whole - 1, 4, [["h", "r", "y"]]),
+        (whole, 1, [["h", "r", "y"]]),
+        (whole - 1, 1, [["h", "r"], ["y"]]),
+        (footprint.live_bytes, 1, [["h"], ["r"], ["y"]]),
+    ):
+        runs, found = Division(Small(most), footprint).split(sizes, data)
+        assert [max(len(f["x"]) for f in runs.feeds), found] == [longest, groups]
+        assert np.array_equal(
+            np.concatenate([f["x"] for f in runs.feeds]),
+            np.concatenate([f["x"] for f in data.feeds]),
+        )
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+def test_ranges_do_not_depend_on_the_division(method: str) -> None:
+    model, data, footprint = parts()
+    recipe = Recipe(preset="w8a8", calibration_method=method)
+    plan = annotate(model, recipe, targets.get("cpu"), has_data=True)
+    whole = calibrate(model, plan, recipe, data)
+    split = calibrate(model, plan, recipe, data, Division(Small(footprint.live_bytes), footprint))
+    assert whole.ranges and split.ranges.keys() == whole.ranges.keys()
+    for name, params in whole.ranges.items():  # ORT sums one row in another order than sixteen
+        assert split.ranges[name].scale == pytest.approx(params.scale, rel=64 * 2.0**-23)
+        assert abs(split.ranges[name].zero_point - params.zero_point) <= 1
+    for name, mean in whole.means.items():
+        assert np.allclose(split.means[name], mean, rtol=0, atol=256 * 2.0**-23 * 8)
+
+
+def test_a_run_that_does_not_fit_is_refused_with_the_number() -> None:
+    sizes = {"x": 100 << 20}
+    division = Division(Budget(BASE_BYTES + (200 << 20)), Footprint(sizes, 150 << 20))
+    with pytest.raises(
+        InputError, match=r"holds 262 MB of values.*give --max-memory 860MB or more"
+    ):
+        division.check()
+    Division(Budget(860 * 10**6), Footprint(sizes, 150 << 20)).check()
