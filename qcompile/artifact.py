@@ -13,6 +13,8 @@ import onnxruntime as ort
 
 import qcompile.runtime_ops as runtime_ops
 from qcompile.errors import InputError
+from qcompile.load import read
+from qcompile.manifest import mismatch
 from qcompile.provenance import attach
 from qcompile.session import session_options
 
@@ -52,7 +54,7 @@ class Artifact:
                 f"{path} has manifest version {version}; this qcompile reads {MANIFEST_VERSION}: "
                 "compile the model again"
             )
-        missing = _missing(data)
+        missing = _missing(data) or mismatch(data)
         if missing is not None:
             raise InputError(f"{path} is damaged: {missing}: compile the model again")
         for name, facts in data["content"]["files"].items():
@@ -71,7 +73,7 @@ class Artifact:
 
     def model(self) -> ir.Model:
         """The compiled graph, its nodes and values marked with what they stand for."""
-        model = ir.load(self.folder / MODEL)
+        model = read(self.folder / MODEL)
         attach(model, self.content.get("provenance", {}))
         return model
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from qcompile.graph import attribute, is_op
+from qcompile.graph import attribute, input_of, is_constant, is_op
 from qcompile.imported import ImportedWeight, imported_weight, input_spec, is_nbits
 from qcompile.plan import NodePlan
 from qcompile.recipe import Recipe
@@ -58,6 +58,13 @@ def _odd(node: ir.Node) -> str | None:
     """What no kernel does, whatever the numbers."""
     if is_op(node, "Conv") and attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return f"auto_pad {attribute(node, 'auto_pad')} depends on the input's size"
+    bias = input_of(node, 2) if is_op(node, "Conv", "Gemm") else None
+    if (
+        bias is not None
+        and not is_constant(bias)
+        and not is_op(bias.producer(), "DequantizeLinear")
+    ):
+        return f"its bias {bias.name} is computed at run time"
     plain = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
     if is_op(node, "Gemm") and (not plain or attribute(node, "transA", 0)):
         return "Gemm with alpha, beta or transA"

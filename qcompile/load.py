@@ -40,6 +40,20 @@ DOMAINS = {
 def load(path: str | Path) -> ir.Model:
     """The model of the file. InputError names the file, what is wrong, and the cure."""
     path = Path(path)
+    model = read(path)
+    _name_standard_domain(model)
+    _check_graph(model, path)
+    _check_domains(model, path)
+    _check_values(model, path)
+    _refuse(path, [*sort_nodes(model), *problems(model)])
+    _check_external(model, path)
+    model = _without_bfloat16(model, path)
+    check_opens(model)
+    return model
+
+
+def read(path: Path) -> ir.Model:
+    """Any ONNX file, its data mapped; InputError where there is none or its bytes are damaged."""
     if not path.exists():
         raise InputError(f"{path}: no such file")
     if path.is_dir():
@@ -60,14 +74,6 @@ def load(path: str | Path) -> ir.Model:
         raise InputError(
             f"{path} is not an ONNX model, or it is truncated ({size} bytes could not be parsed)"
         ) from None
-    _name_standard_domain(model)
-    _check_graph(model, path)
-    _check_domains(model, path)
-    _check_values(model, path)
-    _refuse(path, [*sort_nodes(model), *problems(model)])
-    _check_external(model, path)
-    model = _without_bfloat16(model, path)
-    check_opens(model)
     return model
 
 

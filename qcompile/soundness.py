@@ -9,9 +9,11 @@ import networkx as nx
 import onnx
 import onnx_ir as ir
 
-from qcompile.graph import attribute, static_shape
+from qcompile.graph import attribute, is_op, static_shape
 
 _LARGEST_INPUT = 1 << 34  # elements of one input: 64 GiB of floats
+_LARGEST_STEP = 1 << 20  # of a window: what the op library takes
+_WINDOWED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 
 
 def file_problems(proto: onnx.ModelProto) -> Iterator[str]:
@@ -70,6 +72,8 @@ def problems(model: ir.Model) -> Iterator[str]:
             if value.producer() is None and value not in known and graph is model.graph:
                 yield f'output "{value.name}" is not produced by any node'
         for node in graph:
+            if is_op(node, *_WINDOWED):
+                yield from _window_problems(node)
             if node.op_type == "Conv" and node.domain == "" and len(node.inputs) > 1:
                 yield from _group_problems(node)
     for value in (*model.graph.inputs, *model.graph.outputs):
@@ -82,6 +86,16 @@ def problems(model: ir.Model) -> Iterator[str]:
             yield f'input "{value.name}" has the shape {value.shape}; sizes are 0 or more'
         elif _product(sizes) > _LARGEST_INPUT:
             yield f'input "{value.name}" has the shape {value.shape}, which is too large'
+
+
+def _window_problems(node: ir.Node) -> Iterator[str]:
+    for name in ("kernel_shape", "strides", "pads", "dilations"):
+        values = attribute(node, name, ())
+        if isinstance(values, tuple) and any(v > _LARGEST_STEP for v in values):
+            yield (
+                f'{node.op_type} "{node.name}" has {name} {list(values)}; at most {_LARGEST_STEP} '
+                "of each are possible"
+            )
 
 
 def _group_problems(node: ir.Node) -> Iterator[str]:

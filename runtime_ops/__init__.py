@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The custom-op library of ONNX Runtime (domain com.qcompile): its place, its list, its use."""
 
+import functools
 import os
 import re
 import subprocess
@@ -75,11 +76,12 @@ except Exception:
 """
 
 
+@functools.cache
 def supported_isas() -> tuple[str, ...]:
     """The instruction sets that this processor and this build run, worst first.
 
-    QCOMPILE_ISA chooses one. The library itself is asked, each time in a process of its own: a
-    process keeps the kernels of its last registration.
+    QCOMPILE_ISA chooses one. The library itself is asked, each in a process of its own: a process
+    keeps the kernels of its last registration.
     """
     return tuple(
         isa

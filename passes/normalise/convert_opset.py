@@ -14,7 +14,7 @@ Refuses: with an InputError Scan of opset 8, BatchNormalization in training mode
 and a mask of Dropout that is read, which newer opsets cannot say; a function in another opset
 than the model that has an op which differs between the two.
 
-Opsets 27 and 28 bring new ops and more types to old ones, for which ONNX Runtime 1.32 has no kernels
+Opsets 27 and 28 bring new ops, and types to old ones: for some ONNX Runtime 1.32 has no kernels
 (DequantizeLinear-28). A model with an op that opset 26 lacks keeps its own.
 
 Weights are not touched, be they large or in another file. The model of the user is what the result

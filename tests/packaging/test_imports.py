@@ -33,7 +33,17 @@ ORDER = (
     (
         *("load", "normalise", "annotate", "calibrate", "transform", "lower"),
         *("pack", "emit", "verify", "report", "provenance"),
-        *("artifact", "data", "measure", "soundness", "reference", "spread", "stage", "verdict"),
+        *(
+            "artifact",
+            "manifest",
+            "data",
+            "measure",
+            "soundness",
+            "reference",
+            "spread",
+            "stage",
+            "verdict",
+        ),
         *("calibration_cache", "images", "inspection", "progress", "reasons", "user_function"),
         *(
             "compare",

@@ -3,15 +3,16 @@
 
 import json
 import random
-import shutil
-from collections.abc import Callable
+import tomllib
 from pathlib import Path
 
 import onnx
+import yaml
 from onnx import AttributeProto, TensorProto
 
 INTEGERS = (0, 1, -1, 2, 3, 7, 31, 33, 255, 2**15, 2**31 - 1, -(2**31), 2**40, 2**63 - 1, -(2**63))
 WORDS = ("", "x", "../x", "/etc/passwd", "\x00", "a\nb", "int99", "n16k4/2", "é" * 40)
+PRESETS = ("w8a8", "w4a8-dynamic", "w9a8", "w4")
 YAML = """preset: w4a8-dynamic
 edge_bits: 8
 block_size: 32
@@ -53,7 +54,7 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
 
 def mutate_model(model: onnx.ModelProto, rng: random.Random) -> onnx.ModelProto:
     """One change in the structure: a tensor's, an attribute's, a node's, a value's."""
-    ways = (_tensor, _attribute, _node, _value, _opset)
+    ways = (_tensor, _tensor, _attribute, _attribute, _node, _value, _opset)
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     rng.choice(ways)(changed, rng)
@@ -147,42 +148,69 @@ def _opset(model: onnx.ModelProto, rng: random.Random) -> None:
         model.ir_version = rng.choice((0, 1, 3, 13, 99, 2**40))
 
 
-def mutate_artifact(folder: Path, source: Path, rng: random.Random) -> None:
-    """A copy of the artifact with one fault in its model, its weights or its manifest."""
-    shutil.copytree(source, folder)
-    path, way = folder / "model.onnx", rng.randrange(10)
-    if way < 6:  # the structure of the model: every tensor and attribute has its turn
-        model = onnx.load(path, load_external_data=False)
-        changes: tuple[Callable, ...] = (_tensor, _attribute, _attribute, _node, _value)
-        rng.choice(changes)(model, rng)
-        path.write_bytes(model.SerializeToString())
-    elif way == 6:
-        path.write_bytes(mutate_bytes(path.read_bytes(), rng))
-    elif way == 7 and (folder / "model.onnx.data").is_file():
+def mutate_artifact(folder: Path, rng: random.Random) -> None:
+    """One fault in the bytes of the model, in its weights, its graph or its manifest."""
+    path, manifest, way = folder / "model.onnx", folder / "manifest.json", rng.randrange(7)
+    if way < 2:
+        rewrite(path, mutate_bytes(path.read_bytes(), rng))
+    elif way == 2 and (folder / "model.onnx.data").is_file():
         data = folder / "model.onnx.data"
-        data.write_bytes(mutate_bytes(data.read_bytes(), rng))
-    elif way == 8:
-        _manifest_value(folder / "manifest.json", rng)
+        rewrite(data, mutate_bytes(data.read_bytes(), rng))
+    elif way < 5:
+        model = onnx.load(path, load_external_data=False)
+        rng.choice((_node, _value, _opset))(model, rng)
+        rewrite(path, model.SerializeToString())
+    elif way == 5:
+        rewrite(manifest, _manifest_value(manifest, rng))
         return
     else:
-        manifest = folder / "manifest.json"
-        manifest.write_bytes(mutate_bytes(manifest.read_bytes(), rng))
+        rewrite(manifest, mutate_bytes(manifest.read_bytes(), rng))
         return
-    _agree_on_sizes(folder)
+    agree_on_sizes(folder)
 
 
-def _agree_on_sizes(folder: Path) -> None:
+def rewrite(path: Path, data: bytes) -> None:
+    """New bytes in a new file: the old one may be a link to a seed."""
+    path.unlink()
+    path.write_bytes(data)
+
+
+def agree_on_sizes(folder: Path) -> None:
     """The manifest says the sizes that the damaged files have, so that loading goes on."""
     manifest = folder / "manifest.json"
     content = json.loads(manifest.read_text(encoding="utf-8"))
     for name, facts in content["content"]["files"].items():
         facts["bytes"] = (folder / name).stat().st_size
-    manifest.write_text(json.dumps(content), encoding="utf-8")
+    rewrite(manifest, json.dumps(content).encode())
 
 
-def _manifest_value(path: Path, rng: random.Random) -> None:
+def mutate_recipe(text: str, suffix: str, rng: random.Random) -> bytes:
+    """Damaged bytes, or another value in a place of the recipe."""
+    if rng.random() < 0.5:
+        return mutate_bytes(text.encode(), rng)
+    content = yaml.safe_load(text) if suffix == ".yaml" else tomllib.loads(text)
+    _change_value(content, (None, [], {}, "x", "", -1, 0, 2**70, 0.5, True, *PRESETS), rng)
+    return (json.dumps(content) if suffix == ".yaml" else _as_toml(content)).encode()
+
+
+def _as_toml(content: dict) -> str:
+    """Of what JSON says alike: strings, numbers and lists."""
+    rows = [(k, v) for k, v in content.items() if v is not None and not isinstance(v, dict | list)]
+    lines = [f"{k} = {json.dumps(v)}" for k, v in rows]
+    for rule in content.get("rules") or []:
+        facts = rule.items() if isinstance(rule, dict) else []
+        lines += ["[[rules]]", *(f"{k} = {json.dumps(v)}" for k, v in facts if v is not None)]
+    return "\n".join(lines)
+
+
+def _manifest_value(path: Path, rng: random.Random) -> bytes:
     content = json.loads(path.read_text(encoding="utf-8"))
-    place = content
+    _change_value(content, (None, [], {}, "x", "../x", -1, 2**70, 0.5, True), rng)
+    return json.dumps(content).encode()
+
+
+def _change_value(place: dict | list, values: tuple, rng: random.Random) -> None:
+    """One of the values in a random place, or nothing there."""
     while True:
         key = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
         inner = place[key]
@@ -192,5 +220,4 @@ def _manifest_value(path: Path, rng: random.Random) -> None:
     if rng.random() < 0.3:
         del place[key]
     else:
-        place[key] = rng.choice((None, [], {}, "x", "../x", -1, 2**70, 0.5, True))
-    path.write_text(json.dumps(content), encoding="utf-8")
+        place[key] = rng.choice(values)

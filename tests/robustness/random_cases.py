@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random cases, named by their seed: a graph, a recipe, a target and data."""
+"""Random cases: a graph, a recipe, a target and data, drawn by Hypothesis, so that they shrink."""
 
-import random
 from dataclasses import dataclass
 from typing import Any
+
+from hypothesis import strategies as st
 
 import qcompile
 from qcompile import targets
@@ -29,6 +30,9 @@ OPS = (
 )
 
 
+MOST_OPS = 12
+
+
 @dataclass(frozen=True)
 class Case:
     """What is handed to qcompile.compile."""
@@ -36,33 +40,42 @@ class Case:
     net: RandomNet
     target: str
     recipe: qcompile.Recipe
-    data: dict[str, Any] | None
+    has_data: bool
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """Calibration data."""
+        count = 8 if self.net.has_free_batch else BATCH
+        return self.net.feed(count) if self.has_data else None
 
 
-def random_graph(seed: int, num_ops: int | None = None) -> RandomNet:
-    """The graph of that seed, or the start of it."""
-    net = RandomNet(seed)
-    draw = net.draw
-    side = draw.choice((4, 6, 7, 8))
-    net.source(
-        draw.choice(((3, side, side), (8, side, side + 1), (4, 16), (5, 24), (32,), (16, side)))
-    )
-    wanted = draw.randrange(2, 13)
-    for i in range(wanted if num_ops is None else min(num_ops, wanted)):
-        draw.choice(OPS if i else (ops.conv, ops.matmul, *OPS))(net)
+# An op and the seed of what it decides: either can be cut or made smaller alone.
+STEP = st.tuples(st.sampled_from(OPS), st.integers(0, 255))
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> RandomNet:
+    """A graph of at least one product."""
+    first = draw(st.sampled_from((ops.matmul, ops.conv, *OPS)))
+    steps = draw(st.lists(STEP, max_size=MOST_OPS - 1))
+    net = RandomNet(draw(st.integers(0, 255)))
+    side = draw(st.sampled_from((4, 6, 7, 8)))
+    sources = ((3, side, side), (8, side, side + 1), (4, 16), (5, 24), (32,), (16, side))
+    net.source(draw(st.sampled_from(sources)))
+    for op, seed in ((first, 0), *steps):
+        net.draw.seed(seed)
+        op(net)
     if not any(n.op_type in ("Conv", "MatMul", "Gemm") for n in net.nodes):
         ops.matmul(net)
     net.close()
     return net
 
 
-def random_case(seed: int, num_ops: int | None = None) -> Case:
-    """The case of that seed."""
-    net = random_graph(seed, num_ops)
-    rng = random.Random(-seed - 1)
-    preset = rng.choice(PRESETS)
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """A graph with a preset that it may have, a target and perhaps data."""
+    net, preset = draw(graphs()), draw(st.sampled_from(PRESETS))
     is_static = qcompile.recipe.Preset.parse(preset).activation == "static"
-    has_data = is_static or rng.random() < 0.4
-    data = net.feed(8 if net.has_free_batch else BATCH) if has_data else None
-    target = rng.choice(tuple(targets.TARGETS))
-    return Case(net, target, qcompile.Recipe(preset=preset), data)
+    has_data = is_static or draw(st.integers(0, 4)) > 2
+    target = draw(st.sampled_from(tuple(targets.TARGETS)))
+    return Case(net, target, qcompile.Recipe(preset=preset), has_data)

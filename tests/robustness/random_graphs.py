@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random graphs, named by their seed: the ops of random_ops.py put one after another.
-
-A graph of fewer ops is the start of the longer one of the same seed, so a failure shrinks by hand:
-`random_graph(seed, num_ops)`.
-"""
+"""Random graphs: the ops of random_ops.py put one after another."""
 
 import random
 from collections.abc import Callable
@@ -29,6 +25,10 @@ class RandomNet(Net):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.has_free_batch = self.draw.random() < 0.7
         self.num_names = 0
+
+    def __repr__(self) -> str:
+        """The graph as text: what Hypothesis shows of a failure."""
+        return f"\n{onnx.printer.to_text(self.proto(check=False).graph)}"
 
     def name(self, word: str) -> str:
         """A new name."""
