@@ -12,6 +12,7 @@ from qcompile.passes.lower.lower_conv import LowerConv
 from qcompile.passes.lower.lower_function import LowerFunction
 from qcompile.passes.lower.lower_gather import LowerGather
 from qcompile.passes.lower.lower_gather_into_standard_ops import LowerGatherIntoStandardOps
+from qcompile.passes.lower.lower_layer_norm import LowerLayerNorm
 from qcompile.passes.lower.lower_lstm_into_dynamic_quantize_lstm import (
     LowerLstmIntoDynamicQuantizeLstm,
 )
@@ -20,6 +21,7 @@ from qcompile.passes.lower.lower_matmul_into_matmul_nbits import LowerMatmulInto
 from qcompile.passes.lower.lower_pool import LowerPool
 from qcompile.passes.lower.lower_product_into_integer_op import LowerProductIntoIntegerOp
 from qcompile.passes.lower.lower_resize import LowerResize
+from qcompile.passes.lower.lower_softmax import LowerSoftmax
 from qcompile.passes.lower.lower_split import LowerSplit
 from qcompile.passes.lower.move_dequantize_past_data_op import MoveDequantizePastDataOp
 from qcompile.passes.lower.move_shape_before_dequantize import MoveShapeBeforeDequantize
@@ -140,6 +142,8 @@ def LOWER_CPU() -> list[Pass]:
         LowerAdd(),
         LowerPool(),
         LowerResize(),
+        LowerLayerNorm(),
+        LowerSoftmax(),
         FoldDequantizeIntoFloats(),  # a number among them makes a function of the op
         LowerFunction(),
         LowerConcat(),

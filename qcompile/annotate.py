@@ -75,7 +75,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     if preset is None:
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
-    return spread_activations(model.graph, plan, gives_floats=target.gives_floats)
+    return spread_activations(model.graph, plan, target)
 
 
 def choose_preset(recipe: Recipe, *, has_data: bool) -> tuple[Preset, list[str]]:

@@ -68,6 +68,15 @@ def why_not_moved(node: ir.Node) -> str | None:
     return None
 
 
+def softmax_axis(node: ir.Node) -> int | str:
+    """The axis of a Softmax, the last one or the channels of maps; a str says why it is float."""
+    size, given = rank(node.inputs[0]), int(attribute(node, "axis", -1))
+    if size is None:
+        return "Softmax: the rank of its input is not known"
+    axis = given % size
+    return axis if axis + 1 == size or (axis, size) == (1, 4) else f"Softmax: over axis {axis}"
+
+
 def is_linear_resize(node: ir.Node) -> bool:
     """Whether QResize may run the op: it computes new values, with a scale of their own."""
     return is_op(node, "Resize") and attribute(node, "mode", "nearest") == "linear"

@@ -134,7 +134,7 @@ def check_floats(
         piece = piece_between(quantized, [read.name or ""], float_name(node))
         dtype, bound = read.dtype, sum_bound(node)
         for run in runs:
-            x, actual = (as_nchw(v, run[v.name or ""]) for v in (value, made))
+            x, actual = (as_nchw(node, run[v.name or ""]) for v in (value, made))
             fed = x if dtype is None else x.astype(dtype.numpy(), copy=False)
             expected = piece.run(None, {read.name: fed})[0]
             largest = largest_input(node, x)

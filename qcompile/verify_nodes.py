@@ -155,11 +155,11 @@ def check_qdq(packed: ir.Model, quantized: ir.Model, runs: list[Recorded]) -> li
     for run in runs:
         for node in nodes:
             feed = {
-                name: as_nchw(v, run.values[v.name or ""])
+                name: as_nchw(node, run.values[v.name or ""])
                 for name, v in zip(source_names(node), activation_inputs(node), strict=True)
             }
             expected = pieces[node.name].run(None, feed)[0]
-            actual = as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""])
+            actual = as_nchw(node, run.values[node.outputs[0].name or ""])
             gap = np.abs(expected.astype(np.int32) - actual)
             count += gap.size
             counted = gap > 0
@@ -223,9 +223,7 @@ def layer_sqnr(
     for run, feed in zip(runs, data, strict=True):
         floats = dict(zip(names, session.run(names, feed), strict=True))
         for node, name in nodes.items():
-            out = as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""]).astype(
-                np.float64
-            )
+            out = as_nchw(node, run.values[node.outputs[0].name or ""]).astype(np.float64)
             if "qcompile.scale" in node.metadata_props:
                 zero_point = int(node.metadata_props["qcompile.zero_point"])
                 out = (out - zero_point) * float(node.metadata_props["qcompile.scale"])

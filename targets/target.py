@@ -29,6 +29,7 @@ class Target:
     dynamic_note: how the target's dynamic activations differ from numerics, if they do.
     integer_note: what products of two kinds of codes need of the processor or the session.
     gives_floats: whether a static product may give floats.
+    has_row_ops: whether LayerNormalization, RMSNorm and Softmax run on codes.
     """
 
     name: str
@@ -44,3 +45,4 @@ class Target:
     dynamic_note: str = ""
     integer_note: str = ""
     gives_floats: bool = True
+    has_row_ops: bool = True
