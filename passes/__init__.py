@@ -39,7 +39,9 @@ from qcompile.passes.normalise.fold_data_op_into_weight import FoldDataOpIntoWei
 from qcompile.passes.normalise.fold_pad_into_conv import FoldPadIntoConv
 from qcompile.passes.normalise.fold_quantize_into_codes import FoldQuantizeIntoCodes
 from qcompile.passes.normalise.fold_shape_into_reshape import FoldShapeIntoReshape
+from qcompile.passes.normalise.fuse_moments_into_layer_norm import FuseMomentsIntoLayerNorm
 from qcompile.passes.normalise.fuse_reciprocal_into_div import FuseReciprocalIntoDiv
+from qcompile.passes.normalise.fuse_softmax import FuseSoftmax
 from qcompile.passes.normalise.insert_height_into_conv import InsertHeightIntoConv
 from qcompile.passes.normalise.insert_names import InsertNames
 from qcompile.passes.normalise.insert_quantizer_behind_data_op import (
@@ -58,11 +60,13 @@ from qcompile.passes.normalise.remove_unused import RemoveUnused
 from qcompile.passes.normalise.split_attention import SplitAttention
 from qcompile.passes.normalise.split_batch_norm import SplitBatchNorm
 from qcompile.passes.normalise.split_batched_weight import SplitBatchedWeight
+from qcompile.passes.normalise.split_bias_gelu import SplitBiasGelu
 from qcompile.passes.normalise.split_dynamic_product import SplitDynamicProduct
 from qcompile.passes.normalise.split_embed_layer_norm import SplitEmbedLayerNorm
 from qcompile.passes.normalise.split_fused_product import SplitFusedProduct
 from qcompile.passes.normalise.split_gemm import SplitGemm
 from qcompile.passes.normalise.split_qlinear_op_into_qdq import SplitQlinearOpIntoQdq
+from qcompile.passes.normalise.split_skip_layer_norm import SplitSkipLayerNorm
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.correct_bias import CorrectBias
 from qcompile.passes.transform.insert_quantizers import InsertQuantizers
@@ -95,6 +99,8 @@ def NORMALISE() -> list[Pass]:
         SplitFusedProduct(),
         SplitAttention(),
         SplitEmbedLayerNorm(),
+        SplitSkipLayerNorm(),
+        SplitBiasGelu(),
         LowerEinsumIntoMatmul(),
         SplitGemm(),
         SplitBatchedWeight(),
@@ -108,6 +114,8 @@ def NORMALISE() -> list[Pass]:
         FoldAffineIntoNextConv(),
         LowerConvTransposeIntoConv(),
         FuseReciprocalIntoDiv(),
+        FuseMomentsIntoLayerNorm(),
+        FuseSoftmax(),
         InsertHeightIntoConv(),
         MoveSqueezePastOp(),
         FoldShapeIntoReshape(),

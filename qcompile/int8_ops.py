@@ -20,7 +20,10 @@ FUNCTIONS = (
     *("Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "Celu", "ThresholdedRelu"),
     *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Softsign", "Mish", "Gelu"),
     *("Erf", "Exp", "Neg", "Abs", "Sqrt", "Pow", "Add", "Sub", "Mul", "Div", "Min", "Max"),
+    *("Log", "Reciprocal", "Sin", "Cos", "Tan", "Sinh", "Cosh", "Asin", "Acos", "Atan"),
+    *("Asinh", "Acosh", "Atanh", "Sign", "Floor", "Ceil", "Round", "Shrink", "Swish"),
 )
+MICROSOFT_FUNCTIONS = ("Gelu", "FastGelu", "QuickGelu")  # with one input
 
 
 def is_function(node: ir.Node) -> bool:
@@ -28,7 +31,8 @@ def is_function(node: ir.Node) -> bool:
 
     Two inputs that are functions of the same codes make one function again, x · sigmoid(x).
     """
-    if not is_op(node, *FUNCTIONS) or node.outputs[0].dtype not in (None, ir.DataType.FLOAT):
+    is_known = is_op(node, *FUNCTIONS) or is_op(node, *MICROSOFT_FUNCTIONS, domain="com.microsoft")
+    if not is_known or node.outputs[0].dtype not in (None, ir.DataType.FLOAT):
         return False
     tensors = [v for v in node.inputs if v is not None and not is_constant(v)]
     ranks = [rank(v) for v in tensors]
