@@ -18,6 +18,7 @@ from qcompile.passes.lower.lower_conv import LowerConv
 from qcompile.passes.lower.lower_function import LowerFunction
 from qcompile.passes.lower.lower_gather import LowerGather
 from qcompile.passes.lower.lower_gather_into_standard_ops import LowerGatherIntoStandardOps
+from qcompile.passes.lower.lower_layer_norm import LowerLayerNorm
 from qcompile.passes.lower.lower_lstm_into_dynamic_quantize_lstm import (
     LowerLstmIntoDynamicQuantizeLstm,
 )
@@ -27,6 +28,7 @@ from qcompile.passes.lower.lower_pool import LowerPool
 from qcompile.passes.lower.lower_product_into_integer_op import LowerProductIntoIntegerOp
 from qcompile.passes.lower.lower_requantize_into_dyadic import LowerRequantizeIntoDyadic
 from qcompile.passes.lower.lower_resize import LowerResize
+from qcompile.passes.lower.lower_softmax import LowerSoftmax
 from qcompile.passes.lower.lower_split import LowerSplit
 from qcompile.passes.lower.move_dequantize_past_data_op import MoveDequantizePastDataOp
 from qcompile.passes.lower.move_shape_before_dequantize import MoveShapeBeforeDequantize
@@ -44,7 +46,9 @@ from qcompile.passes.normalise.fold_data_op_into_weight import FoldDataOpIntoWei
 from qcompile.passes.normalise.fold_pad_into_conv import FoldPadIntoConv
 from qcompile.passes.normalise.fold_quantize_into_codes import FoldQuantizeIntoCodes
 from qcompile.passes.normalise.fold_shape_into_reshape import FoldShapeIntoReshape
+from qcompile.passes.normalise.fuse_moments_into_layer_norm import FuseMomentsIntoLayerNorm
 from qcompile.passes.normalise.fuse_reciprocal_into_div import FuseReciprocalIntoDiv
+from qcompile.passes.normalise.fuse_softmax import FuseSoftmax
 from qcompile.passes.normalise.insert_height_into_conv import InsertHeightIntoConv
 from qcompile.passes.normalise.insert_names import InsertNames
 from qcompile.passes.normalise.insert_quantizer_behind_data_op import (
@@ -63,11 +67,13 @@ from qcompile.passes.normalise.remove_unused import RemoveUnused
 from qcompile.passes.normalise.split_attention import SplitAttention
 from qcompile.passes.normalise.split_batch_norm import SplitBatchNorm
 from qcompile.passes.normalise.split_batched_weight import SplitBatchedWeight
+from qcompile.passes.normalise.split_bias_gelu import SplitBiasGelu
 from qcompile.passes.normalise.split_dynamic_product import SplitDynamicProduct
 from qcompile.passes.normalise.split_embed_layer_norm import SplitEmbedLayerNorm
 from qcompile.passes.normalise.split_fused_product import SplitFusedProduct
 from qcompile.passes.normalise.split_gemm import SplitGemm
 from qcompile.passes.normalise.split_qlinear_op_into_qdq import SplitQlinearOpIntoQdq
+from qcompile.passes.normalise.split_skip_layer_norm import SplitSkipLayerNorm
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.correct_bias import CorrectBias
 from qcompile.passes.transform.insert_quantizers import InsertQuantizers
@@ -100,6 +106,8 @@ def NORMALISE() -> list[Pass]:
         SplitFusedProduct(),
         SplitAttention(),
         SplitEmbedLayerNorm(),
+        SplitSkipLayerNorm(),
+        SplitBiasGelu(),
         LowerEinsumIntoMatmul(),
         SplitGemm(),
         SplitBatchedWeight(),
@@ -113,6 +121,8 @@ def NORMALISE() -> list[Pass]:
         FoldAffineIntoNextConv(),
         LowerConvTransposeIntoConv(),
         FuseReciprocalIntoDiv(),
+        FuseMomentsIntoLayerNorm(),
+        FuseSoftmax(),
         InsertHeightIntoConv(),
         MoveSqueezePastOp(),
         FoldShapeIntoReshape(),
@@ -147,6 +157,8 @@ def LOWER_CPU() -> list[Pass]:
         LowerAdd(),
         LowerPool(),
         LowerResize(),
+        LowerLayerNorm(),
+        LowerSoftmax(),
         FoldDequantizeIntoFloats(),  # a number among them makes a function of the op
         LowerFunction(),
         LowerConcat(),

@@ -72,7 +72,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
     plan = replace(plan, is_integer_only=recipe.integer_only)
-    return check_plan(spread_activations(model.graph, plan, gives_floats=target.gives_floats))
+    return check_plan(spread_activations(model.graph, plan, target))
 
 
 def choose_preset(recipe: Recipe, *, has_data: bool) -> tuple[Preset, list[str]]:

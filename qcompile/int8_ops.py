@@ -20,7 +20,10 @@ FUNCTIONS = (
     *("Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Selu", "Celu", "ThresholdedRelu"),
     *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Softsign", "Mish", "Gelu"),
     *("Erf", "Exp", "Neg", "Abs", "Sqrt", "Pow", "Add", "Sub", "Mul", "Div", "Min", "Max"),
+    *("Log", "Reciprocal", "Sin", "Cos", "Tan", "Sinh", "Cosh", "Asin", "Acos", "Atan"),
+    *("Asinh", "Acosh", "Atanh", "Sign", "Floor", "Ceil", "Round", "Shrink", "Swish"),
 )
+MICROSOFT_FUNCTIONS = ("Gelu", "FastGelu", "QuickGelu")  # with one input
 
 
 def is_function(node: ir.Node) -> bool:
@@ -28,7 +31,8 @@ def is_function(node: ir.Node) -> bool:
 
     Two inputs that are functions of the same codes make one function again, x · sigmoid(x).
     """
-    if not is_op(node, *FUNCTIONS) or node.outputs[0].dtype not in (None, ir.DataType.FLOAT):
+    is_known = is_op(node, *FUNCTIONS) or is_op(node, *MICROSOFT_FUNCTIONS, domain="com.microsoft")
+    if not is_known or node.outputs[0].dtype not in (None, ir.DataType.FLOAT):
         return False
     tensors = [v for v in node.inputs if v is not None and not is_constant(v)]
     ranks = [rank(v) for v in tensors]
@@ -66,6 +70,15 @@ def why_not_moved(node: ir.Node) -> str | None:
         if attribute(node, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
             return "Resize: tf_crop_and_resize extrapolates"
     return None
+
+
+def softmax_axis(node: ir.Node) -> int | str:
+    """The axis of a Softmax, the last one or the channels of maps; a str says why it is float."""
+    size, given = rank(node.inputs[0]), int(attribute(node, "axis", -1))
+    if size is None:
+        return "Softmax: the rank of its input is not known"
+    axis = given % size
+    return axis if axis + 1 == size or (axis, size) == (1, 4) else f"Softmax: over axis {axis}"
 
 
 def is_linear_resize(node: ir.Node) -> bool:

@@ -26,9 +26,13 @@ def source_names(node: ir.Node) -> list[str]:
     return node.metadata_props["qcompile.inputs"].split("\n")
 
 
-def as_nchw(value: ir.Value, array: NDArray) -> NDArray:
-    """The array in the layout of the QDQ graph."""
-    is_nhwc = value.metadata_props.get(LAYOUT) == NHWC
+def as_nchw(node: ir.Node, array: NDArray) -> NDArray:
+    """What a compiled node reads or writes, in the layout of the QDQ graph.
+
+    A node that writes NHWC reads it, too. The value that it reads does not tell: a transpose of the
+    user's own, with which one of ours cancelled, leaves NHWC maps that the QDQ graph has as such.
+    """
+    is_nhwc = node.outputs[0].metadata_props.get(LAYOUT) == NHWC
     return np.ascontiguousarray(array.transpose(TO_NCHW)) if is_nhwc else array
 
 

@@ -14,6 +14,7 @@ from qcompile.graph import attribute, constant, input_of, is_constant
 from qcompile.numerics.add import qadd
 from qcompile.numerics.conv import Window, qconv_dynamic, qconv_scaled, qconv_static, qconv_summed
 from qcompile.numerics.gather import qgather
+from qcompile.numerics.layer_norm import qlayer_norm
 from qcompile.numerics.lut import qlut
 from qcompile.numerics.matmul import (
     qmatmul_dynamic,
@@ -25,6 +26,7 @@ from qcompile.numerics.matmul import (
 from qcompile.numerics.mul import qmul
 from qcompile.numerics.pool import qpool_average, qpool_max
 from qcompile.numerics.resize import Grid, qresize
+from qcompile.numerics.softmax import qsoftmax
 from qcompile.numerics.weight import CodedWeight
 from qcompile.pack import weight_of_packed, weight_parts, weight_rows
 from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
@@ -153,6 +155,20 @@ def _pool(node: ir.Node, inputs: list[NDArray]) -> Result:
     ), None
 
 
+def _layer_norm(node: ir.Node, inputs: list[NDArray]) -> Result:
+    gamma, beta = constant(input_of(node, 1)), constant(input_of(node, 2))
+    assert gamma is not None and beta is not None
+    is_centred, epsilon = attribute(node, "mode") == "layer", float(attribute(node, "epsilon"))
+    codes = _codes(node)
+    return qlayer_norm(inputs[0], gamma, beta, epsilon, **codes, is_centred=is_centred), None
+
+
+def _softmax(node: ir.Node, inputs: list[NDArray]) -> Result:
+    table = constant(input_of(node, 1))
+    assert table is not None
+    return qsoftmax(inputs[0], table, float(attribute(node, "multiplier")), **_codes(node)), None
+
+
 REFERENCES: dict[str, Callable[[ir.Node, list[NDArray]], Result]] = {
     "QMatMul": _matmul,
     "QConv": _conv,
@@ -162,6 +178,8 @@ REFERENCES: dict[str, Callable[[ir.Node, list[NDArray]], Result]] = {
     "QLut": _lut,
     "QResize": _resize,
     "QPool": _pool,
+    "QLayerNorm": _layer_norm,
+    "QSoftmax": _softmax,
 }
 
 

@@ -6,6 +6,10 @@ of an Add are quantized; ops that only move data keep their input's scale. An op
 its inputs are codes already, so an int8 op never forces a new quantizer into a float
 neighbourhood. Functions of one code are tables (int8_ops.py).
 
+A normalisation joins where nothing else reads its input. In a network that normalises before its
+layers the input is the sum of all layers so far, which 8 bits would round once a layer, with the
+errors adding up and a few large channels deciding the scale; it stays float.
+
 Last, codes that no quantized product reads, through int8 ops or at once, are taken back where the
 target's products can give floats: a result that leaves the int8 region is not rounded twice.
 """
@@ -22,28 +26,32 @@ from qcompile.int8_ops import (
     POOLS,
     is_function,
     is_linear_resize,
+    softmax_axis,
     why_not_moved,
     why_not_pooled,
     why_not_resized,
 )
+from qcompile.norms import LAYER_NORM, RMS_NORMS, Norm, norm_at
 from qcompile.plan import Plan
 from qcompile.products import fused_end
 from qcompile.spec import QuantSpec
+from qcompile.targets.target import Target
 
+STREAM = "other nodes read its input too, and a residual stream stays float"
 SILENT = ("Shape", "Size", "QuantizeLinear", "DequantizeLinear")
 
 
-def spread_activations(graph: ir.Graph, plan: Plan, *, gives_floats: bool) -> Plan:
+def spread_activations(graph: ir.Graph, plan: Plan, target: Target) -> Plan:
     """The plan with all that static codes reach: activations, shared statistics, reasons.
 
     Of an integer-only plan every int8 op keeps its codes; the last products give int32.
     """
-    spread = _Spread()
+    spread = _Spread(target.has_row_ops)
     for node in graph:
         spread.visit(node, plan)
     if plan.is_integer_only:
         spread.read.update(o for node, _, outputs in spread.steps for o in outputs)
-    if gives_floats:
+    if target.gives_floats:
         spread.keep_what_products_read()
     return replace(plan, activations=spread.specs, leaders=spread.leaders, reasons=spread.reasons)
 
@@ -55,6 +63,7 @@ class _Spread:
     steps: what int8 ops read and write, in order; read: what static products read.
     """
 
+    has_row_ops: bool
     specs: dict[str, QuantSpec] = field(default_factory=dict)
     leaders: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -76,6 +85,8 @@ class _Spread:
                     self.read.add(end.name or "")
             return
         if all(v.name in self.specs for v in node.outputs) or is_op(node, *SILENT):
+            return
+        if self._is_norm(node):
             return
         data = [v for v in node.inputs if v is not None and not is_constant(v)]
         if not any(self._can_be_codes(v) for v in data):
@@ -105,6 +116,14 @@ class _Spread:
             return None
         if not self._can_be_codes(data[0]) or data[0] is not node.inputs[0]:
             return None
+        if is_op(node, LAYER_NORM, *RMS_NORMS) and self.has_row_ops:
+            return str(norm_at(node))
+        if is_op(node, "Softmax") and self.has_row_ops:
+            axis = softmax_axis(node)
+            if isinstance(axis, str):
+                return axis
+            self._step(node, data[:1], [node.outputs[0]])
+            return None
         if is_linear_resize(node):
             reason = why_not_resized(node)
             if reason is None:
@@ -123,6 +142,19 @@ class _Spread:
         if is_op(node, *FUNCTIONS):
             return f"{node.op_type}: it is no function of one tensor of known rank and of numbers"
         return f"{node.op_type} has no int8 kernel"
+
+    def _is_norm(self, node: ir.Node) -> bool:
+        """Codes for a normalisation of codes; nodes of a chain that came before have no reason."""
+        norm = norm_at(node) if self.has_row_ops else None
+        if not isinstance(norm, Norm) or not self._can_be_codes(norm.source):
+            return False
+        if not norm.reads_alone():
+            self.reasons[node.name or ""] = f"{node.op_type}: {STREAM}"
+            return True
+        self._step(node, [norm.source], [fused_end(norm.inside[-1])])
+        for each in norm.inside:
+            self.reasons.pop(each.name or "", None)
+        return True
 
     def _root(self, value: ir.Value) -> str | None:
         """The codes that the value is a function of, or itself where it is quantized."""

@@ -143,7 +143,7 @@ def check_floats(
             part = None if rows is None else (rows, int(node.attributes["N"].value))
             piece = piece_between(quantized, [read.name or ""], float_name(node), part=part)
             for run in runs:
-                x, actual = (as_nchw(v, run[v.name or ""]) for v in (value, made))
+                x, actual = (as_nchw(node, run[v.name or ""]) for v in (value, made))
                 fed = x if dtype is None else x.astype(dtype.numpy(), copy=False)
                 expected = piece.run(None, {read.name: fed})[0]
                 limits = np.broadcast_to(bound(largest_input(node, x)), actual.shape)

@@ -174,11 +174,11 @@ def check_qdq(packed: ir.Model, quantized: ir.Model, runs: list[Recorded]) -> li
     for run in runs:
         for node in nodes:
             feed = {
-                name: as_nchw(v, run.values[v.name or ""])
+                name: as_nchw(node, run.values[v.name or ""])
                 for name, v in zip(source_names(node), activation_inputs(node), strict=True)
             }
             expected = pieces[node.name].run(None, feed)[0]
-            actual = as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""])
+            actual = as_nchw(node, run.values[node.outputs[0].name or ""])
             gap = np.abs(expected.astype(np.int32) - actual)
             count += gap.size
             counted = gap > 0
@@ -258,7 +258,7 @@ def layer_sqnr(
 
 def _powers(node: ir.Node, real: NDArray, run: Recorded) -> tuple[float, float]:
     """Σ x² of the float values and Σ (x − y)² of what the node gave."""
-    out = as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""]).astype(np.float64)
+    out = as_nchw(node, run.values[node.outputs[0].name or ""]).astype(np.float64)
     if "qcompile.scale" in node.metadata_props:
         zero_point = int(node.metadata_props["qcompile.zero_point"])
         out = (out - zero_point) * float(node.metadata_props["qcompile.scale"])

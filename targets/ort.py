@@ -74,6 +74,7 @@ ORT = Target(
     kernel=kernel,
     lower=LOWER_ORT,
     packs=False,
+    has_row_ops=False,
     gives_floats=False,  # ONNX Runtime fuses a Conv only with a quantizer behind it
     weight_bits=weight_bits,
     dynamic_note=(

@@ -30,6 +30,7 @@ class Target:
     integer_note: what products of two kinds of codes need of the processor or the session.
     gives_floats: whether a static product may give floats.
     lower_integer: the passes of --integer-only, where the target has that form.
+    has_row_ops: whether LayerNormalization, RMSNorm and Softmax run on codes.
     """
 
     name: str
@@ -46,3 +47,4 @@ class Target:
     integer_note: str = ""
     gives_floats: bool = True
     lower_integer: Callable[[], list[ir.passes.InPlacePass]] | None = None
+    has_row_ops: bool = True

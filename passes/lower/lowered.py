@@ -5,6 +5,7 @@ Inputs of a weighted op: X (indices for QGather), codes int8 [N, K], bias, multi
 scale [N, num_blocks], zero_point; pack folds the last two into the second.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from qcompile.graph import (
     derived_initializer,
     input_of,
     new_node,
+    remove_dead,
+    replace,
 )
 from qcompile.numerics.dyadic import as_float
 from qcompile.numerics.requantize import multiplier
@@ -207,3 +210,30 @@ def transpose(value: ir.Value, perm: tuple[int, ...], output: str) -> ir.Node:
     if perm == TO_NHWC:
         node.outputs[0].metadata_props[LAYOUT] = NHWC
     return node
+
+
+def replace_row_op(
+    made: ir.Node, static: Static, end: End, inside: Sequence[ir.Node], *, is_last: bool
+) -> None:
+    """Put an op of rows in place of the nodes `inside`; it gives the codes of `end`.
+
+    Unless its axis is the last one, it is that of the channels of maps: the op stands between two
+    transposes.
+    """
+    graph, out, result = end.passed[-1].graph, end.codes, made.outputs[0]
+    assert isinstance(graph, ir.Graph)
+    name, inserted = out.name or "", [made]
+    remember(made, [static.codes], end)
+    result.shape = out.shape
+    result.metadata_props.update(out.metadata_props)
+    if not is_last:
+        before = transpose(static.codes, TO_NHWC, f"{name}_x_nhwc")
+        made.replace_input_with(0, before.outputs[0])
+        result.name, result.shape = f"{name}_nhwc", permuted(out.shape, TO_NHWC)
+        result.metadata_props[LAYOUT] = NHWC
+        inserted = [before, made, transpose(result, TO_NCHW, f"{name}_nchw")]
+    graph.insert_after(end.passed[-1], inserted)
+    fresh = inserted[-1].outputs[0]
+    replace(out, fresh)
+    remove_dead(graph, [*inside, *end.passed])
+    fresh.name = name

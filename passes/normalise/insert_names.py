@@ -33,6 +33,6 @@ class InsertNames(ir.passes.InPlacePass):
                 modified = True
         modified |= bool(common.NameFixPass()(model).modified)
         modified |= infer_shapes(model)
-        if infer_types(model):
+        while infer_types(model):  # what follows may be such an op again
             modified |= infer_shapes(model)
         return ir.passes.PassResult(model, modified)

@@ -18,6 +18,7 @@ ORDER = (
     (
         "int8_ops",
         "layouts",
+        "norms",
         "observers",
         "imported",
         "plan",

@@ -94,8 +94,8 @@ def test_layer_norm_refuses():
     for changes, message in [
         ({"mode": "batch"}, 'mode = "batch"; it is layer or rms (docs/ops.md). Correct mode.'),
         ({"epsilon": -1.0}, "epsilon is negative or no number (N28). Correct epsilon."),
-        ({"x_zero_point": 256}, "x_zero_point = 256 is not in 0 ... 255 (docs/ops.md). Correct x_zero_point."),
-    ]:  # fmt: skip
+        ({"y_max": 256}, "y_max = 256 is not in 0 ... 255 (docs/ops.md). Correct y_max."),
+    ]:
         assert refusal("QLayerNorm", [x, one, one], NORM | changes, U8) == head + message
     assert refusal("QLayerNorm", [x, one, one[:35]], NORM, U8) == (
         head + "X is [2, 36], gamma or beta is [35] (docs/ops.md: gamma [K], beta [K]). "

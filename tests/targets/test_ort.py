@@ -126,8 +126,8 @@ def test_static_codes_of_cpu_and_ort_agree_node_by_node(tmp_path: Path, images: 
         for node in nodes:
             piece = qdq_piece(qdq, node, optimise=True)
             inputs = zip(source_names(node), activation_inputs(node), strict=True)
-            feed = {name: as_nchw(v, run.values[v.name or ""]) for name, v in inputs}
-            actual = as_nchw(node.outputs[0], run.values[node.outputs[0].name or ""])
+            feed = {name: as_nchw(node, run.values[v.name or ""]) for name, v in inputs}
+            actual = as_nchw(node, run.values[node.outputs[0].name or ""])
             gap = np.abs(piece.run(None, feed)[0].astype(np.int32) - actual)
             assert gap.max() <= 1, node.name
             assert (gap > 0).mean() <= QDQ_SHARE, node.name
