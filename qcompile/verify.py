@@ -203,10 +203,11 @@ def check_activations(quantized: ir.Model, plan: Plan, data: Data) -> list[Check
         for source, made, node in pairs:
             name = source.name or "" if source is not None else ""
             codes = found[made.name or ""]
-            scale, point = constant(node.inputs[1]), constant(node.inputs[2])
-            expected = quantize(
-                found[name], np.asarray(scale), np.asarray(point), spec.format, symmetric=False
-            )
+            scale, point = (np.asarray(constant(node.inputs[i])) for i in (1, 2))
+            if scale.ndim:  # along axis 1
+                shape = (-1, *[1] * (codes.ndim - 2))
+                scale, point = scale.reshape(shape), point.reshape(shape)
+            expected = quantize(found[name], scale, point, spec.format, symmetric=False)
             bad = int((expected != codes).sum())
             count += codes.size
             if bad:

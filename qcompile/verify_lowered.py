@@ -9,7 +9,7 @@ from qcompile.graph import DOMAIN, constant, input_of, is_constant, is_op, only_
 from qcompile.memory import in_threads
 from qcompile.numerics.requantize import multiplier
 from qcompile.pack import PACKED_OPS, weight_parts
-from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
+from qcompile.passes.lower.lowered import BIAS, MULTIPLIER, output_scale
 from qcompile.pieces import OUTPUT, as_nchw, float_name, piece_between
 from qcompile.sum_bounds import largest_input, sum_bound
 from qcompile.verdict import Check
@@ -112,8 +112,8 @@ def _multiplier(node: ir.Node, original: ir.Node, scale: NDArray, n: int) -> NDA
     back = source.producer() if source is not None else None
     x_scale = constant(back.inputs[1]) if back is not None else None
     assert x_scale is not None
-    y_scale = float(node.metadata_props.get("qcompile.scale", 1))  # N16 has none
-    return multiplier(float(x_scale), np.broadcast_to(scale.reshape(-1), (n,)), y_scale)
+    w_scale = np.broadcast_to(scale.reshape(-1), (n,))
+    return multiplier(x_scale.reshape(-1), w_scale, output_scale(node))
 
 
 def check_floats(
