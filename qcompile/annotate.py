@@ -11,7 +11,7 @@ from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.integer_only import check_plan, problems_of
 from qcompile.plan import NodePlan, Plan
-from qcompile.products import weight_of
+from qcompile.products import is_depthwise, weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.recurrent import plan_recurrent, recurrent_notes
 from qcompile.spec import QuantSpec
@@ -19,12 +19,14 @@ from qcompile.spread import spread_activations
 from qcompile.targets.target import Request, Target
 from qcompile.weighted import (
     FLOAT_OPS,
+    channel_spec,
     edge_nodes,
     held_elements,
     inside_subgraphs,
     is_weighted,
     left_weight,
     not_codable,
+    nothing_to_quantize,
 )
 
 BLOCK_SIZE = 32
@@ -90,18 +92,6 @@ def choose_preset(recipe: Recipe, *, has_data: bool) -> tuple[Preset, list[str]]
     return preset, []
 
 
-def nothing_to_quantize(nodes: dict[str, NodePlan]) -> str:
-    """The message when no node of the model can be quantized."""
-    if not nodes:
-        return (
-            "nothing to quantize: the model has no Conv, MatMul or Gemm with a constant weight "
-            "(qcompile quantizes weights that are stored in the file)"
-        )
-    lines = [f"  {p.op_type} {p.node}: {p.reason}" for p in list(nodes.values())[:8]]
-    more = f"\n  and {len(nodes) - 8} more" if len(nodes) > 8 else ""
-    return "nothing to quantize: every weighted node stays in float\n" + "\n".join(lines) + more
-
-
 def _missing_data(recipe: Recipe, *, has_data: bool) -> list[str]:
     """Rules whose presets need calibration data when there is none."""
     if has_data:
@@ -147,6 +137,12 @@ def _plan_node(
         bits, source = recipe.edge_bits, f"--edge-bits {recipe.edge_bits}"
     block_size = (rule.block_size if rule else None) or recipe.block_size
     activation = activation_spec_of(node, preset, recipe)
+    is_by_channel = rule is not None and rule.activation_granularity == "axis"
+    if is_by_channel:
+        activation, refusal = channel_spec(node, activation)
+        if refusal is not None:
+            message = f'{node.op_type} "{node.name}": {refusal} ({source})'
+            return replace(plan, reason=message, rule=f"!{source}")
     wider = target.weight_bits(node.op_type, bits, activation)
     if asked is None and wider != bits:
         why = f"target {target.name} has no {node.op_type} of {bits} bits here"
@@ -155,7 +151,7 @@ def _plan_node(
     request = request_of(node, weight_spec, activation)
     refusal = target.refuse(request)
     if refusal is not None:
-        is_explicit = asked is not None or block_size is not None
+        is_explicit = asked is not None or block_size is not None or is_by_channel
         message = f'{node.op_type} "{node.name}": {refusal} ({source})'
         return replace(
             plan, reason=message if is_explicit else refusal, rule="!" * is_explicit + source
@@ -252,8 +248,7 @@ def request_of(node: ir.Node, weight: QuantSpec, activation: QuantSpec | None) -
     k = 1
     for size in dims[2 if is_op(node, "LSTM") else 1 :]:
         k *= size
-    depthwise = is_op(node, "Conv") and group > 1 and dims[1] == 1 and dims[0] == group
-    return Request(node.op_type, weight, activation, k, group, depthwise)
+    return Request(node.op_type, weight, activation, k, group, is_depthwise(node, dims))
 
 
 def _agree_on_shared_weights(

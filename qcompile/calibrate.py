@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.errors import InputError
-from qcompile.numerics.params import params_of_range
-from qcompile.observers import observer_of
+from qcompile.numerics.params import QuantParams, params_of_channels, params_of_range
+from qcompile.observers import Observer, observer_of
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
+from qcompile.spec import QuantSpec
 
 
 class _Mean:
@@ -42,6 +43,28 @@ class _Mean:
         return self.total / max(self.count, 1)
 
 
+class _Watched:
+    """An activation: one observer, or one a channel of axis 1."""
+
+    def __init__(self, spec: QuantSpec, recipe: Recipe) -> None:
+        self.spec, self.how = spec, (recipe.calibration_method, recipe.calibration_percentile)
+        self.observers: list[Observer] = []
+
+    def update(self, x: NDArray[np.float32]) -> None:
+        is_split = self.spec.granularity == "axis"
+        parts = [x[:, c] for c in range(x.shape[1])] if is_split else [x]
+        if not self.observers:
+            self.observers = [observer_of(*self.how, self.spec.format) for _ in parts]
+        for observer, part in zip(self.observers, parts, strict=True):
+            observer.update(part)
+
+    def params(self) -> QuantParams:
+        ranges = [observer.range() for observer in self.observers]
+        if self.spec.granularity == "axis":
+            return params_of_channels(ranges, self.spec.format)
+        return params_of_range(*ranges[0], self.spec.format)
+
+
 def calibrate(
     model: ir.Model,
     plan: Plan,
@@ -55,8 +78,7 @@ def calibrate(
     leaders = sorted(set(plan.leaders.values()))
     inputs = _mean_inputs(model, plan) if recipe.bias_correction else {}
     names = sorted({*leaders, *inputs})
-    how = (recipe.calibration_method, recipe.calibration_percentile)
-    watching = {n: observer_of(*how, plan.activations[n].format) for n in leaders}
+    watching = {n: _Watched(plan.activations[n], recipe) for n in leaders}
     means = {n: _Mean() for n in inputs}
     for _, found in (division or Division()).runs(model, {n: [n] for n in names}, data):
         for name, value in found.items():
@@ -65,7 +87,7 @@ def calibrate(
                 watching[name].update(value)
             if name in means:
                 means[name].update(value, is_map=inputs[name])
-    ranges = {n: params_of_range(*w.range(), w.format) for n, w in watching.items()}
+    ranges = {n: w.params() for n, w in watching.items()}
     return Stats(ranges, {n: m.value() for n, m in means.items()})
 
 

@@ -17,6 +17,7 @@ import qcompile.formats as formats
 from qcompile.formats import Format
 from qcompile.graph import attribute, constant, input_of, is_constant, is_op, static_shape
 from qcompile.numerics.weight import CodedWeight
+from qcompile.products import is_by_channel
 from qcompile.spec import QuantSpec
 
 MICROSOFT = "com.microsoft"
@@ -78,10 +79,16 @@ def static_input(node: ir.Node) -> QuantSpec | str | None:
     codes, scale = back.inputs[0], constant(back.inputs[1])
     if codes is None or scale is None or constant(input_of(back, 2)) is None:
         return "the scale of its activations is computed at run time"
-    if scale.size != 1 or attribute(back, "block_size", 0):
-        return f"its activations have {scale.size} scales; one has kernels"
     if codes.dtype != ir.DataType.UINT8:
         return f"its activations are {codes.dtype} codes; 8-bit codes have kernels"
+    if scale.size != 1:
+        point = np.asarray(constant(input_of(back, 2)))
+        if not is_by_channel(back, scale, point):
+            return (
+                f"its activations have {scale.size} scales, and not one a channel with one zero "
+                "point for all"
+            )
+        return QuantSpec(formats.get("uint8"), "axis", 1, is_symmetric=False)
     return QuantSpec(formats.get("uint8"), "tensor", is_symmetric=False)
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from qcompile.graph import attribute, input_of, is_constant, is_op
 from qcompile.imported import ImportedWeight, imported_weight, input_spec, is_nbits
 from qcompile.plan import NodePlan
+from qcompile.products import is_depthwise
 from qcompile.recipe import Recipe
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Request, Target
@@ -77,7 +78,6 @@ def _request(
     node: ir.Node, op_type: str, weight: ImportedWeight, activation: QuantSpec | None
 ) -> Request:
     dims, group = weight.dims, int(attribute(node, "group", 1)) if op_type == "Conv" else 1
-    depthwise = op_type == "Conv" and group > 1 and dims[1] == 1 and dims[0] == group
     return Request(
-        op_type, weight.spec, activation, math.prod(dims[1:]), group, is_depthwise=depthwise
+        op_type, weight.spec, activation, math.prod(dims[1:]), group, is_depthwise(node, dims)
     )

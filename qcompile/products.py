@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading weighted products: where the weight is, and what fuses with the output."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from qcompile.graph import (
     attribute,
@@ -51,6 +54,19 @@ def end_of_bias(value: ir.Value) -> ir.Value | None:
     if is_mask(other):
         return None
     return follower.outputs[0] if static_shape(other) == (value.shape[-1],) else None
+
+
+def is_depthwise(node: ir.Node, dims: Sequence[int]) -> bool:
+    """Whether every output channel has an input channel of its own; dims those of the weight."""
+    group = int(attribute(node, "group", 1)) if is_op(node, "Conv") else 1
+    return group > 1 and dims[0] == group and dims[1] == 1
+
+
+def is_by_channel(node: ir.Node, scale: NDArray, zero_point: NDArray) -> bool:
+    """Whether the pair has a scale for each index of axis 1, and one zero point for all."""
+    is_one = zero_point.size == scale.size and (zero_point == zero_point.flat[0]).all()
+    is_vector = scale.ndim == 1 and not attribute(node, "block_size", 0)
+    return bool(is_one and is_vector and attribute(node, "axis", 1) == 1)
 
 
 def is_mask(value: ir.Value) -> bool:

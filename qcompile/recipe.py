@@ -5,6 +5,8 @@ preset: w4a8-dynamic
 rules:
   - match: "/layer1/.*"          # a regular expression on the node's whole name; later rules win
     weight_format: int8
+  - match: "/layer2/depthwise"
+    activation_granularity: axis   # a static scale a channel; depthwise convolutions alone have it
   - match: "/head/.*"
     exclude: true
 """
@@ -65,6 +67,7 @@ class Rule:
     preset: str | None = None
     weight_format: str | None = None
     block_size: int | None = None
+    activation_granularity: str | None = None
     exclude: bool = False
     source: str = "recipe"
 
@@ -158,6 +161,7 @@ class Recipe:
 
 CALIBRATION_METHODS = tuple(OBSERVERS)
 WEIGHT_SCALE_METHODS = ("minmax", "mse")
+ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = ("nearest", "gptq")
 _KINDS: dict[type, str] = {
     str: "a word",
@@ -182,6 +186,10 @@ def _chosen_problems(preset: str | None, form: str | None, block_size: int | Non
 def _rule_problems(rule: Rule) -> list[str]:
     found = _chosen_problems(rule.preset, rule.weight_format, rule.block_size)
     found += _op_problems(rule.op_types)
+    word = rule.activation_granularity
+    if word is not None and word not in ACTIVATION_GRANULARITIES:
+        what = nearest(word, ACTIVATION_GRANULARITIES)
+        found.append(f'unknown activation granularity "{word}": {what}')
     try:
         re.compile(rule.match)
     except re.error as error:

@@ -47,6 +47,8 @@ def spread_activations(graph: ir.Graph, plan: Plan, target: Target) -> Plan:
     Of an integer-only plan every int8 op keeps its codes; the last products give int32.
     """
     spread = _Spread(target.has_row_ops)
+    for node in graph:  # first: what a product before it makes would have one scale
+        spread.visit_channels(node, plan)
     for node in graph:
         spread.visit(node, plan)
     if plan.is_integer_only:
@@ -71,6 +73,12 @@ class _Spread:
     steps: list[tuple[ir.Node, list[str], list[str]]] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
 
+    def visit_channels(self, node: ir.Node, plan: Plan) -> None:
+        node_plan = plan.nodes.get(node.name or "")
+        spec = node_plan.activation if node_plan is not None and node_plan.is_rounded else None
+        if spec is not None and spec.granularity == "axis" and node.inputs[0] is not None:
+            self._quantize(node.inputs[0], spec)
+
     def visit(self, node: ir.Node, plan: Plan) -> None:
         node_plan = plan.nodes.get(node.name or "")
         if node_plan is not None:
@@ -80,9 +88,14 @@ class _Spread:
                 self._quantize(node.inputs[0], spec)
                 self.read.add(node.inputs[0].name or "")
                 end = fused_end(node)
-                self._quantize(end, spec)
+                self._quantize(end, replace(spec, granularity="tensor", axis=0))
                 if rank(node.inputs[0]) is None:  # ONNX Runtime finds no type of a float output
                     self.read.add(end.name or "")
+            return
+        if any(self._has_channels(v) for v in node.outputs):
+            self.reasons[node.name or ""] = (
+                f"{node.op_type}: its output has a scale a channel, which only products write"
+            )
             return
         if all(v.name in self.specs for v in node.outputs) or is_op(node, *SILENT):
             return
@@ -163,6 +176,10 @@ class _Spread:
 
     def _can_be_codes(self, value: ir.Value) -> bool:
         return self._root(value) is not None
+
+    def _has_channels(self, value: ir.Value) -> bool:
+        spec = self.specs.get(value.name or "")
+        return spec is not None and spec.granularity == "axis"
 
     def _step(
         self,

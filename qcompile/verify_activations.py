@@ -56,5 +56,8 @@ def _source(node: ir.Node) -> str:
 
 def _wrong_codes(node: ir.Node, real: NDArray, codes: NDArray) -> int:
     scale, point = (np.asarray(constant(node.inputs[i])) for i in (1, 2))
+    if scale.ndim:  # along axis 1
+        shape = (-1, *[1] * (codes.ndim - 2))
+        scale, point = scale.reshape(shape), point.reshape(shape)
     expected = quantize(real, scale, point, _FORMAT, symmetric=False)
     return int((expected != codes).sum())

@@ -10,7 +10,7 @@ from qcompile.memory import in_threads
 from qcompile.numerics.dyadic import as_operand, as_ratios
 from qcompile.numerics.requantize import multiplier
 from qcompile.pack import PACKED_OPS, weight_parts
-from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
+from qcompile.passes.lower.lowered import BIAS, MULTIPLIER, output_scale
 from qcompile.pieces import OUTPUT, as_nchw, float_name, piece_between
 from qcompile.sum_bounds import largest_input, sum_bound
 from qcompile.verdict import Check
@@ -115,9 +115,9 @@ def _multiplier(node: ir.Node, original: ir.Node, scale: NDArray, n: int) -> NDA
     back = source.producer() if source is not None else None
     x_scale = constant(back.inputs[1]) if back is not None else None
     assert x_scale is not None
+    w_scale = np.broadcast_to(scale.reshape(-1), (n,))
     is_codes = attribute(node, "output", "codes") == "codes"
-    y_scale = float(node.metadata_props["qcompile.scale"]) if is_codes else 1.0
-    found = multiplier(float(x_scale), np.broadcast_to(scale.reshape(-1), (n,)), y_scale)
+    found = multiplier(x_scale.reshape(-1), w_scale, output_scale(node) if is_codes else 1.0)
     if attribute(node, "requantize") != "dyadic":
         return found
     return as_operand(found) if is_codes else as_ratios(found)[0]

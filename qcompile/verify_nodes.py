@@ -16,7 +16,7 @@ from qcompile.graph import DOMAIN, attribute, constant, input_of
 from qcompile.memory import in_threads
 from qcompile.numerics.weight import CodedWeight
 from qcompile.pack import weight_of_packed, weight_parts
-from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
+from qcompile.passes.lower.lowered import BIAS, MULTIPLIER, output_scale
 from qcompile.passes.transform.array_file import ArrayFile
 from qcompile.pieces import as_nchw, float_name, piece_between, qdq_piece, source_names
 from qcompile.reference import REFERENCES, activation_inputs, run_node
@@ -219,7 +219,8 @@ def _ties(quantized: ir.Model, node: ir.Node, feed: dict[str, NDArray]) -> NDArr
     assert forth is not None and forth.inputs[0] is not None
     piece = piece_between(quantized, feed, forth.inputs[0].name or "")
     real = np.asarray(piece.run(None, feed)[0], np.float64)
-    ratio = real / float(np.asarray(constant(forth.inputs[1])))
+    scale = np.asarray(constant(forth.inputs[1]))
+    ratio = real / (scale[:, None, None] if scale.ndim else scale)
     return np.asarray(np.abs(np.abs(ratio - np.rint(ratio)) - 0.5) <= bound)
 
 
@@ -261,7 +262,8 @@ def _powers(node: ir.Node, real: NDArray, run: Recorded) -> tuple[float, float]:
     out = as_nchw(node, run.values[node.outputs[0].name or ""]).astype(np.float64)
     if "qcompile.scale" in node.metadata_props:
         zero_point = int(node.metadata_props["qcompile.zero_point"])
-        out = (out - zero_point) * float(node.metadata_props["qcompile.scale"])
+        scale = output_scale(node)
+        out = (out - zero_point) * (scale[:, None, None] if scale.ndim else scale)
     x = real.astype(np.float64)
     return float((x * x).sum()), float(((x - out) ** 2).sum())
 

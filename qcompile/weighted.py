@@ -2,13 +2,24 @@
 """The weighted nodes of a graph: which count, which lie at its edges or in subgraphs."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.graph import attribute, constant, input_of, is_constant, is_op, rank, static_shape
+from qcompile.graph import (
+    attribute,
+    constant,
+    input_of,
+    is_constant,
+    is_op,
+    only_consumer,
+    rank,
+    static_shape,
+)
 from qcompile.plan import RECURRENT_OPS, WEIGHTED_OPS, NodePlan
 from qcompile.products import weight_of
+from qcompile.spec import QuantSpec
 
 # Ops that hold a weight and have no kernel; most of them normalise has turned into those that have.
 FLOAT_OPS = {
@@ -112,3 +123,31 @@ def not_codable(node: ir.Node, scale_format: str) -> str:
             "repair the model, or leave the node out with --nodes-to-exclude"
         )
     return ""
+
+
+def nothing_to_quantize(nodes: dict[str, NodePlan]) -> str:
+    """The message when no node of the model can be quantized."""
+    if not nodes:
+        return (
+            "nothing to quantize: the model has no Conv, MatMul or Gemm with a constant weight "
+            "(qcompile quantizes weights that are stored in the file)"
+        )
+    lines = [f"  {p.op_type} {p.node}: {p.reason}" for p in list(nodes.values())[:8]]
+    more = f"\n  and {len(nodes) - 8} more" if len(nodes) > 8 else ""
+    return "nothing to quantize: every weighted node stays in float\n" + "\n".join(lines) + more
+
+
+def channel_spec(
+    node: ir.Node, activation: QuantSpec | None
+) -> tuple[QuantSpec | None, str | None]:
+    """The node's static activations with a scale a channel, or why they cannot have one."""
+    if activation is None or activation.is_dynamic:
+        return activation, (
+            "activation_granularity axis is about static activations: use preset w8a8 here"
+        )
+    value = node.inputs[0]
+    if value is None or only_consumer(value) is not node:
+        return activation, (
+            "its input has other readers, which take one scale: leave out activation_granularity"
+        )
+    return replace(activation, granularity="axis", axis=1), None

@@ -7,6 +7,10 @@ from qcompile.targets.target import Request, Target
 
 # N10: |x| ≤ 128 and u ≤ 255 keep an int32 sum of this many products exact.
 LONGEST_SUM = 65_536
+BY_CHANNEL = (
+    "one activation scale a channel folds into the weight scales of a depthwise Conv, and of no "
+    "other product"
+)
 
 
 def refuse(request: Request) -> str | None:
@@ -17,6 +21,8 @@ def refuse(request: Request) -> str | None:
             return "Conv has no kernel for float activations: use a8-dynamic or a8"
         if weight.granularity == "block":
             return f"Conv takes one scale an output; {weight} was asked"
+    if activation is not None and activation.granularity == "axis" and not request.is_depthwise:
+        return f"{BY_CHANNEL}: leave out activation_granularity here"
     is_static = activation is not None and not activation.is_dynamic
     if is_static and weight.granularity == "block":
         return f"static activations take one scale an output; {weight} was asked: use a8-dynamic"

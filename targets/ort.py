@@ -17,6 +17,8 @@ def refuse(request: Request) -> str | None:
     if request.op_type == "Gather":
         return _refuse_nbits(request)
     is_static = activation is not None and not activation.is_dynamic
+    if activation is not None and activation.granularity == "axis":
+        return "ONNX Runtime has kernels for one activation scale a tensor: use --target cpu"
     if is_static and activation is not None and activation.bits < 8:
         return "static activations below 8 bits are simulated in ONNX Runtime: use --target cpu"
     if activation is not None and activation.bits != 8:

@@ -27,6 +27,7 @@ from qcompile.graph import (
     only_consumer,
     remove_dead,
     replace,
+    static_shape,
 )
 from qcompile.passes.lower.lowered import (
     TO_NCHW,
@@ -56,7 +57,7 @@ from qcompile.passes.lower.qdq import (
     weight_codes_of,
 )
 from qcompile.passes.rewrite import NodePass
-from qcompile.products import is_relu
+from qcompile.products import is_depthwise, is_relu
 
 
 class LowerConv(NodePass):
@@ -73,12 +74,13 @@ class LowerConv(NodePass):
         dynamic = dynamic_of(node.inputs[0])
         if dynamic is not None:
             return weight, dynamic, None
-        static, bias = static_of(node.inputs[0]), input_of(node, 2)
+        has_own = is_depthwise(node, static_shape(weight.codes) or (0, 0))
+        static, bias = static_of(node.inputs[0], by_channel=has_own), input_of(node, 2)
         if static is None:
             return "its activations are not quantized"
         if bias is not None and not is_op(bias.producer(), "DequantizeLinear"):
             return "its bias has no codes"
-        return weight, static, end_of(node.outputs[0])
+        return weight, static, end_of(node.outputs[0], by_channel=True)
 
     def rewrite(self, node: ir.Node, found: tuple[Weight, Static | Dynamic, End | None]) -> None:
         """QConv between two transposes."""

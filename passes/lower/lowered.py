@@ -5,6 +5,7 @@ Inputs of a weighted op: X (indices for QGather), codes int8 [N, K], bias, multi
 scale [N, num_blocks], zero_point; pack folds the last two into the second.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,7 +107,8 @@ def output_multiplier(
 
     def compute() -> ir.TensorProtocol:
         scale: NDArray = np.broadcast_to(tensor.numpy().ravel(), (n,))
-        return ir.tensor(multiplier(static.scale, scale, 1.0 if end is None else end.scale))
+        x_scale = static.scale if static.scales is None else static.scales
+        return ir.tensor(multiplier(x_scale, scale, 1.0 if end is None else scale_of(end)))
 
     lazy = ir.LazyTensor(compute, ir.DataType.FLOAT, ir.Shape([n]), name=f"{name}_multiplier")
     return add_initializer(graph, f"{name}_multiplier", lazy)
@@ -180,11 +182,21 @@ def op(
     return new_node(op_type, inputs, name, output, domain=DOMAIN, dtype=dtype, **attributes)
 
 
+def scale_of(end: End) -> float | NDArray[np.float32]:
+    """The scale of the codes, [N] where each channel has its own."""
+    return end.scale if end.scales is None else end.scales
+
+
+def output_scale(node: ir.Node) -> NDArray[np.float64]:
+    """The scale that `remember` noted: a number, or [N]; 1 of a node that gives floats (N16)."""
+    return np.asarray(json.loads(node.metadata_props.get("qcompile.scale", "1")), np.float64)
+
+
 def remember(node: ir.Node, inputs: list[ir.Value], end: End) -> None:
     """Note for verify which codes of the QDQ graph a static node reads and writes."""
     node.metadata_props["qcompile.inputs"] = "\n".join(v.name or "" for v in inputs)
     node.metadata_props["qcompile.output"] = end.codes.name or ""
-    node.metadata_props["qcompile.scale"] = repr(end.scale)
+    node.metadata_props["qcompile.scale"] = json.dumps(np.asarray(scale_of(end), float).tolist())
     node.metadata_props["qcompile.zero_point"] = str(end.zero_point)
     node.metadata_props[FLOAT] = end.codes.metadata_props.get(FLOAT, "")
 

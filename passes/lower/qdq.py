@@ -6,22 +6,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from qcompile.formats import FORMATS, Format
 from qcompile.graph import DOMAIN, attribute, constant, input_of, is_op, only_consumer
 from qcompile.numerics.quantize import quantize
-from qcompile.products import is_relu
+from qcompile.products import is_by_channel, is_relu
 from qcompile.spec import QuantSpec
 
 
 @dataclass(frozen=True)
 class Static:
-    """Static codes uint8 with one scale; `back` is the node that dequantizes them."""
+    """Static codes uint8 with one scale; `back` is the node that dequantizes them.
+
+    scales: float32 [C] where each channel has its own, which a depthwise Conv alone asks for.
+    """
 
     codes: ir.Value
     scale: float
     zero_point: int
     back: ir.Node
+    scales: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,10 @@ class Weight:
 
 @dataclass(frozen=True)
 class End:
-    """Where an output becomes codes: their value, params, the codes allowed, the nodes passed."""
+    """Where an output becomes codes: their value, params, the codes allowed, the nodes passed.
+
+    scales: float32 [N] where each channel has its own, which a Conv alone asks for.
+    """
 
     codes: ir.Value
     scale: float
@@ -52,10 +60,14 @@ class End:
     y_min: int
     y_max: int
     passed: tuple[ir.Node, ...]
+    scales: NDArray[np.float32] | None = None
 
 
-def static_of(value: ir.Value | None) -> Static | None:
-    """The static codes that a value is dequantized from."""
+def static_of(value: ir.Value | None, *, by_channel: bool = False) -> Static | None:
+    """The static codes that a value is dequantized from.
+
+    by_channel: also those with a scale for each index of axis 1 and one zero point.
+    """
     back = value.producer() if value is not None else None
     if back is None or not is_op(back, "DequantizeLinear"):
         return None
@@ -63,8 +75,12 @@ def static_of(value: ir.Value | None) -> Static | None:
     if codes is None or codes.dtype != ir.DataType.UINT8 or constant(codes) is not None:
         return None
     scale, zero_point = constant(back.inputs[1]), constant(input_of(back, 2))
-    if scale is None or scale.size != 1 or zero_point is None:
+    if scale is None or zero_point is None:
         return None
+    if scale.size != 1:
+        if not by_channel or not is_by_channel(back, scale, zero_point):
+            return None
+        return Static(codes, float(scale.max()), int(zero_point[0]), back, scale)
     return Static(codes, float(scale), int(zero_point), back)
 
 
@@ -95,7 +111,7 @@ def weight_codes_of(value: ir.Value | None) -> Weight | None:
     return Weight(codes, scale, input_of(back, 2), spec)
 
 
-def end_of(value: ir.Value) -> End | None:
+def end_of(value: ir.Value, *, by_channel: bool = False) -> End | None:
     """The codes that the value becomes, through a Relu or Clip that only it feeds."""
     passed: list[ir.Node] = []
     bounds: tuple[float, float] = (-np.inf, np.inf)
@@ -104,20 +120,28 @@ def end_of(value: ir.Value) -> End | None:
         bounds = bounds_of(follower)
         passed.append(follower)
         follower = only_consumer(follower.outputs[0])
-    return None if follower is None else end_at(follower, bounds, passed)
+    return None if follower is None else end_at(follower, bounds, passed, by_channel=by_channel)
 
 
 def end_at(
     follower: ir.Node,
     bounds: tuple[float, float] = (-np.inf, np.inf),
     before: Sequence[ir.Node] = (),
+    *,
+    by_channel: bool = False,
 ) -> End | None:
-    """The codes that a QuantizeLinear writes, of a value clamped to the bounds."""
+    """The codes that a QuantizeLinear writes, of a value clamped to the bounds.
+
+    by_channel: also those with a scale a channel, where the bounds are the same codes in all.
+    """
     if not is_op(follower, "QuantizeLinear"):
         return None
     scale, zero_point = constant(follower.inputs[1]), constant(input_of(follower, 2))
-    if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype != np.uint8:
+    if scale is None or zero_point is None or zero_point.dtype != np.uint8:
         return None
+    if scale.size != 1 and not (by_channel and is_by_channel(follower, scale, zero_point)):
+        return None
+    point = int(zero_point.flat[0])
     passed = [*before, follower]
     codes, low, high = follower.outputs[0], 0, 255
     after = only_consumer(codes)
@@ -125,8 +149,11 @@ def end_at(
         low, high = (int(np.asarray(constant(v))) for v in after.inputs[1:3])
         passed.append(after)
         codes = after.outputs[0]
-    y_min, y_max = codes_of_bounds(bounds, float(scale), int(zero_point), low, high)
-    return End(codes, float(scale), int(zero_point), y_min, y_max, tuple(passed))
+    found = {codes_of_bounds(bounds, float(s), point, low, high) for s in np.unique(scale)}
+    if len(found) > 1:
+        return None
+    scales = None if scale.size == 1 else scale
+    return End(codes, float(scale.max()), point, *found.pop(), tuple(passed), scales)
 
 
 def bounds_of(node: ir.Node) -> tuple[float, float]:

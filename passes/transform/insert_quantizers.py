@@ -16,6 +16,8 @@ QuantizeLinear. Dynamic activations are com.qcompile::Quantize (one scale a row 
 by the products that read the same value.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -55,8 +57,11 @@ class InsertQuantizers(ir.passes.InPlacePass):
 
     def _insert_static(self, graph: ir.Graph, value: ir.Value, spec: QuantSpec) -> None:
         name, params = value.name or "", self.work.params(value.name or "")
-        scale = add_initializer(graph, f"{name}_scale", np.array(params.scale, np.float32))
-        point = add_initializer(graph, f"{name}_zero_point", np.array(params.zero_point, np.uint8))
+        scales = np.array(params.scale if params.scales is None else params.scales, np.float32)
+        points = np.full(scales.shape, params.zero_point, np.uint8)
+        scale = add_initializer(graph, f"{name}_scale", scales)
+        point = add_initializer(graph, f"{name}_zero_point", points)
+        axis: dict[str, Any] = {} if params.scales is None else {"axis": spec.axis}
         shape, uint8 = value.shape, ir.DataType.UINT8
         inserted = [
             new_node(
@@ -66,6 +71,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
                 f"{name}_codes",
                 dtype=uint8,
                 shape=shape,
+                **axis,
             )
         ]
         if spec.bits < 8:
@@ -93,6 +99,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
             f"{name}/dequantize",
             f"{name}_dequantized",
             shape=shape,
+            **axis,
         )
         self._place(graph, value, [*inserted, back])
 

@@ -136,7 +136,7 @@ class InsertUserCodes(NodePass):
             return False
         w_scale = weight.read().scale
         assert w_scale is not None
-        expected = float(x_scale.reshape(-1)[0]) * w_scale[:, 0].astype(np.float64)
+        expected = x_scale.reshape(-1).astype(np.float64) * w_scale[:, 0].astype(np.float64)
         return bool((np.abs(scale.reshape(-1) - expected) <= SAME_SCALE * expected).all())
 
 

@@ -52,7 +52,7 @@ class RoundBias(NodePass):
         assert value is not None and isinstance(graph, ir.Graph) and node.inputs[0] is not None
         back = node.inputs[0].producer()
         assert back is not None
-        x_scale = float(np.asarray(constant(back.inputs[1])))
+        x_scale = np.asarray(constant(back.inputs[1]), np.float64)  # [N] of a depthwise Conv
         weight = self.store.get(plan.weight_name)
         assert weight.scale is not None
         w_scale = weight.scale[:, 0]

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """QuantParams: the scale and zero point that a range gives (whitepaper, section 2.1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qcompile.formats import Format
 from qcompile.numerics.quantize import SMALLEST_SCALE
@@ -11,11 +13,15 @@ from qcompile.numerics.quantize import SMALLEST_SCALE
 
 @dataclass(frozen=True)
 class QuantParams:
-    """What calibration found for one tensor: f32 scale and the code of 0."""
+    """What calibration found for one tensor: f32 scale and the code of 0.
+
+    scales: float32 [C] where every channel has its own; scale is then that of the whole tensor.
+    """
 
     scale: float
     zero_point: int
     format: Format
+    scales: NDArray[np.float32] | None = None
 
 
 def params_of_range(low: float, high: float, format: Format) -> QuantParams:
@@ -31,3 +37,26 @@ def params_of_range(low: float, high: float, format: Format) -> QuantParams:
     scale = np.float32(max((high - low) / format.code_max, float(SMALLEST_SCALE["f32"])))
     zero_point = int(np.clip(np.rint(-low / float(scale)), 0, format.code_max))
     return QuantParams(float(scale), zero_point, format)
+
+
+def params_of_channels(ranges: Sequence[tuple[float, float]], format: Format) -> QuantParams:
+    """Unsigned codes with a scale a channel and the zero point of the whole tensor (N3).
+
+    With one zero point a kernel needs no other sum than for one scale (N11). A channel's scale is
+    the least that holds its range, and at most that of the tensor.
+
+    >>> from qcompile.formats import get
+    >>> params_of_channels([(0.0, 255.0), (0.0, 51.0), (0.0, 0.0)], get("uint8")).scales.tolist()
+    [1.0, 0.20000000298023224, 1.0]
+    """
+    whole = params_of_range(min(r[0] for r in ranges), max(r[1] for r in ranges), format)
+    below, above = whole.zero_point, format.code_max - whole.zero_point
+    low, high = (np.array([r[i] for r in ranges], np.float64) for i in (0, 1))
+    needed = np.zeros(len(ranges))
+    if below:
+        needed = np.maximum(needed, -low / below)
+    if above:
+        needed = np.maximum(needed, high / above)
+    least = float(SMALLEST_SCALE["f32"])
+    scales = np.where(needed > 0, np.clip(needed, least, whole.scale), whole.scale)
+    return QuantParams(whole.scale, whole.zero_point, format, scales.astype(np.float32))

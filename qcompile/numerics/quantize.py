@@ -109,8 +109,8 @@ def quantize_dynamic(
 
 
 def bias_codes(
-    bias: NDArray[np.float32], x_scale: float, w_scale: NDArray[np.float32]
+    bias: NDArray[np.float32], x_scale: ArrayLike, w_scale: NDArray[np.float32]
 ) -> NDArray[np.int32]:
-    """The int32 bias [N] of a static product (N7)."""
-    real = bias.astype(np.float64) / (float(x_scale) * w_scale.astype(np.float64))
+    """The int32 bias [N] of a static product (N7); x_scale is one number or, depthwise, [N]."""
+    real = bias.astype(np.float64) / (np.asarray(x_scale, np.float64) * w_scale.astype(np.float64))
     return np.clip(np.rint(real), -(2.0**31 - 1), 2.0**31 - 1).astype(np.int32)
