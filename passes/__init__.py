@@ -47,6 +47,7 @@ from qcompile.passes.normalise.insert_shapes_behind_nbits import InsertShapesBeh
 from qcompile.passes.normalise.lower_conv_transpose_into_conv import LowerConvTransposeIntoConv
 from qcompile.passes.normalise.lower_einsum_into_matmul import LowerEinsumIntoMatmul
 from qcompile.passes.normalise.merge_duplicates import MergeDuplicates
+from qcompile.passes.normalise.move_constants_into_bodies import MoveConstantsIntoBodies
 from qcompile.passes.normalise.move_data_op_out_of_codes import MoveDataOpOutOfCodes
 from qcompile.passes.normalise.move_signed_codes_to_unsigned import MoveSignedCodesToUnsigned
 from qcompile.passes.normalise.move_squeeze_past_op import MoveSqueezePastOp
@@ -73,14 +74,25 @@ from qcompile.passes.transform.stats import Work
 Pass = ir.passes.InPlacePass
 
 
-def NORMALISE() -> list[Pass]:
-    """Few op kinds, BatchNorm folded, weights [N, K], names frozen."""
+def NAME() -> list[Pass]:
+    """One opset, no functions, names for all, bodies that hold their constants: all graphs at once.
+
+    Verify starts here, too, where it looks at bodies that its data does not run.
+    """
     return [
         ConvertOpset(),
         common.InlinePass(),
         InsertNames(),
         ConvertFloats(),
         FoldConstants(),
+        MoveConstantsIntoBodies(),
+    ]
+
+
+def NORMALISE() -> list[Pass]:
+    """Few op kinds, BatchNorm folded, weights [N, K], names frozen."""
+    return [
+        *NAME(),
         FoldConstantOfShape(),
         SplitQlinearOpIntoQdq(),
         SplitDynamicProduct(),

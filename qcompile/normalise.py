@@ -3,7 +3,7 @@
 
 import onnx_ir as ir
 
-from qcompile.passes import NORMALISE
+from qcompile.passes import NAME, NORMALISE
 from qcompile.stage import Inspector, run_passes
 
 
@@ -12,6 +12,11 @@ def normalise(source: ir.Model, inspect: Inspector | None = None) -> ir.Model:
     model = run_passes(source.clone(), "normalise", NORMALISE(), inspect)
     model.meta["notes"] = notes_of(source)
     return model
+
+
+def named(source: ir.Model) -> ir.Model:
+    """A copy whose bodies of If, Loop and Scan are those of the normalised model, not rewritten."""
+    return run_passes(source.clone(), "normalise", NAME())
 
 
 def notes_of(source: ir.Model) -> list[str]:

@@ -8,11 +8,11 @@ import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
 
-from qcompile.annotate import request_of
 from qcompile.artifact import Artifact
 from qcompile.compare import Comparison
 from qcompile.formats import FORMATS
 from qcompile.imported_plan import AS_THE_MODEL_SAYS
+from qcompile.node_specs import request_of
 from qcompile.plan import NodePlan, Plan
 from qcompile.targets.target import Request, Target
 

@@ -14,6 +14,7 @@ ORDER = (
     ("errors", "version"),
     ("external", "formats", "memory"),
     ("graph", "spec"),
+    ("bodies",),
     ("numerics",),
     (
         "int8_ops",
@@ -48,7 +49,8 @@ ORDER = (
             "weighted",
         ),
         *("compensate", "moments", "verify_compensated"),
-        *("recurrent", "verify_recurrent"),
+        *("recurrent", "verify_recurrent", "node_specs"),
+        *("body_data", "verify_bodies"),
         *("allocation", "costs", "metrics", "solvers"),
     ),
     ("compile",),
