@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ordered lists of passes, one a stage. A pass's place here is its order."""
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -62,6 +64,7 @@ from qcompile.passes.normalise.split_embed_layer_norm import SplitEmbedLayerNorm
 from qcompile.passes.normalise.split_fused_product import SplitFusedProduct
 from qcompile.passes.normalise.split_gemm import SplitGemm
 from qcompile.passes.normalise.split_qlinear_op_into_qdq import SplitQlinearOpIntoQdq
+from qcompile.passes.normalise.split_recurrent import SplitRecurrent
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.correct_bias import CorrectBias
 from qcompile.passes.transform.insert_quantizers import InsertQuantizers
@@ -89,10 +92,11 @@ def NAME() -> list[Pass]:
     ]
 
 
-def NORMALISE() -> list[Pass]:
-    """Few op kinds, BatchNorm folded, weights [N, K], names frozen."""
+def NORMALISE(is_split: Callable[[ir.Node], bool] = lambda _: False) -> list[Pass]:
+    """Few op kinds, BatchNorm folded, weights [N, K], names frozen; `is_split`: recurrent nodes."""
     return [
         *NAME(),
+        SplitRecurrent(is_split),
         FoldConstantOfShape(),
         SplitQlinearOpIntoQdq(),
         SplitDynamicProduct(),

@@ -16,10 +16,11 @@ from qcompile.graph import (
 )
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
-from qcompile.plan import NodePlan, Plan
+from qcompile.passes.normalise.split_recurrent import PART_OF
+from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
 from qcompile.products import weight_of
 from qcompile.recipe import Preset, Recipe, Rule
-from qcompile.recurrent import plan_recurrent, recurrent_notes
+from qcompile.recurrent import origin, plan_recurrent, recurrent_notes, rule_for, why_left
 from qcompile.spec import QuantSpec
 from qcompile.spread import spread_activations
 from qcompile.targets.target import Target
@@ -66,7 +67,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     notes += [
         f'{r.source}: "{r.match}" is about no weighted node of the model'
         for r in recipe.rules
-        if not any(r.covers(p.node, p.op_type) for p in nodes.values())
+        if not any(r.covers(*each) for p in nodes.values() for each in p.origins)
     ]
     if preset is None:
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
@@ -175,7 +176,9 @@ def _plan_node(
     held = weight or left_weight(node)
     name = held.name or "" if held is not None else ""
     plan = NodePlan(node.name or "", node.op_type, name, held_elements(node))
-    rule = _rule_for(node, recipe)
+    if PART_OF in node.metadata_props:
+        plan = replace(plan, part_of=origin(node))
+    rule = rule_for(node, recipe)
     source = rule.source if rule is not None else f"preset {preset.name if preset else 'none'}"
     reason = _why_not(node, weight, recipe, rule)
     if reason:
@@ -184,7 +187,7 @@ def _plan_node(
         preset = Preset.parse(rule.preset)
     if preset is None:
         return replace(plan, reason=FLOAT_IN_THE_MODEL, rule=AS_THE_MODEL_SAYS)
-    if is_op(node, "LSTM"):
+    if is_op(node, *RECURRENT_OPS):
         return plan_recurrent(replace(plan, rule=source), node, preset, rule)
     asked = (rule.weight_format if rule else None) or recipe.weight_format
     bits = preset.weight_bits
@@ -213,19 +216,13 @@ def _plan_node(
     return replace(plan, weight=weight_spec, activation=activation, rule=source)
 
 
-def _rule_for(node: ir.Node, recipe: Recipe) -> Rule | None:
-    found = [r for r in recipe.rules if r.covers(node.name or "", node.op_type)]
-    return found[-1] if found else None
-
-
 def _why_not(
     node: ir.Node, weight: ir.Value | None, recipe: Recipe, rule: Rule | None
 ) -> str | None:
     """What keeps the node in float whatever the target, or None."""
-    if rule is not None and rule.exclude:
-        return f"excluded by {rule.source}"
-    if recipe.op_types_to_quantize and node.op_type not in recipe.op_types_to_quantize:
-        return f"{node.op_type} is not among --op-types-to-quantize"
+    left = why_left(node, recipe, rule)
+    if left is not None:
+        return left
     if node.op_type in FLOAT_OPS:
         return FLOAT_OPS[node.op_type]
     if weight is None and left_weight(node) is not None:

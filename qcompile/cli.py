@@ -85,7 +85,7 @@ def compile_command(
         str | None, typer.Option(help="REGEX of node names kept float")
     ] = None,
     op_types_to_quantize: Annotated[
-        str | None, typer.Option(help="Conv,MatMul,Gemm,Gather,LSTM")
+        str | None, typer.Option(help="Conv,MatMul,Gemm,Gather,LSTM,GRU,RNN")
     ] = None,
     min_sqnr: Annotated[float | None, typer.Option(help="fail below this many dB")] = None,
     metric: Annotated[

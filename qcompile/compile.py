@@ -26,6 +26,7 @@ from qcompile.pack import pack
 from qcompile.plan import Plan
 from qcompile.progress import Progress
 from qcompile.recipe import Recipe
+from qcompile.recurrent import split_for
 from qcompile.session import open_model, session_options
 from qcompile.stage import Inspector
 from qcompile.synthetic import synthetic_data
@@ -83,7 +84,8 @@ def compile(
     with staging(out, force=force) as folder, progress or Progress() as shown_to:
         run = shown_to.run
         source = run(load_model, path)
-        normalised = run(normalise, source, inspect)
+        is_split = split_for(recipe, source, has_data=calibration_data is not None)
+        normalised = run(normalise, source, inspect, is_split)
         budget.check(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
         plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
@@ -111,7 +113,8 @@ def plan_only(
     chosen = targets.get(target)
     choose_preset(recipe, has_data=calibration_data is not None)
     check_source(calibration_data)
-    normalised = normalise(load_model(model))
+    has_data, source = calibration_data is not None, load_model(model)
+    normalised = normalise(source, None, split_for(recipe, source, has_data=has_data))
     data = _data(calibration_data, list(normalised.graph.inputs), recipe)
     return annotate(normalised, recipe, chosen, has_data=data is not None), normalised
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import Artifact, load, sha256
-from qcompile.bodies import closed, nodes_of
+from qcompile.bodies import all_bodies, closed, nodes_of
 from qcompile.body_data import record_bodies
 from qcompile.data import Data
 from qcompile.graph import DOMAIN, FLOAT, constant
@@ -66,10 +66,11 @@ def verify(
     skipped: list[str] = []
     worst: list[tuple[str, float]] = []
     parts = [Part(*stages, few)]
-    original = named(source) if inside else None
+    original = named(source) if inside else source
+    theirs = {body.path for body in all_bodies(original.graph)}  # others are what normalise made
     for path, recording in inside.items():
         part, why = body_part(path, recording, stages)
-        if original is not None and part.data is not None:
+        if path in theirs and part.data is not None:
             body = closed(original, path)
             checks.append(check_normalised(body, part.normalised, part.data, inside))
         parts.append(part)

@@ -15,7 +15,7 @@ from qcompile.products import weight_of
 FLOAT_OPS = {
     "ConvTranspose": "it is a ConvTranspose that is no convolution of pixels (docs/normalise.md)",
     "Einsum": "its equation is no product of matrices",
-} | dict.fromkeys(("GRU", "RNN"), "ONNX Runtime has no low-bit kernel for it")
+}
 
 
 def is_weighted(node: ir.Node) -> bool:
