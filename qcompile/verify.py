@@ -32,6 +32,7 @@ from qcompile.verify_lowered import check_constants, check_floats
 from qcompile.verify_nodes import check_lowered, check_packed, check_qdq, layer_sqnr, record
 from qcompile.verify_normalised import check_normalised, measure_products
 from qcompile.verify_recurrent import check_recurrent
+from qcompile.verify_split import check_split
 
 UNIT = 2.0**-23
 SAMPLES = 2  # the node-by-node rungs run NumPy on every node
@@ -75,7 +76,10 @@ def verify(
             checks.append(check_normalised(body, part.normalised, part.data, inside))
         parts.append(part)
         skipped += why
+    originals = {n.name or "": n for n in nodes_of(original)}
     for part in parts:
+        if part.data is not None and inside:
+            checks += check_split(originals, part.normalised, part.data, inside)
         checks += check_part(artifact, part, plan, stats)
         if target.packs:
             more, sizes = check_runs(artifact, part)

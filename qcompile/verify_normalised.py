@@ -13,6 +13,7 @@ from qcompile.data import Data
 from qcompile.graph import values
 from qcompile.session import open_model, run_float, session_options, with_outputs
 from qcompile.verdict import Check
+from qcompile.verify_split import NUDGE, nudged
 
 UNIT = 2.0**-23
 TINY = float(np.finfo(np.float64).tiny)
@@ -27,6 +28,8 @@ def check_normalised(
     add over the depth; so 2^-23 · Σ K · (the largest |element| of a product or of the output
     itself, which may be large behind small products). Where no output is a float, all must be
     equal. The nodes of a body count once a step, its products with the sizes that they have there.
+    Rounding grows over the steps of recurrent nodes that were split: where an output moves more
+    than its own size times a relative change of the recurrent weights, it may move so here.
     """
     inside = inside or {}
     paths = [body.path for body in all_bodies(normalised.graph) if body.path in inside]
@@ -50,7 +53,8 @@ def check_normalised(
     largest_product = max((sizes[n] for n in names), default=0.0)
     largest_product = max([largest_product, *(inside[p].largest_product for p in paths)])
     unit = unit_of(source) * depth
-    limits = {n: unit * max(largest_product, sizes[n]) for n in floats or outputs}
+    grown = _grown(normalised, outputs, data) if inside else {}
+    limits = {n: unit * max(largest_product, sizes[n], grown.get(n, 0)) for n in floats or outputs}
     worst = max(limits, key=lambda n: gaps[n] / (limits[n] or TINY), default="")
     text = f"2^{int(np.log2(unit_of(source)))} · Σ K · largest product or output (float outputs)"
     return Check(
@@ -74,6 +78,21 @@ def _depth_inside(model: ir.Model, inside: dict[str, Recording]) -> int:
         steps = inside[body.path].most_steps if body.path in inside else 0
         depth += _depth(body.graph) * steps * int(np.prod(around, dtype=np.int64))
     return depth
+
+
+def _grown(model: ir.Model, outputs: list[str], data: Data) -> dict[str, float]:
+    """How far each output moves ÷ how far the recurrent weights of split nodes were moved."""
+    other = nudged(model)
+    if other is None:
+        return {}
+    sessions = [open_model(each, session_options(optimise=False)) for each in (model, other)]
+    moved = dict.fromkeys(outputs, 0.0)
+    for feed in data:
+        pairs = zip(*(s.run(outputs, feed) for s in sessions), strict=True)
+        for name, (a, b) in zip(outputs, pairs, strict=True):
+            if is_float(a):
+                moved[name] = max(moved[name], largest_finite(a - b) / NUDGE)
+    return moved
 
 
 def measure_products(model: ir.Model, inside: dict[str, Recording]) -> None:

@@ -249,6 +249,7 @@ class _Outside:
             attributes["scan_output_directions"] = [1]
         node = ir.node("Scan", [*first, *slices], attributes, num_outputs=len(letters) + 1)
         node.name = name
+        node.metadata_props.update(self.props)
         for output, what in zip(node.outputs, [*letters, "y"], strict=True):
             output.name, output.type = f"{name}/{what}", ir.TensorType(ir.DataType.FLOAT)
             dims = [self.batch, self.hidden]

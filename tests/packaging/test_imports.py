@@ -50,7 +50,7 @@ ORDER = (
         ),
         *("compensate", "moments", "verify_compensated"),
         *("recurrent", "verify_recurrent", "node_specs"),
-        *("body_data", "verify_bodies"),
+        *("body_data", "verify_bodies", "verify_split"),
         *("allocation", "costs", "metrics", "solvers"),
     ),
     ("compile",),
