@@ -16,7 +16,7 @@ from qcompile.graph import (
 )
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
-from qcompile.passes.normalise.split_recurrent import PART_OF
+from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
 from qcompile.products import weight_of
 from qcompile.recipe import Preset, Recipe, Rule

@@ -14,7 +14,8 @@ import onnx_ir as ir
 import qcompile.formats as formats
 from qcompile.bodies import nodes_of
 from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
-from qcompile.passes.normalise.split_recurrent import PART_OF, why_not_split
+from qcompile.passes.normalise.recurrent_scans import PART_OF
+from qcompile.passes.normalise.split_recurrent import why_not_split
 from qcompile.plan import NodePlan
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.spec import QuantSpec

@@ -18,7 +18,7 @@ from qcompile.body_data import Recording
 from qcompile.data import Data
 from qcompile.graph import attribute, constant, input_of
 from qcompile.passes.normalise.recurrent_cells import DEFAULTS, inner_bias
-from qcompile.passes.normalise.split_recurrent import PART_OF, B, P, R, W
+from qcompile.passes.normalise.recurrent_scans import PART_OF, B, P, R, W
 from qcompile.session import open_model, run_float, session_options, with_outputs
 from qcompile.verdict import Check
 
