@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ordered lists of passes, one a stage. A pass's place here is its order."""
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -58,6 +60,7 @@ from qcompile.passes.normalise.insert_shapes_behind_nbits import InsertShapesBeh
 from qcompile.passes.normalise.lower_conv_transpose_into_conv import LowerConvTransposeIntoConv
 from qcompile.passes.normalise.lower_einsum_into_matmul import LowerEinsumIntoMatmul
 from qcompile.passes.normalise.merge_duplicates import MergeDuplicates
+from qcompile.passes.normalise.move_constants_into_bodies import MoveConstantsIntoBodies
 from qcompile.passes.normalise.move_data_op_out_of_codes import MoveDataOpOutOfCodes
 from qcompile.passes.normalise.move_signed_codes_to_unsigned import MoveSignedCodesToUnsigned
 from qcompile.passes.normalise.move_squeeze_past_op import MoveSqueezePastOp
@@ -73,6 +76,7 @@ from qcompile.passes.normalise.split_embed_layer_norm import SplitEmbedLayerNorm
 from qcompile.passes.normalise.split_fused_product import SplitFusedProduct
 from qcompile.passes.normalise.split_gemm import SplitGemm
 from qcompile.passes.normalise.split_qlinear_op_into_qdq import SplitQlinearOpIntoQdq
+from qcompile.passes.normalise.split_recurrent import SplitRecurrent
 from qcompile.passes.normalise.split_skip_layer_norm import SplitSkipLayerNorm
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.correct_bias import CorrectBias
@@ -86,14 +90,26 @@ from qcompile.passes.transform.stats import Work
 Pass = ir.passes.InPlacePass
 
 
-def NORMALISE() -> list[Pass]:
-    """Few op kinds, BatchNorm folded, weights [N, K], names frozen."""
+def NAME() -> list[Pass]:
+    """One opset, no functions, names for all, bodies that hold their constants: all graphs at once.
+
+    Verify starts here, too, where it looks at bodies that its data does not run.
+    """
     return [
         ConvertOpset(),
         common.InlinePass(),
         InsertNames(),
         ConvertFloats(),
         FoldConstants(),
+        MoveConstantsIntoBodies(),
+    ]
+
+
+def NORMALISE(is_split: Callable[[ir.Node], bool] = lambda _: False) -> list[Pass]:
+    """Few op kinds, BatchNorm folded, weights [N, K], names frozen; `is_split`: recurrent nodes."""
+    return [
+        *NAME(),
+        SplitRecurrent(is_split),
         FoldConstantOfShape(),
         SplitQlinearOpIntoQdq(),
         SplitDynamicProduct(),

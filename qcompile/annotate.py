@@ -5,31 +5,35 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-import qcompile.formats as formats
+from qcompile.bodies import all_bodies, closed_bodies, compiled_graphs
 from qcompile.errors import InputError
 from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.integer_only import check_plan, problems_of
-from qcompile.plan import NodePlan, Plan
-from qcompile.products import is_depthwise, weight_of
+from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
+from qcompile.passes.normalise.recurrent_scans import PART_OF
+from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
+from qcompile.products import weight_of
 from qcompile.recipe import Preset, Recipe, Rule
-from qcompile.recurrent import plan_recurrent, recurrent_notes
+from qcompile.recurrent import origin, plan_recurrent, recurrent_notes, rule_for, why_left
 from qcompile.spec import QuantSpec
 from qcompile.spread import spread_activations
-from qcompile.targets.target import Request, Target
+from qcompile.targets.target import Target
 from qcompile.weighted import (
     FLOAT_OPS,
+    carried_weights,
     channel_spec,
     edge_nodes,
     held_elements,
-    inside_subgraphs,
+    inside_other_graphs,
     is_weighted,
     left_weight,
     not_codable,
     nothing_to_quantize,
 )
 
-BLOCK_SIZE = 32
+CODES_INSIDE = "it is in a body of If, Loop or Scan; its codes stay as in the model"
+NO_RANGES = "nothing calibrates static activations inside them"
 
 
 def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool) -> Plan:
@@ -43,21 +47,13 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     if imported and recipe.preset is None:
         preset, notes = None, ["no preset was given: the model's own codes are kept"]
     notes += model.meta.get("notes", [])
-    weighted = [n for n in model.graph if n.name not in imported and is_weighted(n)]
-    edges = edge_nodes(model.graph, weighted)
-    nodes: dict[str, NodePlan] = {}
-    problems = _missing_data(recipe, has_data=has_data) + problems_of(recipe, preset, target)
-    for node in weighted:
-        found = _plan_node(node, recipe, preset, target, is_edge=node in edges)
-        if found.rule.startswith("!"):
-            problems.append(found.reason)
-        nodes[found.node] = found
-    nodes = _agree_on_shared_weights(nodes, weighted, target)
-    planned = [(n, nodes[n.name or ""].weight) for n in weighted]
-    problems += [not_codable(n, spec.scale_format) for n, spec in planned if spec is not None]
-    if problems := [p for p in problems if p]:
+    nodes, problems = _plan_graph(model.graph, recipe, preset, target, set(imported))
+    problems += _missing_data(recipe, has_data=has_data) + problems_of(recipe, preset, target)
+    inside, more, why = _plan_bodies(model, recipe, preset, target)
+    if problems := [p for p in (*problems, *more) if p]:
         raise InputError("\n".join(problems))
-    nodes |= imported | inside_subgraphs(model.graph)
+    nodes |= imported | inside
+    notes += why
     if not any(p.is_quantized for p in nodes.values()):
         raise InputError(nothing_to_quantize(nodes))
     activations = [p.activation for p in nodes.values() if p.activation]
@@ -68,13 +64,65 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     notes += [
         f'{r.source}: "{r.match}" is about no weighted node of the model'
         for r in recipe.rules
-        if not any(r.covers(p.node, p.op_type) for p in nodes.values())
+        if not any(r.covers(*each) for p in nodes.values() for each in p.origins)
     ]
     if preset is None:
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
     plan = replace(plan, is_integer_only=recipe.integer_only)
     return check_plan(spread_activations(model.graph, plan, target))
+
+
+def _plan_graph(
+    graph: ir.Graph,
+    recipe: Recipe,
+    preset: Preset | None,
+    target: Target,
+    imported: set[str],
+    *,
+    has_edges: bool = True,
+) -> tuple[dict[str, NodePlan], list[str]]:
+    """The weighted nodes of one graph, and what is asked of them and impossible."""
+    weighted = [n for n in graph if n.name not in imported and is_weighted(n)]
+    edges = edge_nodes(graph, weighted) if has_edges else set()
+    nodes: dict[str, NodePlan] = {}
+    problems = []
+    for node in weighted:
+        found = _plan_node(node, recipe, preset, target, is_edge=node in edges)
+        if found.rule.startswith("!"):
+            problems.append(found.reason)
+        nodes[found.node] = found
+    nodes = _agree_on_shared_weights(nodes, weighted, target)
+    planned = [(n, nodes[n.name or ""].weight) for n in weighted]
+    problems += [not_codable(n, spec.scale_format) for n, spec in planned if spec is not None]
+    return nodes, problems
+
+
+def _plan_bodies(
+    model: ir.Model, recipe: Recipe, preset: Preset | None, target: Target
+) -> tuple[dict[str, NodePlan], list[str], list[str]]:
+    """Nodes, problems and notes of the bodies of If, Loop and Scan, which have no static codes."""
+    inner = recipe.inside_bodies()
+    inside = preset if preset is None else preset.inside_bodies()
+    nodes: dict[str, NodePlan] = {}
+    problems: list[str] = []
+    for body in closed_bodies(model).values():
+        imported = plan_imported(body.graph, recipe, target)
+        found, wrong = _plan_graph(
+            body.graph, inner, inside, target, set(imported), has_edges=False
+        )
+        kept = {n: replace(p, weight=None, activation=None) for n, p in imported.items()}
+        nodes |= found | {n: replace(p, reason=p.reason or CODES_INSIDE) for n, p in kept.items()}
+        problems += wrong
+    for graph in compiled_graphs(model):
+        nodes |= inside_other_graphs(graph)
+    for each in all_bodies(model.graph):
+        nodes |= carried_weights(each)
+    is_static = preset is not None and inside is not preset
+    if not is_static or not any(p.is_quantized for p in nodes.values()):
+        return nodes, problems, []
+    assert inside is not None
+    return nodes, problems, [f"the bodies of If, Loop and Scan have {inside.name}: {NO_RANGES}"]
 
 
 def choose_preset(recipe: Recipe, *, has_data: bool) -> tuple[Preset, list[str]]:
@@ -115,7 +163,9 @@ def _plan_node(
     held = weight or left_weight(node)
     name = held.name or "" if held is not None else ""
     plan = NodePlan(node.name or "", node.op_type, name, held_elements(node))
-    rule = _rule_for(node, recipe)
+    if PART_OF in node.metadata_props:
+        plan = replace(plan, part_of=origin(node))
+    rule = rule_for(node, recipe)
     source = rule.source if rule is not None else f"preset {preset.name if preset else 'none'}"
     reason = _why_not(node, weight, recipe, rule)
     if reason:
@@ -124,7 +174,7 @@ def _plan_node(
         preset = Preset.parse(rule.preset)
     if preset is None:
         return replace(plan, reason=FLOAT_IN_THE_MODEL, rule=AS_THE_MODEL_SAYS)
-    if is_op(node, "LSTM"):
+    if is_op(node, *RECURRENT_OPS):
         return plan_recurrent(replace(plan, rule=source), node, preset, rule)
     asked = (rule.weight_format if rule else None) or recipe.weight_format
     bits = preset.weight_bits
@@ -159,19 +209,13 @@ def _plan_node(
     return replace(plan, weight=weight_spec, activation=activation, rule=source)
 
 
-def _rule_for(node: ir.Node, recipe: Recipe) -> Rule | None:
-    found = [r for r in recipe.rules if r.covers(node.name or "", node.op_type)]
-    return found[-1] if found else None
-
-
 def _why_not(
     node: ir.Node, weight: ir.Value | None, recipe: Recipe, rule: Rule | None
 ) -> str | None:
     """What keeps the node in float whatever the target, or None."""
-    if rule is not None and rule.exclude:
-        return f"excluded by {rule.source}"
-    if recipe.op_types_to_quantize and node.op_type not in recipe.op_types_to_quantize:
-        return f"{node.op_type} is not among --op-types-to-quantize"
+    left = why_left(node, recipe, rule)
+    if left is not None:
+        return left
     if node.op_type in FLOAT_OPS:
         return FLOAT_OPS[node.op_type]
     if weight is None and left_weight(node) is not None:
@@ -195,60 +239,6 @@ def _why_not(
     if bias is not None and (not is_constant(bias) or static_shape(bias) != (dims[0],)):
         return f"its bias {bias.name} is no constant vector of {dims[0]}"
     return None
-
-
-def weight_spec_of(
-    node: ir.Node, bits: int, activation: str, asked: str | None, block_size: int | None
-) -> QuantSpec:
-    """Conv and static products: one symmetric scale an output.
-
-    Others below 8 bits: blocks of 32 with f16 scales and zero points. One bit means ±1 (`binary`),
-    because int1 has only 0 and −1.
-    """
-    by_output = is_op(node, "Conv") or activation == "static"
-    blocked = not by_output and (bits < 8 or block_size is not None)
-    if asked is not None:
-        chosen = formats.get(asked)
-        blocked = not by_output and (chosen.bits < 8 or block_size is not None)
-        symmetric = chosen.is_signed
-    elif bits == 1:
-        chosen, symmetric = formats.get("binary"), True
-    else:
-        symmetric = not blocked or bits == 8
-        chosen = formats.get(f"{'int' if symmetric else 'uint'}{bits}")
-    if blocked or (block_size is not None and not is_op(node, "Conv")):
-        return QuantSpec(chosen, "block", 1, block_size or BLOCK_SIZE, symmetric, "f16")
-    return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
-
-
-def activation_spec_of(node: ir.Node, preset: Preset, recipe: Recipe) -> QuantSpec | None:
-    """The spec of the node's input; a gathered table has none."""
-    if is_op(node, "Gather") or preset.activation == "float":
-        return None
-    if preset.activation == "dynamic":
-        granularity = "sample" if is_op(node, "Conv") else "row"
-        return QuantSpec(formats.get(f"int{preset.activation_bits}"), granularity)
-    return static_spec(preset, recipe)
-
-
-def static_spec(preset: Preset, recipe: Recipe) -> QuantSpec:
-    """Static activations: unsigned, one scale a tensor, with a zero point."""
-    chosen = formats.get(recipe.activation_format or f"uint{preset.activation_bits}")
-    if chosen.is_table or chosen.is_signed:
-        raise InputError(f"static activations are unsigned integers; {chosen} was asked: use uint8")
-    return QuantSpec(chosen, "tensor", is_symmetric=False)
-
-
-def request_of(node: ir.Node, weight: QuantSpec, activation: QuantSpec | None) -> Request:
-    """The node as a target sees it."""
-    value = weight_of(node)
-    dims = static_shape(value) if value is not None else None
-    assert dims is not None
-    group = int(attribute(node, "group", 1)) if is_op(node, "Conv") else 1
-    k = 1
-    for size in dims[2 if is_op(node, "LSTM") else 1 :]:
-        k *= size
-    return Request(node.op_type, weight, activation, k, group, is_depthwise(node, dims))
 
 
 def _agree_on_shared_weights(

@@ -85,7 +85,7 @@ def compile_command(
         str | None, typer.Option(help="REGEX of node names kept float")
     ] = None,
     op_types_to_quantize: Annotated[
-        str | None, typer.Option(help="Conv,MatMul,Gemm,Gather,LSTM")
+        str | None, typer.Option(help="Conv,MatMul,Gemm,Gather,LSTM,GRU,RNN")
     ] = None,
     integer_only: Annotated[
         bool, typer.Option("--integer-only", help="no float between quantizer and output")

@@ -29,6 +29,7 @@ from qcompile.plan import Plan
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
 from qcompile.recipe import Recipe
+from qcompile.recurrent import split_for
 from qcompile.session import open_model, session_options
 from qcompile.stage import Inspector
 from qcompile.synthetic import synthetic_data
@@ -90,7 +91,8 @@ def compile(
     ):
         run = shown_to.run
         source = run(load_model, path)
-        normalised = run(normalise, source, inspect)
+        is_split = split_for(recipe, source, has_data=calibration_data is not None)
+        normalised = run(normalise, source, inspect, is_split)
         budget.check(normalised)
         threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
@@ -122,7 +124,8 @@ def plan_only(
     chosen = targets.get(target)
     choose_preset(recipe, has_data=calibration_data is not None)
     check_source(calibration_data)
-    normalised = normalise(load_model(model))
+    has_data, source = calibration_data is not None, load_model(model)
+    normalised = normalise(source, None, split_for(recipe, source, has_data=has_data))
     data = _data(calibration_data, list(normalised.graph.inputs), recipe)
     return annotate(normalised, recipe, chosen, has_data=data is not None), normalised
 

@@ -16,6 +16,7 @@ import onnx_ir.passes.common as common
 
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import MANIFEST, MODEL, WEIGHTS, Artifact, sha256
+from qcompile.bodies import nodes_of
 from qcompile.errors import InputError
 from qcompile.external import move_outside
 from qcompile.graph import DOMAIN, DOMAIN_VERSION, attribute, is_op, static_shape
@@ -163,9 +164,9 @@ def needs(opset: int) -> tuple[int, str]:
 def oldest_runtime(model: ir.Model) -> str:
     """The oldest ONNX Runtime that has the opset and every kernel of the model."""
     needed = [needs(model.graph.opset_imports[""])[1]]
-    if any(n.op_type == "MatMulNBits" and attribute(n, "bits", 4) == 8 for n in model.graph):
+    if any(n.op_type == "MatMulNBits" and attribute(n, "bits", 4) == 8 for n in nodes_of(model)):
         needed.append("1.23")  # 1.22 has a kernel, which refuses most of them when it runs
-    moved = [n.inputs[0] for n in model.graph if is_op(n, "DepthToSpace")]
+    moved = [n.inputs[0] for n in nodes_of(model) if is_op(n, "DepthToSpace")]
     if any(v is not None and v.dtype == ir.DataType.UINT8 for v in moved):
         needed.append("1.21")
     if any(is_wrong_with_amx(_amx_columns(n)) for n in model.graph):
@@ -195,7 +196,7 @@ def _number(version: str) -> tuple[int, ...]:
 def _settle_versions(model: ir.Model) -> None:
     """The lowest IR version that the opset needs, and just the domains in use."""
     common.RemoveUnusedOpsetsPass()(model)
-    if any(n.domain == DOMAIN for n in model.graph):
+    if any(n.domain == DOMAIN for n in nodes_of(model)):
         model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     model.ir_version = needs(model.graph.opset_imports[""])[0]
     model.producer_name, model.producer_version = "qcompile", VERSION
@@ -221,7 +222,7 @@ def write_model(model: ir.Model, path: Path) -> None:
 
 def node_rows(packed: ir.Model, plan: Plan, target: Target) -> list[dict[str, Any]]:
     """What happened to every weighted node: formats, kernel, bytes, or the reason for float."""
-    nodes = {n.name: n for n in packed.graph}
+    nodes = {n.name: n for n in nodes_of(packed)}
     return [_row(p, nodes.get(p.node), target) for p in plan.nodes.values()]
 
 

@@ -18,9 +18,11 @@ def move_outside(values: Iterable[ir.Value], path: Path, inline_bytes: int) -> N
     """The initializers above `inline_bytes` become external tensors in a new file.
 
     One is in memory at a time. Offsets are multiples of a page for large tensors, so that ONNX
-    Runtime maps the file. Smaller tensors of other files are read in.
+    Runtime maps the file. Smaller tensors of other files are read in. Equal bytes are written once:
+    the branches of an If often have the same weights.
     """
-    with path.open("wb") as file:
+    places: dict[int, list[int]] = {}  # bytes of a tensor → where such tensors begin
+    with path.open("w+b") as file:
         for value in values:
             tensor = value.const_value
             if tensor is None:
@@ -30,13 +32,21 @@ def move_outside(values: Iterable[ir.Value], path: Path, inline_bytes: int) -> N
                     value.const_value = ir.tensor(tensor.numpy(), name=value.name)
                 continue
             step = PAGE if tensor.nbytes >= LARGE_BYTES else LINE
-            offset = -(-file.tell() // step) * step
-            file.write(b"\0" * (offset - file.tell()))
+            before = file.tell()
+            offset = -(-before // step) * step
+            file.write(b"\0" * (offset - before))
             _write(file, tensor)
+            end, others = file.tell(), places.setdefault(tensor.nbytes, [])
+            same = next((o for o in others if _is_same(file, o, offset, end - offset)), None)
+            if same is not None:
+                file.truncate(file.seek(before))
+                offset, end = same, same + end - offset
+            else:
+                others.append(offset)
             value.const_value = ir.ExternalTensor(
                 path.name,
                 offset,
-                file.tell() - offset,
+                end - offset,
                 tensor.dtype,
                 shape=ir.Shape(tensor.shape.numpy()),
                 name=value.name or "",
@@ -47,6 +57,20 @@ def move_outside(values: Iterable[ir.Value], path: Path, inline_bytes: int) -> N
                 release()
         file.flush()
         os.fsync(file.fileno())
+
+
+def _is_same(file: BinaryIO, first: int, second: int, size: int) -> bool:
+    """Whether the two parts of the file are equal; most differ in their first line."""
+    file.flush()
+    step, done = LINE, 0
+    while done < size:
+        step = min(step, size - done)
+        if os.pread(file.fileno(), step, first + done) != os.pread(
+            file.fileno(), step, second + done
+        ):
+            return False
+        done, step = done + step, _PIECE_BYTES
+    return True
 
 
 def _write(file: BinaryIO, tensor: ir.TensorProtocol) -> None:

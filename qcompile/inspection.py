@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import MANIFEST, MODEL, WEIGHTS, Artifact
+from qcompile.bodies import nodes_of
 from qcompile.graph import DOMAIN
 from qcompile.load import external_tensors
 
@@ -21,7 +22,7 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
     """
     files = artifact.content["files"]
     library = artifact.content["library"]
-    graph = artifact.model().graph
+    nodes = nodes_of(artifact.model())
     sizes = {name: int(files[name]["bytes"]) for name in (MODEL, WEIGHTS) if name in files}
     if library is not None:
         sizes["library"] = int(files[library["file"]]["bytes"])
@@ -30,8 +31,8 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
         "bytes": sizes,
         "bits_per_weight": bits_per_weight(artifact),
         "isa": runtime_ops.supported_isas()[-1] if library is not None else None,
-        "ops": _ops(graph),
-        "recurrent": recurrent(graph),
+        "ops": _ops(nodes),
+        "recurrent": recurrent(nodes),
     }
 
 
@@ -40,7 +41,7 @@ def model_facts(path: Path) -> dict[str, Any]:
     model = ir.load(path)
     external = sum(t.nbytes for _, t in external_tensors(model))
     sizes = {"model": path.stat().st_size} | ({"external data": external} if external else {})
-    return {"bytes": sizes, "ops": _ops(model.graph), "recurrent": recurrent(model.graph)}
+    return {"bytes": sizes, "ops": _ops(nodes_of(model)), "recurrent": recurrent(nodes_of(model))}
 
 
 def bits_per_weight(artifact: Artifact) -> float | None:
@@ -50,10 +51,10 @@ def bits_per_weight(artifact: Artifact) -> float | None:
     return 8 * sum(r["packed_bytes"] for r in rows.values()) / elements if elements else None
 
 
-def recurrent(graph: ir.Graph) -> list[dict[str, Any]]:
+def recurrent(nodes: list[ir.Node]) -> list[dict[str, Any]]:
     """Node, op, weight elements and bytes of every recurrent op."""
     rows = []
-    for node in graph:
+    for node in nodes:
         if node.op_type in RECURRENT:
             held = [v.const_value for v in node.inputs[1:3] if v is not None]
             weights = [t for t in held if t is not None]
@@ -68,10 +69,10 @@ def recurrent(graph: ir.Graph) -> list[dict[str, Any]]:
     return rows
 
 
-def _ops(graph: ir.Graph) -> dict[str, int]:
+def _ops(nodes: list[ir.Node]) -> dict[str, int]:
     """How many nodes of every op, qcompile's with their domain."""
     counts: dict[str, int] = {}
-    for node in graph:
+    for node in nodes:
         name = f"{DOMAIN}::{node.op_type}" if node.domain == DOMAIN else node.op_type
         counts[name] = counts.get(name, 0) + 1
     return dict(sorted(counts.items()))

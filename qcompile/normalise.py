@@ -1,17 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """normalise: the model in few op kinds, BatchNorm folded, weights [N, K], names frozen."""
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 
-from qcompile.passes import NORMALISE
+from qcompile.passes import NAME, NORMALISE
 from qcompile.stage import Inspector, run_passes
 
 
-def normalise(source: ir.Model, inspect: Inspector | None = None) -> ir.Model:
-    """A normalised copy, whose meta["notes"] are for the report; tensors are the source's."""
-    model = run_passes(source.clone(), "normalise", NORMALISE(), inspect)
+def normalise(
+    source: ir.Model,
+    inspect: Inspector | None = None,
+    is_split: Callable[[ir.Node], bool] = lambda _: False,
+) -> ir.Model:
+    """A normalised copy, whose meta["notes"] are for the report; tensors are the source's.
+
+    is_split: which recurrent nodes are split into products.
+    """
+    model = run_passes(source.clone(), "normalise", NORMALISE(is_split), inspect)
     model.meta["notes"] = notes_of(source)
     return model
+
+
+def named(source: ir.Model) -> ir.Model:
+    """A copy whose bodies of If, Loop and Scan are those of the normalised model, not rewritten."""
+    return run_passes(source.clone(), "normalise", NAME())
 
 
 def notes_of(source: ir.Model) -> list[str]:

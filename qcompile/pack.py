@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from qcompile.bodies import compiled_graphs
 from qcompile.formats import FORMATS, Format
 from qcompile.graph import DOMAIN, add_initializer, attribute, constant, input_of
 from qcompile.layouts import LAYOUTS, Shape
@@ -29,7 +30,12 @@ def pack(lowered: ir.Model, target: Target) -> ir.Model:
     model = lowered.clone()
     if not target.packs:
         return model
-    graph = model.graph
+    for graph in compiled_graphs(model):
+        _pack_graph(graph)
+    return model
+
+
+def _pack_graph(graph: ir.Graph) -> None:
     shared = _gathered_and_multiplied(graph)
     done: dict[tuple, ir.Value] = {}
     for node in list(graph):
@@ -38,7 +44,6 @@ def pack(lowered: ir.Model, target: Target) -> ir.Model:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
-    return model
 
 
 def layout_of(node: ir.Node, shared: set[str]) -> str:

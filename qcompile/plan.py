@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from qcompile.spec import QuantSpec
 
 WEIGHTED_OPS = ("Conv", "MatMul", "Gemm", "Gather")
-QUANTIZED_OPS = (*WEIGHTED_OPS, "LSTM")
 RECURRENT_OPS = ("LSTM", "GRU", "RNN")  # coverage leaves out those that stay float
+QUANTIZED_OPS = (*WEIGHTED_OPS, *RECURRENT_OPS)
 
 
 @dataclass(frozen=True)
 class NodePlan:
     """A weighted node: its weight's spec and how it takes activations, or why it stays float.
 
-    is_imported: its codes are those of the user's model. activation is the spec of the input:
+    is_imported: its codes are those of the user's model. part_of: name and op of the recurrent node
+    that was split into it and others. activation is the spec of the input:
     static (`uint8/tensor`), dynamic (`int8/row`, `int8/sample`) or None (float).
     """
 
@@ -27,6 +28,12 @@ class NodePlan:
     reason: str = ""
     rule: str = ""
     is_imported: bool = False
+    part_of: tuple[str, str] | None = None
+
+    @property
+    def origins(self) -> list[tuple[str, str]]:
+        """(name, op) for the rules of a recipe."""
+        return [(self.node, self.op_type), *([self.part_of] if self.part_of else [])]
 
     @property
     def is_quantized(self) -> bool:

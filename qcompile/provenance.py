@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from qcompile.bodies import nodes_of
 from qcompile.graph import DOMAIN
 
 PREFIX = "qcompile."
@@ -15,12 +16,12 @@ Facts = dict[str, dict[str, dict[str, str]]]  # "nodes" or "values" → name →
 
 
 def detach(model: ir.Model) -> Facts:
-    """Take the metadata of qcompile off the main graph, where the op library runs it.
+    """Take the metadata of qcompile off the graphs, where the op library runs it.
 
     With it go types and shapes, which ONNX Runtime infers. Without the library all stays: the
     quantizers of a QDQ graph say what their numbers are in their metadata alone.
     """
-    nodes = list(model.graph)
+    nodes = nodes_of(model)
     if not any(n.domain == DOMAIN for n in nodes):
         return {}
     values = [v for n in nodes for v in n.outputs if not v.is_graph_output()]
@@ -45,7 +46,7 @@ def _taken(objects: Iterable[ir.Node | ir.Value]) -> dict[str, dict[str, str]]:
 def attach(model: ir.Model, facts: Facts) -> None:
     """Put back what `detach` took."""
     nodes, values = facts.get("nodes", {}), facts.get("values", {})
-    for node in model.graph:
+    for node in nodes_of(model):
         node.metadata_props.update(nodes.get(node.name or "", {}))
         for value in node.outputs:
             value.metadata_props.update(values.get(value.name or "", {}))

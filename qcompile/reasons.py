@@ -5,9 +5,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from qcompile.annotate import activation_spec_of, request_of, weight_spec_of
+from qcompile.bodies import closed_bodies
 from qcompile.errors import InputError, nearest
 from qcompile.graph import is_op
+from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
 from qcompile.plan import RECURRENT_OPS, Plan
 from qcompile.recipe import Preset, Recipe, preset_names
 from qcompile.targets.target import Target
@@ -15,9 +16,10 @@ from qcompile.targets.target import Target
 
 def why(plan: Plan, model: ir.Model, recipe: Recipe, target: Target, name: str) -> dict[str, Any]:
     """The decision about the node or value of that name; InputError where there is none."""
-    nodes = {n.name or "": n for n in model.graph}
-    values = {v.name or "": v for n in model.graph for v in n.outputs}
-    values |= {v.name or "": v for v in model.graph.inputs}
+    graphs = [model.graph, *(body.graph for body in closed_bodies(model).values())]
+    nodes = {n.name or "": n for graph in graphs for n in graph}
+    values = {v.name or "": v for n in nodes.values() for v in n.outputs}
+    values |= {v.name or "": v for graph in graphs for v in graph.inputs}
     if name in nodes:
         return _of_node(nodes[name], plan, recipe, target)
     if name in values:

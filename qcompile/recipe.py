@@ -51,6 +51,21 @@ class Preset:
         kind = "dynamic" if match["dynamic"] else "static" if match["static"] else "float"
         return cls(name, int(match["weight"]), kind, bits)
 
+    def inside_bodies(self) -> "Preset":
+        """The preset where activations have no static ranges: static ones become dynamic.
+
+        >>> Preset.parse("w4a8").inside_bodies().name, Preset.parse("w4a16").inside_bodies().name
+        ('w4a8-dynamic', 'w4a16')
+        """
+        if self.activation != "static":
+            return self
+        bits = self.activation_bits if self.activation_bits == 4 else 8
+        return Preset.parse(f"w{self.weight_bits}a{bits}-dynamic")
+
+
+def _name_inside(preset: str) -> str:
+    return Preset.parse(preset).inside_bodies().name
+
 
 def preset_names() -> list[str]:
     """Every preset, the common ones first."""
@@ -102,6 +117,14 @@ class Recipe:
         problems = self._problems()
         if problems:
             raise InputError("\n".join(problems))
+
+    def inside_bodies(self) -> "Recipe":
+        """The recipe for bodies of If, Loop and Scan, without static activations."""
+        rules = tuple(
+            rule if rule.preset is None else replace(rule, preset=_name_inside(rule.preset))
+            for rule in self.rules
+        )
+        return replace(self, rules=rules)
 
     def _problems(self) -> list[str]:
         found = _chosen_problems(self.preset, self.weight_format, self.block_size)

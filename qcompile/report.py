@@ -8,11 +8,12 @@ import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
 
-from qcompile.annotate import request_of
 from qcompile.artifact import Artifact
+from qcompile.bodies import nodes_of
 from qcompile.compare import Comparison
 from qcompile.formats import FORMATS
 from qcompile.imported_plan import AS_THE_MODEL_SAYS
+from qcompile.node_specs import request_of
 from qcompile.plan import NodePlan, Plan
 from qcompile.targets.target import Request, Target
 
@@ -165,7 +166,7 @@ def model_lines(facts: dict[str, Any], console: Console) -> None:
 
 def planned_rows(plan: Plan, target: Target, model: ir.Model) -> list[dict[str, Any]]:
     """What would happen to every weighted node: format and kernel, or the reason for float."""
-    nodes = {n.name: n for n in model.graph}
+    nodes = {n.name: n for n in nodes_of(model)}
     rows = []
     for p in plan.nodes.values():
         row: dict[str, Any] = {"node": p.node, "op": p.op_type, "decided_by": p.rule}

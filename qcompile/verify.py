@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import Artifact, load, sha256
+from qcompile.bodies import all_bodies, closed, nodes_of
+from qcompile.body_data import record_bodies
 from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.graph import DOMAIN, FLOAT, constant
 from qcompile.integer_only import check_sums
 from qcompile.measure import measure_speed
 from qcompile.memory import row_slices
+from qcompile.normalise import named
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.session import open_model, run_float, session_options
@@ -24,12 +27,14 @@ from qcompile.spec import QuantSpec
 from qcompile.targets.target import Target
 from qcompile.verdict import Check, Verdict
 from qcompile.verify_activations import check_activations
+from qcompile.verify_bodies import Part, body_part, joined
 from qcompile.verify_compensated import check_compensated
 from qcompile.verify_imported import check_codes, check_kept, makes_codes
 from qcompile.verify_lowered import check_constants, check_floats
 from qcompile.verify_nodes import check_lowered, check_packed, check_qdq, layer_sqnr, record
-from qcompile.verify_normalised import check_normalised
+from qcompile.verify_normalised import check_normalised, measure_products
 from qcompile.verify_recurrent import check_recurrent
+from qcompile.verify_split import check_split
 
 UNIT = 2.0**-23
 SAMPLES = 2  # the node-by-node rungs run NumPy on every node
@@ -51,31 +56,43 @@ def verify(
 ) -> Verdict:
     """The verdict of architecture §2. Reads the artifact from disk."""
     few = data.first(SAMPLES)
-    skipped: list[str] = []
-    worst: list[tuple[str, float]] = []
+    inside = record_bodies(normalised, few)
+    if not all(recording.feeds for recording in inside.values()):  # later samples may run them
+        inside = record_bodies(normalised, data.first(END_TO_END_SAMPLES))
+    measure_products(normalised, inside)
     checks = [check_emitted(artifact)]
     if makes_codes(normalised):
         checks += check_codes(source, normalised, few)
     else:
-        checks.append(check_normalised(source, normalised, few, division))
-    checks += check_kept(normalised, quantized, plan)
-    checks += check_weights(normalised, quantized, plan, stats)
-    checks += check_compensated(normalised, quantized, stats)
-    if runtime_ops.is_available() or not _needs_library(quantized):
-        checks += check_activations(quantized, plan, few, division)
-    else:
-        skipped.append("the QDQ rung: the op library is not installed")
+        checks.append(check_normalised(source, normalised, few, inside, division))
     packed = artifact.model()
-    checks += check_recurrent(quantized, packed)
+    stages = (normalised, quantized, lowered, packed)
+    skipped: list[str] = []
+    worst: list[tuple[str, float]] = []
+    parts = [Part(*stages, few, division)]
+    original = named(source) if inside else source
+    theirs = {body.path for body in all_bodies(original.graph)}  # others are what normalise made
+    for path, recording in inside.items():
+        part, why = body_part(path, recording, stages, division.budget)
+        if path in theirs and part.data is not None:
+            body = closed(original, path)
+            checks.append(check_normalised(body, part.normalised, part.data, inside, part.division))
+        parts.append(part)
+        skipped += why
+    originals = {n.name or "": n for n in nodes_of(original)}
+    for part in parts:
+        if part.data is not None and inside:
+            checks += check_split(originals, part.normalised, part.data, inside)
+        checks += check_part(artifact, part, plan, stats)
+        if target.packs:
+            more, sizes = check_runs(artifact, part)
+            checks += more
+            worst += sizes
     if plan.is_integer_only:
         checks.append(check_sums(packed))
-    if target.packs:
-        checks += [check_constants(lowered, quantized), check_packed(lowered, packed)]
-        runs = record(artifact, packed, few, division)
-        checks += check_lowered(packed, runs)
-        checks += check_qdq(packed, quantized, runs)
-        checks += check_floats(quantized, packed, [run.values for run in runs])
-        worst = layer_sqnr(normalised, packed, runs, few, division)
+    if _needs_library(quantized) and not runtime_ops.is_available():
+        skipped.append("the QDQ rung: the op library is not installed")
+    worst.sort(key=lambda row: row[1])
     session = load(artifact.folder, threads=1)
     is_large = division.budget.is_large(source)
     float_session = open_model(source, session_options(1), lean=is_large)
@@ -90,12 +107,37 @@ def verify(
     else:
         speed = measure_speed(float_session, session, next(iter(data)))
     return Verdict(
-        tuple(checks), sqnr, cosine, tuple(worst[:5]), speed=speed, skipped=tuple(skipped)
+        tuple(joined(checks)), sqnr, cosine, tuple(worst[:5]), speed=speed, skipped=tuple(skipped)
     )
 
 
+def check_part(artifact: Artifact, part: Part, plan: Plan, stats: Stats) -> list[Check]:
+    """What the stages did to one graph, without running what was compiled."""
+    checks = check_kept(part.normalised, part.quantized, plan)
+    checks += check_weights(part.normalised, part.quantized, plan, stats)
+    checks += check_compensated(part.normalised, part.quantized, stats)
+    if part.data and (runtime_ops.is_available() or not _needs_library(part.quantized)):
+        checks += check_activations(part.quantized, plan, part.data, part.division)
+    return checks + check_recurrent(part.quantized, part.packed)
+
+
+def check_runs(artifact: Artifact, part: Part) -> tuple[list[Check], list[tuple[str, float]]]:
+    """Lowered and packed nodes: their constants, and what they give; SQNR by node."""
+    checks = [
+        check_constants(part.lowered, part.quantized),
+        check_packed(part.lowered, part.packed),
+    ]
+    if part.data is None:
+        return checks, []
+    runs = record(artifact, part.packed, part.data, part.division)
+    checks += check_lowered(part.packed, runs)
+    checks += check_qdq(part.packed, part.quantized, runs)
+    checks += check_floats(part.quantized, part.packed, [run.values for run in runs])
+    return checks, layer_sqnr(part.normalised, part.packed, runs, part.data, part.division)
+
+
 def _needs_library(model: ir.Model) -> bool:
-    return any(n.domain == DOMAIN for n in model.graph)
+    return any(n.domain == DOMAIN for n in nodes_of(model))
 
 
 def check_emitted(artifact: Artifact) -> Check:

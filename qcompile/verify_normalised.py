@@ -7,30 +7,40 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from qcompile.bodies import all_bodies, closed
+from qcompile.body_data import Recording
 from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.graph import values
-from qcompile.session import run_float, with_outputs
+from qcompile.session import open_model, run_float, session_options, with_outputs
 from qcompile.verdict import Check
+from qcompile.verify_split import NUDGE, nudged
 
 UNIT = 2.0**-23
 TINY = float(np.finfo(np.float64).tiny)
 
 
 def check_normalised(
-    source: ir.Model, normalised: ir.Model, data: Data, division: Division | None = None
+    source: ir.Model,
+    normalised: ir.Model,
+    data: Data,
+    inside: dict[str, Recording] | None = None,
+    division: Division | None = None,
 ) -> Check:
     """normalise: float outputs against the source's.
 
     The bound: every product of K terms may differ by K·2^-23 of its magnitude, and the differences
     add over the depth; so 2^-23 · Σ K · (the largest |element| of a product or of the output
     itself, which may be large behind small products). Where no output is a float, all must be
-    equal.
+    equal. The nodes of a body count once a step, its products with the sizes that they have there.
+    Rounding grows over the steps of recurrent nodes that were split: where an output moves more
+    than its own size times a relative change of the recurrent weights, it may move so here.
     """
-    products = [n for n in normalised.graph if n.op_type in ("Conv", "MatMul", "Gemm")]
-    names = [n.outputs[0].name or "" for n in products]
+    inside = inside or {}
+    paths = [body.path for body in all_bodies(normalised.graph) if body.path in inside]
+    names = [n.outputs[0].name or "" for n in _products(normalised.graph)]
     outputs = [v.name or "" for v in normalised.graph.outputs]
-    depth = sum(reduction(n) for n in products) + len(normalised.graph)
+    depth = _depth(normalised.graph) + _depth_inside(normalised, inside)
     division = division or Division()
     wide = list(dict.fromkeys([*outputs, *names]))
     parts, groups = division.split({n: division.footprint.of_values([n]) for n in wide}, data)
@@ -51,13 +61,61 @@ def check_normalised(
                 gaps[name] = max(gaps[name], float("inf") if np.isnan(gap) else gap)
     floats = [n for n in outputs if are_float[n]]
     largest_product = max((sizes[n] for n in names), default=0.0)
+    largest_product = max([largest_product, *(inside[p].largest_product for p in paths)])
     unit = unit_of(source) * depth
-    limits = {n: unit * max(largest_product, sizes[n]) for n in floats or outputs}
+    grown = _grown(normalised, outputs, data) if inside else {}
+    limits = {n: unit * max(largest_product, sizes[n], grown.get(n, 0)) for n in floats or outputs}
     worst = max(limits, key=lambda n: gaps[n] / (limits[n] or TINY), default="")
     text = f"2^{int(np.log2(unit_of(source)))} · Σ K · largest product or output (float outputs)"
     return Check(
         "normalise", gaps.get(worst, 0.0), limits.get(worst, 0.0), text, worst, len(outputs)
     )
+
+
+def _products(graph: ir.Graph) -> list[ir.Node]:
+    return [n for n in graph if n.op_type in ("Conv", "MatMul", "Gemm")]
+
+
+def _depth(graph: ir.Graph) -> int:
+    return sum(reduction(n) for n in _products(graph)) + len(graph)
+
+
+def _depth_inside(model: ir.Model, inside: dict[str, Recording]) -> int:
+    """Every body as often as one run of the model runs it at most."""
+    depth = 0
+    for body in all_bodies(model.graph):
+        around = [r.most_steps for path, r in inside.items() if body.path.startswith(f"{path}/")]
+        steps = inside[body.path].most_steps if body.path in inside else 0
+        depth += _depth(body.graph) * steps * int(np.prod(around, dtype=np.int64))
+    return depth
+
+
+def _grown(model: ir.Model, outputs: list[str], data: Data) -> dict[str, float]:
+    """How far each output moves ÷ how far the recurrent weights of split nodes were moved."""
+    other = nudged(model)
+    if other is None:
+        return {}
+    sessions = [open_model(each, session_options(optimise=False)) for each in (model, other)]
+    moved = dict.fromkeys(outputs, 0.0)
+    for feed in data:
+        pairs = zip(*(s.run(outputs, feed) for s in sessions), strict=True)
+        for name, (a, b) in zip(outputs, pairs, strict=True):
+            if is_float(a):
+                moved[name] = max(moved[name], largest_finite(a - b) / NUDGE)
+    return moved
+
+
+def measure_products(model: ir.Model, inside: dict[str, Recording]) -> None:
+    """Write the largest product of every body on its recorded inputs."""
+    for path, recording in inside.items():
+        body = closed(model, path)
+        names = [n.outputs[0].name or "" for n in _products(body.graph)]
+        if not names or not recording.feeds:
+            continue
+        session = open_model(with_outputs(body, names), session_options(optimise=False))
+        for feed in recording.feeds:
+            sizes = [largest_finite(y) for y in session.run(names, feed)]
+            recording.largest_product = max(recording.largest_product, *sizes)
 
 
 def largest_finite(array: NDArray[np.float32]) -> float:

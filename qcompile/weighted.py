@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weighted nodes of a graph: which count, which lie at its edges or in subgraphs."""
+"""The weighted nodes of a graph: which count, and which lie at its edges."""
 
 import math
 from dataclasses import replace
@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from qcompile.bodies import HOLDERS, Body
 from qcompile.graph import (
     attribute,
     constant,
@@ -25,7 +26,7 @@ from qcompile.spec import QuantSpec
 FLOAT_OPS = {
     "ConvTranspose": "it is a ConvTranspose that is no convolution of pixels (docs/normalise.md)",
     "Einsum": "its equation is no product of matrices",
-} | dict.fromkeys(("GRU", "RNN"), "ONNX Runtime has no low-bit kernel for it")
+}
 
 
 def is_weighted(node: ir.Node) -> bool:
@@ -73,10 +74,10 @@ def edge_nodes(graph: ir.Graph, weighted: list[ir.Node]) -> set[ir.Node]:
 LARGEST_WEIGHT = {"f16": 65504.0, "f32": 2.0**64}
 
 
-def inside_subgraphs(graph: ir.Graph) -> dict[str, NodePlan]:
-    """Weighted nodes of the branches of If and the bodies of Loop and Scan: they stay float."""
+def inside_other_graphs(graph: ir.Graph) -> dict[str, NodePlan]:
+    """Weighted nodes of graphs that are no bodies of If, Loop or Scan: they stay float."""
     found: dict[str, NodePlan] = {}
-    for holder in graph:
+    for holder in (n for n in graph if not is_op(n, *HOLDERS)):
         held = [a.value for a in holder.attributes.values() if a.type == ir.AttributeType.GRAPH]
         for node in (n for inner in held for n in inner.all_nodes() if is_weighted(n)):
             weight = weight_of(node) or left_weight(node)
@@ -88,6 +89,22 @@ def inside_subgraphs(graph: ir.Graph) -> dict[str, NodePlan]:
                 held_elements(node),
                 reason=f"it is inside {holder.op_type} {holder.name}, whose graph stays float",
             )
+    return found
+
+
+def carried_weights(body: Body) -> dict[str, NodePlan]:
+    """Products of a body by a matrix that starts as a constant and that the steps change."""
+    found: dict[str, NodePlan] = {}
+    offset = 2 if is_op(body.holder, "Loop") else 0
+    for inner, outer in zip(body.graph.inputs[offset:], body.holder.inputs[offset:], strict=False):
+        if not is_constant(outer) or rank(outer) != 2:
+            continue
+        for use in inner.uses():
+            if is_op(use.node, "MatMul", "Gemm") and use.idx == 1:
+                name, size = use.node.name or "", num_elements(outer)
+                reason = f"its weight is carried by {body.holder.op_type} {body.holder.name}"
+                plan = NodePlan(name, use.node.op_type, inner.name or "", size, reason=reason)
+                found[name] = plan
     return found
 
 

@@ -36,6 +36,7 @@ class ConvertFloats(ir.passes.InPlacePass):
 
     stage = "normalise"
     name = "convert_floats"
+    is_global = True  # all graphs at once
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """One type is converted everywhere or nowhere."""

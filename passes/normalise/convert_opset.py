@@ -45,6 +45,7 @@ class ConvertOpset(ir.passes.InPlacePass):
 
     stage = "normalise"
     name = "convert_opset"
+    is_global = True  # all graphs at once
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Nothing changes from opset 13 to 26 but the functions that have another one."""

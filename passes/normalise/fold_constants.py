@@ -44,6 +44,7 @@ class FoldConstants(ir.passes.InPlacePass):
 
     stage = "normalise"
     name = "fold_constants"
+    is_global = True  # all graphs at once
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold to a fixed point."""

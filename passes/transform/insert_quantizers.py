@@ -45,7 +45,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
         found = {v.name: v for v in graph.inputs} | {v.name: v for n in graph for v in n.outputs}
         modified = False
         for name, spec in self.work.plan.activations.items():
-            if not _is_static(found[name]):
+            if name in found and not _is_static(found[name]):
                 self._insert_static(graph, found[name], spec)
                 modified = True
         for node in list(graph):

@@ -173,13 +173,11 @@ GIVEN = {
 
 @pytest.mark.parametrize("case", CONTROL)
 def test_control_flow_reads_outer_weights(case: str, tmp_path: Path) -> None:
-    """What is outside is quantized; what is inside stays float, with the reason."""
+    """Weights are quantized outside and inside."""
     path = saved(tmp_path, CONTROL[case])
     artifact = compiled(path)
-    reasons = [n["reason"] for n in artifact.content["nodes"] if n["weight"] is None]
-    assert len(reasons) == 1
-    assert reasons[0].startswith(f"it is inside {case.capitalize()} ")
-    assert artifact.content["coverage"] == 0.5
+    assert [n["weight"] for n in artifact.content["nodes"]] == ["int8/axis(axis=0)/sym/f32"] * 2
+    assert artifact.content["coverage"] == 1
     found, wanted = outputs(path, {"x": rows(5), "c": GIVEN[case]})
     assert sqnr(found[0], wanted[0]) > MIN_SQNR
 

@@ -14,6 +14,7 @@ ORDER = (
     ("errors", "version"),
     ("external", "formats", "memory"),
     ("graph", "spec"),
+    ("bodies",),
     ("numerics",),
     (
         "int8_ops",
@@ -67,7 +68,8 @@ ORDER = (
             "product_threads",
             "verify_compensated",
         ),
-        *("recurrent", "verify_recurrent", "integer_only"),
+        *("recurrent", "verify_recurrent", "integer_only", "node_specs"),
+        *("body_data", "verify_bodies", "verify_split"),
         *("allocation", "costs", "metrics", "solvers"),
     ),
     ("compile",),

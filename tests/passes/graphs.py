@@ -27,7 +27,10 @@ def parse(text: str) -> ir.Model:
 
 def lines_of(model: ir.Model) -> list[str]:
     """What makes two graphs the same: interface, constants, nodes in order with attributes."""
-    graph = model.graph
+    return _lines(model.graph)
+
+
+def _lines(graph: ir.Graph) -> list[str]:
     lines = [f"input {v.name} {v.type} {v.shape}" for v in graph.inputs]
     lines += [f"output {v.name} {v.type} {v.shape}" for v in graph.outputs]
     for name, value in sorted(graph.initializers.items()):
@@ -47,6 +50,8 @@ def _plain(value: Any) -> Any:
     """Tensors of different classes may be equal."""
     if isinstance(value, ir.TensorProtocol):
         return value.dtype, value.numpy().tolist()
+    if isinstance(value, ir.Graph):
+        return _lines(value)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -39,21 +39,14 @@ def test_compiles_without_data(name: str, tmp_path: Path) -> None:
     assert made.content["preset"] == "w8a8-dynamic"
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("branches", "it is inside If /z/If, whose graph stays float"),
-        ("loop", "it is inside Loop /z/Loop, whose graph stays float"),
-    ],
-)
-def test_reason(name: str, reason: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["branches", "loop"])
+def test_weights_of_bodies_run_from_codes(name: str, tmp_path: Path) -> None:
     content = qcompile.compile(NETS[name]().save(tmp_path / "m.onnx")).content
-    assert {r["reason"] for r in content["nodes"]} == {None, reason}
-    assert content["coverage"] < 1
+    assert {r["reason"] for r in content["nodes"]} == {None}
+    assert content["coverage"] == 1
 
 
 def test_branch_and_main_graph_share_a_weight(tmp_path: Path) -> None:
-    """The branch reads it as floats, so it is stored twice and counts once."""
     net = branches()
     made = qcompile.compile(net.save(tmp_path / "m.onnx"))
     session, feed = qcompile.load(made.folder), data_for(net)

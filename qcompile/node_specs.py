@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a preset means for one node: the specs of its weight and its input, the target's request."""
+
+import onnx_ir as ir
+
+import qcompile.formats as formats
+from qcompile.errors import InputError
+from qcompile.graph import attribute, is_op, static_shape
+from qcompile.products import is_depthwise, weight_of
+from qcompile.recipe import Preset, Recipe
+from qcompile.spec import QuantSpec
+from qcompile.targets.target import Request
+
+BLOCK_SIZE = 32
+
+
+def weight_spec_of(
+    node: ir.Node, bits: int, activation: str, asked: str | None, block_size: int | None
+) -> QuantSpec:
+    """Conv and static products: one symmetric scale an output.
+
+    Others below 8 bits: blocks of 32 with f16 scales and zero points. One bit means ±1 (`binary`),
+    because int1 has only 0 and −1.
+    """
+    by_output = is_op(node, "Conv") or activation == "static"
+    blocked = not by_output and (bits < 8 or block_size is not None)
+    if asked is not None:
+        chosen = formats.get(asked)
+        blocked = not by_output and (chosen.bits < 8 or block_size is not None)
+        symmetric = chosen.is_signed
+    elif bits == 1:
+        chosen, symmetric = formats.get("binary"), True
+    else:
+        symmetric = not blocked or bits == 8
+        chosen = formats.get(f"{'int' if symmetric else 'uint'}{bits}")
+    if blocked or (block_size is not None and not is_op(node, "Conv")):
+        return QuantSpec(chosen, "block", 1, block_size or BLOCK_SIZE, symmetric, "f16")
+    return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
+
+
+def activation_spec_of(node: ir.Node, preset: Preset, recipe: Recipe) -> QuantSpec | None:
+    """The spec of the node's input; a gathered table has none."""
+    if is_op(node, "Gather") or preset.activation == "float":
+        return None
+    if preset.activation == "dynamic":
+        granularity = "sample" if is_op(node, "Conv") else "row"
+        return QuantSpec(formats.get(f"int{preset.activation_bits}"), granularity)
+    return static_spec(preset, recipe)
+
+
+def static_spec(preset: Preset, recipe: Recipe) -> QuantSpec:
+    """Static activations: unsigned, one scale a tensor, with a zero point."""
+    chosen = formats.get(recipe.activation_format or f"uint{preset.activation_bits}")
+    if chosen.is_table or chosen.is_signed:
+        raise InputError(f"static activations are unsigned integers; {chosen} was asked: use uint8")
+    return QuantSpec(chosen, "tensor", is_symmetric=False)
+
+
+def request_of(node: ir.Node, weight: QuantSpec, activation: QuantSpec | None) -> Request:
+    """The node as a target sees it."""
+    value = weight_of(node)
+    dims = static_shape(value) if value is not None else None
+    assert dims is not None
+    group = int(attribute(node, "group", 1)) if is_op(node, "Conv") else 1
+    k = 1
+    for size in dims[2 if is_op(node, "LSTM") else 1 :]:
+        k *= size
+    return Request(node.op_type, weight, activation, k, group, is_depthwise(node, dims))

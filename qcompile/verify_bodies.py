@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graphs that verify checks one after the other: the main one, and the body of every holder."""
+
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from qcompile.bodies import closed
+from qcompile.body_data import Recording, body_data
+from qcompile.data import Data
+from qcompile.division import Division, Footprint
+from qcompile.memory import Budget
+from qcompile.verdict import Check
+
+
+@dataclass(frozen=True)
+class Part:
+    """One graph after every stage, each a model of its own, and what goes into it (None: unknown).
+
+    `packed` has its weights in the artifact's file.
+    """
+
+    normalised: ir.Model
+    quantized: ir.Model
+    lowered: ir.Model
+    packed: ir.Model
+    data: Data | None
+    division: Division
+
+
+def body_part(
+    path: str,
+    recording: Recording,
+    stages: tuple[ir.Model, ir.Model, ir.Model, ir.Model],
+    budget: Budget,
+) -> tuple[Part, list[str]]:
+    """The body of that path, and what the report must say of it."""
+    normalised, quantized, lowered, packed = (closed(model, path) for model in stages)
+    types = {v.name: v.type for v in lowered.graph.inputs}
+    for value in packed.graph.inputs:  # the artifact has no types of what it captures
+        value.type = value.type or types.get(value.name)
+    found, notes = body_data(recording, normalised), []
+    data = None if isinstance(found, str) else found
+    if data is None:
+        notes = [f"{path}, which the data never runs, node by node: {found}"]
+    elif data.is_synthetic:
+        notes = [f"{path} on its own inputs: the data never runs it; it ran on random ones"]
+    division = (
+        Division(budget) if data is None else Division(budget, Footprint.of(normalised, data))
+    )
+    return Part(normalised, quantized, lowered, packed, data, division), notes
+
+
+def joined(checks: list[Check]) -> list[Check]:
+    """One line a rung: the worst of its graphs, with the numbers of all counted."""
+    found: dict[tuple[str, str], Check] = {}
+    for check in checks:
+        key = check.rung, check.source
+        before = found.get(key)
+        if before is None:
+            found[key] = check
+            continue
+        count = before.count + check.count
+        is_worse = before.passed and not check.measured <= before.measured
+        found[key] = replace(check if is_worse else before, count=count)
+    return list(found.values())
