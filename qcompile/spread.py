@@ -46,7 +46,8 @@ def spread_activations(graph: ir.Graph, plan: Plan, target: Target) -> Plan:
 
     Of an integer-only plan every int8 op keeps its codes; the last products give int32.
     """
-    spread = _Spread(target.has_row_ops)
+    has_floats = not plan.is_integer_only
+    spread = _Spread(target.has_row_ops and has_floats, has_floats)
     for node in graph:  # first: what a product before it makes would have one scale
         spread.visit_channels(node, plan)
     for node in graph:
@@ -66,6 +67,7 @@ class _Spread:
     """
 
     has_row_ops: bool
+    has_floats: bool  # whether an op may compute in float between codes
     specs: dict[str, QuantSpec] = field(default_factory=dict)
     leaders: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -139,6 +141,8 @@ class _Spread:
             return None
         if is_linear_resize(node):
             reason = why_not_resized(node)
+            if not self.has_floats:
+                reason = "Resize: it interpolates in float"
             if reason is None:
                 self._step(node, data[:1], [node.outputs[0]])
             return reason
