@@ -35,14 +35,21 @@ class Recording:
 
     def add(self, run: Iterator[Feed]) -> None:
         """One run, of which three steps are kept: the first, the last, and one between them."""
-        kept: dict[str, Feed] = {}
-        steps = 0
-        for feed in run:
-            place = "first" if not steps else "between" if steps & (steps - 1) == 0 else "last"
-            kept[place] = feed
-            steps += 1
-        self.most_steps = max(self.most_steps, steps)
-        self.feeds += list(kept.values())[: MOST_FEEDS - len(self.feeds)]
+        kept: list[tuple[int, Feed]] = []
+        for step, feed in enumerate(run):
+            kept = [(i, f) for i, f in kept if i in (0, _between(step))]
+            kept.append((step, feed))
+        self.most_steps = max(self.most_steps, kept[-1][0] + 1 if kept else 0)
+        self.feeds += [feed for _, feed in kept][: MOST_FEEDS - len(self.feeds)]
+
+
+def _between(step: int) -> int:
+    """The largest power of two below the step.
+
+    >>> [_between(step) for step in (2, 3, 4, 5, 100)]
+    [1, 2, 2, 4, 64]
+    """
+    return int(2 ** ((step - 1).bit_length() - 1)) if step > 1 else 0
 
 
 def record_bodies(model: ir.Model, data: Data) -> dict[str, Recording]:

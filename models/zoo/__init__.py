@@ -16,6 +16,7 @@ from models.zoo import (
     deit,
     efficientnet,
     gpt2,
+    keyword,
     llama,
     mobilenetv2,
     mobilenetv3,
@@ -59,5 +60,6 @@ ZOO = {
         Entry("llama", "transformer", llama.build),
         Entry("whisper", "transformer", whisper.build),
         Entry("tagger", "recurrent", tagger.build),
+        Entry("keyword", "recurrent", keyword.build),
     )
 }

@@ -22,7 +22,7 @@ import torch
 from models.zoo import ZOO
 from models.zoo.torch_modules import MODULES, torchvision_models
 
-PRODUCTS = ("Conv", "ConvTranspose", "LSTM", "Gemm", "MatMul")
+PRODUCTS = ("Conv", "ConvTranspose", "LSTM", "GRU", "Gemm", "MatMul")
 ROW = "| {} | {} | {} | {} |"
 # Masks and tables of constants are weights to the count; their share is below this.
 WEIGHT_TOLERANCE = 0.002

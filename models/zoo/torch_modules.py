@@ -12,7 +12,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-from models.zoo import bert, gpt2, llama, tagger, unet, whisper
+from models.zoo import bert, gpt2, keyword, llama, tagger, unet, whisper
 
 Example = tuple[nn.Module, tuple[torch.Tensor, ...]]
 BATCH = 2  # torch.export takes a batch of 1 for a constant
@@ -182,6 +182,20 @@ class Tagger(nn.Module):
         return self.head(self.lstm(self.table(tokens))[0])
 
 
+class KeywordSpotter(nn.Module):
+    """nn.GRU of two layers, nn.Linear on its last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        size = keyword.FULL
+        self.gru = nn.GRU(size.features, size.hidden, num_layers=2, batch_first=True)
+        self.head = nn.Linear(size.hidden, size.words)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """The words' logits."""
+        return self.head(self.gru(frames)[0][:, -1])
+
+
 MODULES: dict[str, Callable[[], Example]] = {
     "resnet50": lambda: vision("resnet50"),
     "mobilenetv2": lambda: vision("mobilenet_v2"),
@@ -199,4 +213,8 @@ MODULES: dict[str, Callable[[], Example]] = {
     "llama": llama_module,
     "whisper": whisper_module,
     "tagger": lambda: (Tagger(), (torch.zeros(BATCH, tagger.LENGTH, dtype=torch.long),)),
+    "keyword": lambda: (
+        KeywordSpotter(),
+        (torch.randn(BATCH, keyword.LENGTH, keyword.FULL.features),),
+    ),
 }

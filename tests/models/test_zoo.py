@@ -41,7 +41,9 @@ def test_weights_are_seeded(name: str) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2", "mobilenetv3", "efficientnet", "deit", "tagger"])
+@pytest.mark.parametrize(
+    "name", ["mobilenetv2", "mobilenetv3", "efficientnet", "deit", "tagger", "keyword"]
+)
 def test_tiny_has_the_ops_of_full(name: str) -> None:
     assert op_kinds(ZOO[name].build(tiny=True)) == op_kinds(ZOO[name].build())
 

@@ -23,6 +23,7 @@ CASES = [
     (name, *pair) for name, entry in ZOO.items() for pair in (CNN if entry.kind == "cnn" else OTHER)
 ]
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+RECURRENT = ("LSTM", "GRU")  # W and R
 CALIBRATION, TEST = 1, 2  # seeds
 
 
@@ -80,8 +81,8 @@ def coverage(run: Run) -> float:
     weights = {
         value.name: math.prod(array.shape)
         for node in run.source.graph
-        if node.op_type in PRODUCTS
-        for value in node.inputs[:2]
+        if node.op_type in (*PRODUCTS, *RECURRENT)
+        for value in (node.inputs[1:3] if node.op_type in RECURRENT else node.inputs[:2])
         for array in [behind_transpose(value)]
         if array is not None and array.ndim > 1
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTM runs from codes in ONNX Runtime's own op; GRU and RNN stay float, with a reason."""
+"""LSTM of 8 bits runs in ONNX Runtime's own op; others, GRU and RNN as products and a Scan."""
 
 import sys
 from collections.abc import Callable
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx import helper
 
 import qcompile
 from qcompile.artifact import MODEL, Artifact
 from qcompile.errors import InputError, VerificationError
-from qcompile.recipe import Recipe, Rule
+from qcompile.recipe import Preset, Recipe, Rule
 from tests.pipeline.nets import Net, samples
 
 PIPELINE = sys.modules["qcompile.compile"]
@@ -46,7 +47,7 @@ def row(artifact: Artifact) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("target", ["cpu", "ort"])
-@pytest.mark.parametrize("preset", ["w8a8", "w8a8-dynamic", "w4a8-dynamic"])
+@pytest.mark.parametrize("preset", ["w8a8", "w8a8-dynamic"])
 def test_lstm_runs_from_codes(preset: str, target: str, tmp_path: Path) -> None:
     made = compiled(net(), tmp_path, Recipe(preset=preset), target)
     found, content = row(made), made.content
@@ -64,15 +65,8 @@ def test_lstm_runs_from_codes(preset: str, target: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "reason"),
     [
-        (Recipe(preset="w8a16"), "no low-bit LSTM with float activations: w8a16"),
-        (Recipe(preset="w8a4-dynamic"), "quantizes to 8 bits; w8a4-dynamic"),
         (Recipe(preset="w8a8-dynamic", rules=(Rule(LSTM, exclude=True),)), "excluded"),
-        (
-            Recipe(preset="w8a8-dynamic", rules=(Rule(LSTM, weight_format="e2m1"),)),
-            "e2m1 was asked",
-        ),
         (Recipe(preset="w8a8-dynamic", op_types_to_quantize=("MatMul",)), "is not among"),
-        (Recipe(preset="w8a8-dynamic", rules=(Rule(op_types=("LSTM",), preset="w4a16"),)), "w4a16"),
     ],
 )
 def test_reasons(recipe: Recipe, reason: str, tmp_path: Path) -> None:
@@ -88,13 +82,80 @@ def test_a_global_weight_format_is_not_for_the_lstm(tmp_path: Path) -> None:
     assert row(made)["weight"].startswith("int8")
 
 
+SPLIT = [
+    *(("cpu", p) for p in ("w8a8", "w8a8-dynamic", "w4a8-dynamic", "w4a16", "w2a16")),
+    ("ort", "w8a8-dynamic"),
+    ("ort", "w4a16"),
+]
+PARTS = {"GRU": ["product", "reset"], "RNN": ["product"], "LSTM": ["product"]}
+
+
+@pytest.mark.parametrize(("target", "preset"), SPLIT)
 @pytest.mark.parametrize("op", ["GRU", "RNN"])
-def test_others_stay_float(op: str, tmp_path: Path) -> None:
-    made = compiled(net(op), tmp_path, Recipe(preset="w8a8-dynamic"))
-    found = made.content["nodes"][0]
-    assert (found["op"], found["weight"]) == (op, None)
-    assert found["reason"] == "ONNX Runtime has no low-bit kernel for it"
+def test_gru_and_rnn_run_as_products(op: str, preset: str, target: str, tmp_path: Path) -> None:
+    """The input's product outside, with the preset's activations, and the recurrence inside."""
+    made = compiled(net(op), tmp_path, Recipe(preset=preset), target)
+    rows = {r["node"]: r for r in made.content["nodes"]}
+    inside = [f"/l/{op}/scan/body/{part}/MatMul" for part in PARTS[op]]
+    assert sorted(rows) == sorted([HEAD, f"/l/{op}/input/MatMul", *inside])
+    assert all(r["weight"] is not None for r in rows.values())
+    assert sum(r["elements"] for r in rows.values()) == GATES[op] * 8 * (16 + 8) + 4 * 8
     assert made.content["coverage"] == 1.0
+    assert {"normalise: steps"} <= {c["rung"] for c in made.measured["checks"]}
+    bits = Preset.parse(preset).weight_bits
+    assert all(rows[n]["weight"].split("/")[0][-1] == str(bits) for n in inside)
+
+
+@pytest.mark.parametrize("preset", ["w4a8", "w4a8-dynamic", "w8a16", "w8a4-dynamic"])
+def test_other_lstms_run_as_products(preset: str, tmp_path: Path) -> None:
+    made = net()
+    data = samples(made) if preset == "w4a8" else None
+    recipe = Recipe(preset=preset)
+    found = qcompile.compile(
+        made.save(tmp_path / "m.onnx"), recipe=recipe, calibration_data=data, force=True
+    )
+    kernels = {r["node"]: r["kernel"] for r in found.content["nodes"]}
+    assert f"{LSTM}/scan/body/product/MatMul" in kernels
+    assert all(k.startswith("QMatMul") for k in kernels.values())
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(LSTM, weight_format="e2m1"),
+        Rule(LSTM, preset="w4a16"),
+        Rule(op_types=("LSTM",), preset="w4a16"),
+    ],
+)
+def test_a_rule_about_the_whole_node_is_about_its_parts(rule: Rule, tmp_path: Path) -> None:
+    made = compiled(net(), tmp_path, Recipe(preset="w8a8-dynamic", rules=(rule,)))
+    found = {r["node"]: r["weight"].split("/")[0] for r in made.content["nodes"]}
+    asked = rule.weight_format or "uint4"
+    parts = {n: f for n, f in found.items() if n.startswith(LSTM)}
+    assert set(parts.values()) == {asked} and len(parts) == 2 and found[HEAD] == "int8"
+    assert not any("is about no weighted node" in n for n in made.content["notes"])
+
+
+@pytest.mark.parametrize("op", ["GRU", "RNN"])
+def test_what_is_excluded_is_not_split(op: str, tmp_path: Path) -> None:
+    rule = Rule(op_types=(op,), exclude=True, source="the rule")
+    made = compiled(net(op), tmp_path, Recipe(preset="w8a8-dynamic", rules=(rule,)))
+    found = made.content["nodes"][0]
+    assert (found["op"], found["weight"], found["reason"]) == (op, None, "excluded by the rule")
+    assert op in [n.op_type for n in ir.load(made.folder / MODEL).graph]
+
+
+def test_op_types_name_recurrent_nodes(tmp_path: Path) -> None:
+    recipe = Recipe(preset="w8a8-dynamic", op_types_to_quantize=("GRU",))
+    rows = compiled(net("GRU"), tmp_path, recipe).content["nodes"]
+    assert [r["node"] for r in rows if r["weight"] is None] == [HEAD]
+
+
+def test_activations_with_parameters_stay_float(tmp_path: Path) -> None:
+    made = net("GRU")
+    made.nodes[0].attribute.append(helper.make_attribute("activations", ["HardSigmoid", "Tanh"]))
+    found = compiled(made, tmp_path, Recipe(preset="w8a8-dynamic")).content["nodes"][0]
+    assert found["reason"] == "its activations HardSigmoid are not split"
 
 
 def test_a_computed_recurrence_stays_float(tmp_path: Path) -> None:
