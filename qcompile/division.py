@@ -24,6 +24,8 @@ from qcompile.session import open_model, run_float, session_options, with_output
 
 Key = TypeVar("Key", bound=Hashable)
 _UNITS = 4  # bytes of a float32
+_COPIES = 2  # of a recorded value: ONNX Runtime's, and NumPy's
+_RUN_BYTES = 1 << 30  # of a run of several samples, whatever memory there is: more gains no time
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class Division:
 
     def check(self) -> None:
         """InputError where not even one sample (or a fixed batch) runs in the memory."""
-        need = self.footprint.live_bytes + max(self.footprint.sizes.values(), default=0)
+        largest = max(self.footprint.sizes.values(), default=0)
+        need = self.footprint.live_bytes + _COPIES * largest
         if need <= self.budget.working_bytes:
             return
         least = BASE_BYTES + 2 * need
@@ -109,17 +112,18 @@ class Division:
         sizes: bytes of one sample of what is recorded together. At least one of them a group.
         """
         most, live = self.budget.working_bytes, self.footprint.live_bytes
-        samples = most // max(live + sum(sizes.values()), 1)
-        if samples:
+        total = live + _COPIES * sum(sizes.values())
+        if total <= most:
+            samples = max(min(most, _RUN_BYTES) // max(total, 1), 1)
             return _at_most(samples, data), [list(sizes)]
         groups: list[list[Key]] = [[]]
         held = live
         for key, size in sizes.items():
-            if groups[-1] and held + size > most:
+            if groups[-1] and held + _COPIES * size > most:
                 groups.append([])
                 held = live
             groups[-1].append(key)
-            held += size
+            held += _COPIES * size
         return _at_most(1, data), groups
 
     def runs(

@@ -18,6 +18,7 @@ from qcompile.measure import measure_speed
 from qcompile.memory import row_slices
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
+from qcompile.progress import Counter
 from qcompile.session import open_model, run_float, session_options
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Target
@@ -26,13 +27,21 @@ from qcompile.verify_activations import check_activations
 from qcompile.verify_compensated import check_compensated
 from qcompile.verify_imported import check_codes, check_kept, makes_codes
 from qcompile.verify_lowered import check_constants, check_floats
-from qcompile.verify_nodes import check_lowered, check_packed, check_qdq, layer_sqnr, record
+from qcompile.verify_nodes import (
+    check_lowered,
+    check_packed,
+    check_qdq,
+    compiled_nodes,
+    layer_sqnr,
+    record,
+)
 from qcompile.verify_normalised import check_normalised
 from qcompile.verify_recurrent import check_recurrent
 
 UNIT = 2.0**-23
 SAMPLES = 2  # the node-by-node rungs run NumPy on every node
 END_TO_END_SAMPLES = 64
+_RUNGS = 7  # steps of progress beside those of nodes
 _COMPARED = 1 << 22  # elements in float64 at a time
 
 
@@ -52,26 +61,34 @@ def verify(
     few = data.first(SAMPLES)
     skipped: list[str] = []
     worst: list[tuple[str, float]] = []
+    packed = artifact.model()
+    nodes = len(compiled_nodes(packed)) if target.packs else 0
+    count = Counter(data.watch, "checks", _RUNGS + nodes * (len(few.feeds) + 1))
     checks = [check_emitted(artifact)]
+    count()
     if makes_codes(normalised):
         checks += check_codes(source, normalised, few)
     else:
         checks.append(check_normalised(source, normalised, few, division))
+    count()
     checks += check_kept(normalised, quantized, plan)
     checks += check_weights(normalised, quantized, plan, stats)
+    count()
     checks += check_compensated(normalised, quantized, stats)
+    count()
     if runtime_ops.is_available() or not _needs_library(quantized):
         checks += check_activations(quantized, plan, few, division)
     else:
         skipped.append("the QDQ rung: the op library is not installed")
-    packed = artifact.model()
+    count()
     checks += check_recurrent(quantized, packed)
     if target.packs:
         checks += [check_constants(lowered, quantized), check_packed(lowered, packed)]
         runs = record(artifact, packed, few, division)
-        checks += check_lowered(packed, runs)
-        checks += check_qdq(packed, quantized, runs)
-        checks += check_floats(quantized, packed, [run.values for run in runs])
+        count()
+        checks += check_lowered(packed, runs, count)
+        checks += check_qdq(packed, quantized, runs, count)
+        checks += check_floats(quantized, packed, [run.values for run in runs], count)
         worst = layer_sqnr(normalised, packed, runs, few, division)
     session = load(artifact.folder, threads=1)
     is_large = division.budget.is_large(source)
@@ -81,6 +98,7 @@ def verify(
     many, _ = division.split(shown, data.first(END_TO_END_SAMPLES))
     sqnr, cosine, finite = end_to_end(float_session, session, many)
     checks.append(finite)
+    count()
     speed: dict[str, float] = {}
     if is_large:
         skipped.append("speed: the float model is large and ran from its file, which is slow")
