@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs are divided by what the values take, and what is found does not depend on it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,7 @@ class Small(Budget):
 
 def test_fewer_samples_first_then_groups() -> None:
     _, data, footprint = parts()
+    footprint = replace(footprint, sample_bytes=0)
     sizes = {n: footprint.sizes[n] for n in ("h", "r", "y")}
     whole = footprint.live_bytes + 2 * sum(sizes.values())  # two copies of what is recorded
     for most, longest, groups in (
@@ -87,3 +90,7 @@ def test_a_run_that_does_not_fit_is_refused_with_the_number() -> None:
     ):
         division.check()
     Division(Budget(1070 * 10**6), Footprint(sizes, 150 << 20)).check()
+    samples = Footprint(sizes, 150 << 20, 30 * 10**6)
+    with pytest.raises(InputError, match=r"the samples 30 MB.*1100 MB: give --max-memory 1100MB"):
+        Division(Budget(1070 * 10**6), samples).check()
+    Division(Budget(1100 * 10**6), samples).check()
