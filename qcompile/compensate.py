@@ -73,7 +73,7 @@ def compensate_weights(
         return stats
     work = _Work(model, recipe, data, division, layers, ArrayFile())
     found: dict[str, Compensated] = {}
-    most = division.budget.working_bytes
+    most = division.working_bytes
     sites = [s for s in _sites(model, plan, recipe) if _SOLUTION_BYTES * s.moments_size <= most]
     groups = list(_groups(sites, min(most // 2, _MOMENTS_BYTES)))
     for number, group in enumerate(groups):

@@ -97,7 +97,7 @@ def compile(
         threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
         plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
-        shown = data or synthetic_data(normalised, recipe.seed)
+        shown = data or replace(synthetic_data(normalised, recipe.seed), watch=shown_to.step)
         division = Division(budget, Footprint.of(normalised, shown))
         division.check()
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
@@ -106,7 +106,8 @@ def compile(
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
         lowered = run(lower, quantized, plan, chosen, inspect)
         packed = run(pack, lowered, chosen)
-        artifact = run(emit, packed, plan, recipe, chosen, _describe(path), folder)
+        described = _describe(path)
+        artifact = run(emit, packed, plan, recipe, chosen, described, folder, shown_to.step)
         models = source, normalised, quantized, lowered
         verdict = run(verify, artifact, *models, plan, chosen, shown, stats, division)
         if metric is not None:

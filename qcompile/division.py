@@ -24,6 +24,8 @@ from qcompile.session import open_model, run_float, session_options, with_output
 
 Key = TypeVar("Key", bound=Hashable)
 _UNITS = 4  # bytes of a float32
+_COPIES = 2  # of a recorded value: ONNX Runtime's, and NumPy's
+_RUN_BYTES = 1 << 30  # of a run of several samples, whatever memory there is: more gains no time
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Footprint:
     """Bytes that values of the normalised model take: of one sample, or of a fixed batch.
 
     live_bytes: the most that a run holds at once beside weights, with no value recorded. Values
-    whose shape ONNX does not infer count as large as the largest known one.
+    whose shape ONNX does not infer count as large as the largest known one. sample_bytes: all
+    samples of the data, which stay in memory.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
     live_bytes: int = 0
+    sample_bytes: int = 0
 
     @classmethod
     def of(cls, model: ir.Model, data: Data) -> "Footprint":
@@ -53,7 +57,8 @@ class Footprint:
         sizes = {name: _UNITS * math.prod(s) for name, s in known.items() if s is not None}
         largest = max(sizes.values(), default=0)
         sizes |= dict.fromkeys(known.keys() - sizes.keys(), largest)
-        return cls(sizes, _live_bytes(outline.graph, sizes))
+        held = sum(array.nbytes for each in data.feeds for array in each.values())
+        return cls(sizes, _live_bytes(outline.graph, sizes), held)
 
     def of_values(self, values: Iterable[ir.Value | str]) -> int:
         """Bytes of values of any stage, which carry the name of the float value they stand for."""
@@ -90,17 +95,24 @@ class Division:
     budget: Budget = field(default_factory=Budget)
     footprint: Footprint = field(default_factory=Footprint)
 
+    @property
+    def working_bytes(self) -> int:
+        """What one method may take beside samples, weights and sessions."""
+        return max(self.budget.working_bytes - self.footprint.sample_bytes // 2, 1)
+
     def check(self) -> None:
         """InputError where not even one sample (or a fixed batch) runs in the memory."""
-        need = self.footprint.live_bytes + max(self.footprint.sizes.values(), default=0)
-        if need <= self.budget.working_bytes:
+        largest = max(self.footprint.sizes.values(), default=0)
+        need = self.footprint.live_bytes + _COPIES * largest
+        if need <= self.working_bytes:
             return
-        least = BASE_BYTES + 2 * need
+        samples = self.footprint.sample_bytes
+        least = BASE_BYTES + samples + 2 * need
         raise InputError(
             f"--max-memory {self.budget.limit_bytes / 1e6:.0f} MB is too small: one run of the "
-            f"float model holds {need / 1e6:.0f} MB of values, and compiling it needs "
-            f"{least / 1e6:.0f} MB: give --max-memory {-(-least // 10**6)}MB or more, or smaller "
-            "samples"
+            f"float model holds {need / 1e6:.0f} MB of values, the samples {samples / 1e6:.0f} MB, "
+            f"and compiling it needs {least / 1e6:.0f} MB: give --max-memory "
+            f"{-(-least // 10**6)}MB or more, or fewer or smaller samples"
         )
 
     def split(self, sizes: dict[Key, int], data: Data) -> tuple[Data, list[list[Key]]]:
@@ -108,18 +120,19 @@ class Division:
 
         sizes: bytes of one sample of what is recorded together. At least one of them a group.
         """
-        most, live = self.budget.working_bytes, self.footprint.live_bytes
-        samples = most // max(live + sum(sizes.values()), 1)
-        if samples:
+        most, live = self.working_bytes, self.footprint.live_bytes
+        total = live + _COPIES * sum(sizes.values())
+        if total <= most:
+            samples = max(min(most, _RUN_BYTES) // max(total, 1), 1)
             return _at_most(samples, data), [list(sizes)]
         groups: list[list[Key]] = [[]]
         held = live
         for key, size in sizes.items():
-            if groups[-1] and held + size > most:
+            if groups[-1] and held + _COPIES * size > most:
                 groups.append([])
                 held = live
             groups[-1].append(key)
-            held += size
+            held += _COPIES * size
         return _at_most(1, data), groups
 
     def runs(

@@ -18,7 +18,7 @@ import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import MANIFEST, MODEL, WEIGHTS, Artifact, sha256
 from qcompile.bodies import nodes_of
 from qcompile.errors import InputError
-from qcompile.external import move_outside
+from qcompile.external import Watch, move_outside
 from qcompile.graph import DOMAIN, DOMAIN_VERSION, attribute, is_op, static_shape
 from qcompile.integer_only import raw_outputs
 from qcompile.passes.lower.insert_columns_into_matmul_integer import is_wrong_with_amx
@@ -115,11 +115,12 @@ def emit(
     target: Target,
     source: dict[str, Any],
     folder: Path,
+    watch: Watch | None = None,
 ) -> Artifact:
     """Write model, weights, op library and manifest; `source` describes the user's file."""
     model = packed.clone()
     _settle_versions(model)
-    write_weights(model, folder)
+    write_weights(model, folder, watch)
     provenance = detach(model)
     write_model(model, folder / MODEL)
     library = None
@@ -202,11 +203,11 @@ def _settle_versions(model: ir.Model) -> None:
     model.producer_name, model.producer_version = "qcompile", VERSION
 
 
-def write_weights(model: ir.Model, folder: Path) -> None:
+def write_weights(model: ir.Model, folder: Path, watch: Watch | None = None) -> None:
     """Stream the large initializers into model.onnx.data, one in memory at a time."""
     path = folder / WEIGHTS
     values = [v for graph in model.graphs() for v in graph.initializers.values()]
-    move_outside(values, path, INLINE_BYTES)
+    move_outside(values, path, INLINE_BYTES, watch)
     if not path.stat().st_size:
         path.unlink()
 

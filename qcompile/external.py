@@ -2,7 +2,7 @@
 """Writing large initializers to a file of external data, in pieces."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,9 +12,12 @@ import onnx_ir as ir
 PAGE, LINE = 4096, 64  # offsets of tensors of at least 64 KiB, and of smaller ones
 LARGE_BYTES = 64 << 10
 _PIECE_BYTES = 8 << 20
+Watch = Callable[[str, int, int], None]  # ("tensors", written, of all)
 
 
-def move_outside(values: Iterable[ir.Value], path: Path, inline_bytes: int) -> None:
+def move_outside(
+    values: Iterable[ir.Value], path: Path, inline_bytes: int, watch: Watch | None = None
+) -> None:
     """The initializers above `inline_bytes` become external tensors in a new file.
 
     One is in memory at a time. Offsets are multiples of a page for large tensors, so that ONNX
@@ -22,8 +25,11 @@ def move_outside(values: Iterable[ir.Value], path: Path, inline_bytes: int) -> N
     the branches of an If often have the same weights.
     """
     places: dict[int, list[int]] = {}  # bytes of a tensor → where such tensors begin
+    listed = list(values)
     with path.open("w+b") as file:
-        for value in values:
+        for number, value in enumerate(listed):
+            if watch is not None:
+                watch("tensors", number + 1, len(listed))
             tensor = value.const_value
             if tensor is None:
                 continue

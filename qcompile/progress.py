@@ -49,6 +49,21 @@ class Progress:
         """Nothing more comes, perhaps because of an error."""
 
 
+class Counter:
+    """Counts the steps of a stage whose parts are of many kinds."""
+
+    def __init__(
+        self, watch: Callable[[str, int, int], None] | None, unit: str, total: int
+    ) -> None:
+        self._watch, self._unit, self._total, self._done = watch, unit, total, 0
+
+    def __call__(self) -> None:
+        """One more is done; of all, where more come than were thought, as many as are done."""
+        self._done += 1
+        if self._watch is not None:
+            self._watch(self._unit, self._done, max(self._total, self._done))
+
+
 class ProgressLines(Progress):
     """A line on stderr for every stage that has ended: for logs."""
 

@@ -22,6 +22,7 @@ from qcompile.memory import row_slices
 from qcompile.normalise import named
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
+from qcompile.progress import Counter
 from qcompile.session import open_model, run_float, session_options
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Target
@@ -31,7 +32,14 @@ from qcompile.verify_bodies import Part, body_part, joined
 from qcompile.verify_compensated import check_compensated
 from qcompile.verify_imported import check_codes, check_kept, makes_codes
 from qcompile.verify_lowered import check_constants, check_floats
-from qcompile.verify_nodes import check_lowered, check_packed, check_qdq, layer_sqnr, record
+from qcompile.verify_nodes import (
+    check_lowered,
+    check_packed,
+    check_qdq,
+    compiled_nodes,
+    layer_sqnr,
+    record,
+)
 from qcompile.verify_normalised import check_normalised, measure_products
 from qcompile.verify_recurrent import check_recurrent
 from qcompile.verify_split import check_split
@@ -39,6 +47,7 @@ from qcompile.verify_split import check_split
 UNIT = 2.0**-23
 SAMPLES = 2  # the node-by-node rungs run NumPy on every node
 END_TO_END_SAMPLES = 64
+_RUNGS = 7  # steps of progress beside those of nodes
 _COMPARED = 1 << 22  # elements in float64 at a time
 
 
@@ -56,19 +65,23 @@ def verify(
 ) -> Verdict:
     """The verdict of architecture §2. Reads the artifact from disk."""
     few = data.first(SAMPLES)
+    skipped: list[str] = []
+    worst: list[tuple[str, float]] = []
+    packed = artifact.model()
     inside = record_bodies(normalised, few)
     if not all(recording.feeds for recording in inside.values()):  # later samples may run them
         inside = record_bodies(normalised, data.first(END_TO_END_SAMPLES))
     measure_products(normalised, inside)
+    nodes = len(compiled_nodes(packed)) if target.packs else 0
+    count = Counter(data.watch, "checks", _RUNGS + nodes * (len(few.feeds) + 1))
     checks = [check_emitted(artifact)]
+    count()
     if makes_codes(normalised):
         checks += check_codes(source, normalised, few)
     else:
         checks.append(check_normalised(source, normalised, few, inside, division))
-    packed = artifact.model()
+    count()
     stages = (normalised, quantized, lowered, packed)
-    skipped: list[str] = []
-    worst: list[tuple[str, float]] = []
     parts = [Part(*stages, few, division)]
     original = named(source) if inside else source
     theirs = {body.path for body in all_bodies(original.graph)}  # others are what normalise made
@@ -83,9 +96,9 @@ def verify(
     for part in parts:
         if part.data is not None and inside:
             checks += check_split(originals, part.normalised, part.data, inside)
-        checks += check_part(artifact, part, plan, stats)
+        checks += check_part(part, plan, stats, count)
         if target.packs:
-            more, sizes = check_runs(artifact, part)
+            more, sizes = check_runs(artifact, part, count)
             checks += more
             worst += sizes
     if plan.is_integer_only:
@@ -101,6 +114,7 @@ def verify(
     many, _ = division.split(shown, data.first(END_TO_END_SAMPLES))
     sqnr, cosine, finite = end_to_end(float_session, session, many)
     checks.append(finite)
+    count()
     speed: dict[str, float] = {}
     if is_large:
         skipped.append("speed: the float model is large and ran from its file, which is slow")
@@ -111,17 +125,22 @@ def verify(
     )
 
 
-def check_part(artifact: Artifact, part: Part, plan: Plan, stats: Stats) -> list[Check]:
+def check_part(part: Part, plan: Plan, stats: Stats, count: Counter) -> list[Check]:
     """What the stages did to one graph, without running what was compiled."""
     checks = check_kept(part.normalised, part.quantized, plan)
     checks += check_weights(part.normalised, part.quantized, plan, stats)
+    count()
     checks += check_compensated(part.normalised, part.quantized, stats)
+    count()
     if part.data and (runtime_ops.is_available() or not _needs_library(part.quantized)):
         checks += check_activations(part.quantized, plan, part.data, part.division)
+    count()
     return checks + check_recurrent(part.quantized, part.packed)
 
 
-def check_runs(artifact: Artifact, part: Part) -> tuple[list[Check], list[tuple[str, float]]]:
+def check_runs(
+    artifact: Artifact, part: Part, count: Counter
+) -> tuple[list[Check], list[tuple[str, float]]]:
     """Lowered and packed nodes: their constants, and what they give; SQNR by node."""
     checks = [
         check_constants(part.lowered, part.quantized),
@@ -130,9 +149,11 @@ def check_runs(artifact: Artifact, part: Part) -> tuple[list[Check], list[tuple[
     if part.data is None:
         return checks, []
     runs = record(artifact, part.packed, part.data, part.division)
-    checks += check_lowered(part.packed, runs)
-    checks += check_qdq(part.packed, part.quantized, runs)
-    checks += check_floats(part.quantized, part.packed, [run.values for run in runs])
+    count()
+    checks += check_lowered(part.packed, runs, count)
+    checks += check_qdq(part.packed, part.quantized, runs, count)
+    values = [run.values for run in runs]
+    checks += check_floats(part.quantized, part.packed, values, count)
     return checks, layer_sqnr(part.normalised, part.packed, runs, part.data, part.division)
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every lowered product against the QDQ node of the same name: its constants, its float outputs."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -124,7 +126,10 @@ def _multiplier(node: ir.Node, original: ir.Node, scale: NDArray, n: int) -> NDA
 
 
 def check_floats(
-    quantized: ir.Model, packed: ir.Model, runs: list[dict[str, NDArray]]
+    quantized: ir.Model,
+    packed: ir.Model,
+    runs: list[dict[str, NDArray]],
+    count_node: Callable[[], None] = lambda: None,
 ) -> list[Check]:
     """lower: float and dynamic nodes against ORT's execution of their piece of the QDQ graph.
 
@@ -139,6 +144,7 @@ def check_floats(
         value, made, read = node.inputs[0], node.outputs[0], _source(originals[node.name])
         assert value is not None
         dtype, bound = read.dtype, sum_bound(node)
+        count_node()
         for rows in _row_parts(node):
             part = None if rows is None else (rows, int(node.attributes["N"].value))
             piece = piece_between(quantized, [read.name or ""], float_name(node), part=part)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node-by-node rungs of verify: each compiled node on its own recorded inputs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,7 +120,9 @@ def _equal(a: NDArray | None, b: NDArray | None) -> bool:
     return (a is None) == (b is None) and (a is None or np.array_equal(a, b))  # type: ignore[arg-type]
 
 
-def check_lowered(packed: ir.Model, runs: list[Recorded]) -> list[Check]:
+def check_lowered(
+    packed: ir.Model, runs: list[Recorded], count_node: Callable[[], None] = lambda: None
+) -> list[Check]:
     """lower: every compiled node equals numerics on its own recorded inputs.
 
     Codes exactly, floats within the computed bound.
@@ -127,7 +130,9 @@ def check_lowered(packed: ir.Model, runs: list[Recorded]) -> list[Check]:
     nodes = compiled_nodes(packed)
     rows: list[tuple[bool, str, float, int]] = []
     for run in runs:
-        rows += [_against_numerics(node, run) for node in nodes]  # its products use all threads
+        for node in nodes:  # its products use all threads
+            rows.append(_against_numerics(node, run))
+            count_node()
     codes = [row for row in rows if row[0]]
     floats = [row for row in rows if not row[0]]
     checks = []
@@ -164,20 +169,26 @@ def float_ratio(expected: NDArray, actual: NDArray, bound: NDArray) -> float:
     return float("inf") if np.isnan(worst) else worst
 
 
-def check_qdq(packed: ir.Model, quantized: ir.Model, runs: list[Recorded]) -> list[Check]:
+def check_qdq(
+    packed: ir.Model,
+    quantized: ir.Model,
+    runs: list[Recorded],
+    count_node: Callable[[], None] = lambda: None,
+) -> list[Check]:
     """lower: static nodes against ORT's float execution of their piece of the QDQ graph."""
     nodes = [n for n in compiled_nodes(packed) if "qcompile.output" in n.metadata_props]
     if not nodes:
         return []
     far, share, where, count = 0, 0.0, "", 0
-    pieces = {n.name: qdq_piece(quantized, n) for n in nodes}
-    for run in runs:
-        for node in nodes:
+    for node in nodes:
+        piece = qdq_piece(quantized, node)
+        count_node()
+        for run in runs:
             feed = {
                 name: as_nchw(node, run.values[v.name or ""])
                 for name, v in zip(source_names(node), activation_inputs(node), strict=True)
             }
-            expected = pieces[node.name].run(None, feed)[0]
+            expected = piece.run(None, feed)[0]
             actual = as_nchw(node, run.values[node.outputs[0].name or ""])
             gap = np.abs(expected.astype(np.int32) - actual)
             count += gap.size

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs are divided by what the values take, and what is found does not depend on it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,8 +49,9 @@ class Small(Budget):
 
 def test_fewer_samples_first_then_groups() -> None:
     _, data, footprint = parts()
+    footprint = replace(footprint, sample_bytes=0)
     sizes = {n: footprint.sizes[n] for n in ("h", "r", "y")}
-    whole = footprint.live_bytes + sum(sizes.values())
+    whole = footprint.live_bytes + 2 * sum(sizes.values())  # two copies of what is recorded
     for most, longest, groups in (
         (16 * whole, 16, [["h", "r", "y"]]),
         (5 * whole - 1, 4, [["h", "r", "y"]]),
@@ -83,7 +86,11 @@ def test_a_run_that_does_not_fit_is_refused_with_the_number() -> None:
     sizes = {"x": 100 << 20}
     division = Division(Budget(BASE_BYTES + (200 << 20)), Footprint(sizes, 150 << 20))
     with pytest.raises(
-        InputError, match=r"holds 262 MB of values.*give --max-memory 860MB or more"
+        InputError, match=r"holds 367 MB of values.*give --max-memory 1070MB or more"
     ):
         division.check()
-    Division(Budget(860 * 10**6), Footprint(sizes, 150 << 20)).check()
+    Division(Budget(1070 * 10**6), Footprint(sizes, 150 << 20)).check()
+    samples = Footprint(sizes, 150 << 20, 30 * 10**6)
+    with pytest.raises(InputError, match=r"the samples 30 MB.*1100 MB: give --max-memory 1100MB"):
+        Division(Budget(1070 * 10**6), samples).check()
+    Division(Budget(1100 * 10**6), samples).check()

@@ -15,6 +15,7 @@ from benchmarks.memory import anonymous_bytes
 from qcompile import Limits, Recipe, compile
 from qcompile.errors import InputError
 from qcompile.memory import BASE_BYTES, Budget, in_threads, parse_size, row_slices
+from tests.pipeline.nets import Net
 
 
 @pytest.mark.parametrize("text", ["", "4 apples", "-1GB", "GB", "1.2.3MB"])
@@ -49,10 +50,8 @@ def test_the_made_up_model_has_the_size_it_says(tmp_path: Path) -> None:
     assert np.std(weights["head"].const_value.numpy()) == pytest.approx(128**-0.5, rel=0.01)
 
 
-@pytest.mark.slow
-def test_a_large_model_is_compiled_in_little_memory(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.onnx", MEDIUM)
-    arguments = ["-m", "qcompile.cli", "compile", str(path), "--preset", "w4a16", "--quiet"]
+def peak_of(arguments: list[str]) -> int:
+    """The most RssAnon of a Python that ends well."""
     process = subprocess.Popen([sys.executable, *arguments])
     peak = 0
     while process.poll() is None:
@@ -62,5 +61,40 @@ def test_a_large_model_is_compiled_in_little_memory(tmp_path: Path) -> None:
             continue
         time.sleep(0.02)
     assert process.returncode == 0
+    return peak
+
+
+def convolutions(folder: Path) -> list[str]:
+    """Arguments that compile a CNN whose maps of 16 samples take over 0.5 GB."""
+    net = Net()
+    x = net.input("x", ["batch", 3, 160, 160])
+    x = net.node("Relu", [net.conv(x, 32, 3, "first")], "first_relu")
+    x = net.node("Relu", [net.conv(x, 32, 32, "second")], "second_relu")
+    x = net.node("Relu", [net.conv(x, 32, 32, "third")], "third_relu")
+    net.node("GlobalAveragePool", [x], "y")
+    net.output("y", ["batch", 32, 1, 1])
+    data = np.random.default_rng(0).standard_normal((16, 3, 160, 160)).astype(np.float32)
+    np.savez(folder / "data.npz", allow_pickle=False, x=data)
+    path = net.save(folder / "m.onnx")
+    return [
+        *("-m", "qcompile.cli", "compile", str(path), "--preset", "w8a8", "--quiet", "--force"),
+        *("--calibration-data", str(folder / "data.npz")),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounding", ["gptq", "nearest"])
+def test_a_limit_is_kept_with_calibration_data(rounding: str, tmp_path: Path) -> None:
+    arguments = [*convolutions(tmp_path), "--weight-rounding", rounding]
+    limit = 450 * 10**6
+    assert peak_of([*arguments, "--max-memory", "450MB"]) < limit
+    assert peak_of(arguments) > limit  # twin: without it, it takes more
+
+
+@pytest.mark.slow
+def test_a_large_model_is_compiled_in_little_memory(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", MEDIUM)
+    arguments = ["-m", "qcompile.cli", "compile", str(path), "--preset", "w4a16", "--quiet"]
+    peak = peak_of(arguments)
     largest = 4 * MEDIUM.vocabulary * MEDIUM.hidden
     assert peak < BASE_BYTES + 2 * largest < MEDIUM.bytes

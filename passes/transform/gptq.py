@@ -21,7 +21,7 @@ from qcompile.numerics.weight import CodedWeight
 DAMPING = 0.01  # of the mean diagonal, as in the paper
 _LARGEST_DAMPING = 1.0
 _COLUMNS = 128  # columns rounded between two matrix products
-_ROWS_BYTES = 64 << 20  # float64 rows of a weight at a time; rows do not depend on one another
+_ROWS_BYTES = 16 << 20  # float64 rows of a weight at a time; rows do not depend on one another
 
 
 def compensate(
@@ -42,24 +42,27 @@ def compensate(
     carry = _carry(hessian, order)
     if carry is None or nearest.scale is None:
         return None
-    shape = (group, n // group, k)
-    zero_point = nearest.zero_point
-    points = np.zeros((n, 1), np.int16) if zero_point is None else nearest.per_column(zero_point)
-    wide = [
-        np.broadcast_to(part, (n, k)).reshape(shape)
-        for part in (weight, nearest.per_column(nearest.scale), points)
-    ]
-    codes = np.empty(shape, np.int16)
+    codes = np.empty((group, n // group, k), np.int16)
+    places = np.arange(n).reshape(group, n // group)
     step = max(1, _ROWS_BYTES // (8 * k * group))
-    for i in range(0, shape[1], step):
-        rows = slice(i, i + step)
-        moved = [np.take_along_axis(part[:, rows], order[:, None, :], 2) for part in wide]
+    for i in range(0, n // group, step):
+        at = places[:, i : i + step]
+        part = nearest.rows(at.ravel())
+        assert part.scale is not None
+        point = part.zero_point
+        points = np.zeros((at.size, 1), np.int16) if point is None else part.per_column(point)
+        moved = [
+            np.take_along_axis(
+                np.broadcast_to(each, (at.size, k)).reshape(*at.shape, k), order[:, None, :], 2
+            )
+            for each in (weight[at.ravel()], part.per_column(part.scale), points)
+        ]
         found = _round((moved[0], moved[1], moved[2]), carry, nearest.format, symmetric=symmetric)
-        np.put_along_axis(codes[:, rows], order[:, None, :], found, 2)
+        np.put_along_axis(codes[:, i : i + step], order[:, None, :], found, 2)
     return CodedWeight(
         codes.reshape(n, k),
         nearest.scale,
-        zero_point,
+        nearest.zero_point,
         nearest.format,
         nearest.block_size,
         nearest.scale_format,

@@ -21,6 +21,7 @@ import os, signal, sys
 import qcompile
 from qcompile import compensate as stage
 from tests.pipeline.nets import cnn, samples
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 real, done = stage._Work._stored, []
 def stored(*args):
     done.append(args)
