@@ -10,7 +10,7 @@ from qcompile.errors import InputError
 from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.plan import NodePlan, Plan
-from qcompile.products import weight_of
+from qcompile.products import odd_groups, weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.recurrent import plan_recurrent, recurrent_notes
 from qcompile.spec import QuantSpec
@@ -187,6 +187,8 @@ def _why_not(
         return f"its weight has the shape {weight.shape}"
     if is_op(node, "Conv") and len(dims) != 4:
         return f"it is a {len(dims) - 2}-D convolution; 2-D has kernels"
+    if odd := odd_groups(node, dims[0]):
+        return odd
     if is_op(node, "MatMul", "Gemm") and len(dims) != 2:
         return f"its weight has {len(dims)} dimensions; a matrix has 2"
     if is_op(node, "MatMul") and node.inputs[0] is not None and is_constant(node.inputs[0]):
