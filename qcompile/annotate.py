@@ -13,7 +13,7 @@ from qcompile.integer_only import check_plan, problems_of
 from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
 from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
-from qcompile.products import weight_of
+from qcompile.products import odd_groups, weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.recurrent import origin, plan_recurrent, recurrent_notes, rule_for, why_left
 from qcompile.spec import QuantSpec
@@ -229,6 +229,8 @@ def _why_not(
         return f"its weight has the shape {weight.shape}"
     if is_op(node, "Conv") and len(dims) != 4:
         return f"it is a {len(dims) - 2}-D convolution; 2-D has kernels"
+    if odd := odd_groups(node, dims[0]):
+        return odd
     if is_op(node, "MatMul", "Gemm") and len(dims) != 2:
         return f"its weight has {len(dims)} dimensions; a matrix has 2"
     if is_op(node, "MatMul") and node.inputs[0] is not None and is_constant(node.inputs[0]):

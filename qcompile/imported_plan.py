@@ -9,7 +9,7 @@ import onnx_ir as ir
 from qcompile.graph import attribute, input_of, is_constant, is_op
 from qcompile.imported import ImportedWeight, imported_weight, input_spec, is_nbits
 from qcompile.plan import NodePlan
-from qcompile.products import is_depthwise
+from qcompile.products import is_depthwise, odd_groups
 from qcompile.recipe import Recipe
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Request, Target
@@ -45,7 +45,11 @@ def _planned(
     rules = [r for r in recipe.rules if r.covers(plan.node, op_type)]
     if rules and rules[-1].exclude:
         return replace(plan, reason=_stays(f"excluded by {rules[-1].source}"))
-    reason = _odd(node) or target.refuse(_request(node, op_type, weight, activation))
+    reason = (
+        odd_groups(node, weight.dims[0])
+        or _odd(node)
+        or target.refuse(_request(node, op_type, weight, activation))
+    )
     if reason is not None:
         return replace(plan, reason=_stays(reason))
     return replace(plan, weight=weight.spec, activation=activation)

@@ -92,3 +92,11 @@ def window_of(node: ir.Node, kernel: tuple[int, int]) -> Window:
     pads = tuple(attribute(node, "pads", (0, 0, 0, 0)))
     dilations = tuple(attribute(node, "dilations", (1, 1)))
     return Window(kernel, strides, pads, dilations)
+
+
+def odd_groups(node: ir.Node, outputs: int) -> str | None:
+    """The reason why a Conv of so many outputs is none, or None."""
+    group = attribute(node, "group", 1) if is_op(node, "Conv") else 1
+    if isinstance(group, int) and group > 0 and outputs % group == 0:
+        return None
+    return f"it has {outputs} outputs in {group} groups"

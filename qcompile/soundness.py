@@ -80,10 +80,16 @@ def problems(model: ir.Model) -> Iterator[str]:
         if value.dtype == ir.DataType.UNDEFINED or (value.type is None and value.is_graph_input()):
             kind = "input" if value.is_graph_input() else "output"
             yield f'{kind} "{value.name}" has no element type'
+    recurrent = next((n for n in model.graph.all_nodes() if is_op(n, "LSTM", "GRU", "RNN")), None)
     for value in model.graph.inputs:
         sizes = [d for d in value.shape or () if isinstance(d, int)]
         if any(d < 0 for d in sizes):
             yield f'input "{value.name}" has the shape {value.shape}; sizes are 0 or more'
+        elif 0 in sizes and recurrent is not None:  # a thread of ORT ends the process (1.32)
+            yield (
+                f'input "{value.name}" has the shape {value.shape}, and ONNX Runtime\'s '
+                f'{recurrent.op_type} ("{recurrent.name}") takes no batch of 0'
+            )
         elif _product(sizes) > _LARGEST_INPUT:
             yield f'input "{value.name}" has the shape {value.shape}, which is too large'
 

@@ -191,7 +191,7 @@ void infer(const ShapeContext& context) {
   std::vector<Dim> dims;
   ort::TensorType type;
   int64_t N;
-  if (!context.input(0, &dims, &type) || !context.integer("N", &N)) return;
+  if (!context.input(0, &dims, &type) || dims.empty() || !context.integer("N", &N)) return;
   dims.back() = Dim{N, ""};
   context.set_output(0, output_type(context, type), dims);
 }

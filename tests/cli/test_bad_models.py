@@ -13,7 +13,8 @@ import pytest
 from qcompile import session
 from tests.cli.run import names, run
 from tests.inputs.old_ops import text_of
-from tests.pipeline.nets import Net, mlp
+from tests.pipeline import test_recurrent
+from tests.pipeline.nets import Net, cnn, mlp
 
 Make = Callable[[Path], None]
 
@@ -126,6 +127,19 @@ def no_attribute(path: Path) -> None:
     onnx.save(net.proto(check=False), path)
 
 
+def large_steps(path: Path) -> None:
+    model = cnn().proto()
+    pool = next(n for n in model.graph.node if n.op_type == "MaxPool")
+    next(a for a in pool.attribute if a.name == "strides").ints[1] = 2**40
+    onnx.save(model, path)
+
+
+def recurrent_batch_of_none(path: Path) -> None:
+    model = test_recurrent.net().proto()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 0
+    onnx.save(model, path)
+
+
 def refused_by_onnxruntime(path: Path) -> None:
     model = mlp().proto()
     for node in model.graph.node:
@@ -206,6 +220,16 @@ CASES: dict[str, tuple[Make, str]] = {
     "no type": (
         no_type,
         NOT_VALID + '  input "x" has no element type\n  output "y" has no element type',
+    ),
+    "large steps": (
+        large_steps,
+        NOT_VALID + '  MaxPool "/half/MaxPool" has strides [2, 1099511627776]; at most 1048576 of '
+        "each are possible",
+    ),
+    "recurrent batch of none": (
+        recurrent_batch_of_none,
+        NOT_VALID + '  input "x" has the shape [seq,0,16], and ONNX Runtime\'s LSTM ("/l/LSTM") '
+        "takes no batch of 0",
     ),
     "no attribute": (
         no_attribute,

@@ -194,6 +194,10 @@ DAMAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
         edit("content", "library"),
         '{path} is damaged: content has no "library"' + AGAIN,
     ),
+    "a word for a number": (
+        edit("content", "nodes", 0, "elements", value="x"),
+        '{path} is damaged: content.nodes[0].elements is "x"' + AGAIN,
+    ),
     "size": (
         edit("content", "files", "model.onnx", "bytes", value=5),
         "{folder}/model.onnx has {size} bytes; the manifest says 5" + AGAIN,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The child process: runs mutations first … last − 1 of a kind and prints a line for each.
+"""The child process: runs mutations first, first + step … of a kind and prints a line for each.
 
-    python -m tests.robustness.run_mutations KIND FIRST LAST FOLDER
+    python -m tests.robustness.run_mutations KIND FIRST LAST STEP FOLDER
 
 "N start" comes before a mutation, so that a crash has a name; "N" and one of fine, refused, or
 WRONG and what happened, after it. FOLDER/seed holds what `seed_files` writes.
@@ -187,11 +187,11 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Run the range that the arguments name."""
-    kind, first, last, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    kind, folder = sys.argv[1], Path(sys.argv[5])
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     ort.set_default_logger_severity(4)
     measure.SECONDS = 0.0
-    for number in range(first, last):
+    for number in range(*map(int, sys.argv[2:5])):
         say(f"{number} start")
         say(f"{number} {run(kind, number, folder / 'seed', folder / f'{kind}{number}')}")
 

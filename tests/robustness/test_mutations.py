@@ -1,43 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged models, recipes and artifacts give an error: no crash, no hang, nothing left behind."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 
 from tests.packaging.source_tree import ROOT
-from tests.robustness.run_mutations import seed_files
+from tests.robustness.run_mutations import fault_list, seed_files
+from tests.robustness.seeds import library_ops
 
 SECONDS = 120  # for one mutation: a child that says nothing for so long hangs
-COUNTS = {"recipe": 100, "artifact": 150, "model": 40}
-# Of 1,500 models 19 still end in a traceback, the first is number 274.
-LONG_COUNTS = {"recipe": 1500, "artifact": 2000, "model": 230}
+COUNTS = {"recipe": 60, "artifact": 60, "model": 40}
+LONG_COUNTS = {"recipe": 1200, "artifact": 1500, "model": 2400}
+PARTS = 4  # of a long run
+SOME_FAULTS = 97  # every so manieth in the short run
 BATCH = 250
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("mutations")
-    (made / "seed").mkdir()
+    for name in ("seed", "temporary"):
+        (made / name).mkdir()
     seed_files(made / "seed")
     return made
 
 
-def failures(kind: str, first: int, last: int, folder: Path) -> Iterator[str]:
+def failures(kind: str, numbers: range, folder: Path) -> Iterator[str]:
     """What went wrong, a line each; a child that dies is started again behind its mutation."""
-    while first < last:
+    while numbers:
+        first, last, step = numbers.start, numbers.stop, numbers.step
         command = [sys.executable, "-m", "tests.robustness.run_mutations"]
-        arguments = [kind, str(first), str(last), str(folder)]
+        arguments = [kind, str(first), str(last), str(step), str(folder)]
         try:
             done = subprocess.run(
                 command + arguments,
                 cwd=ROOT,
+                env={**os.environ, "TMPDIR": str(folder / "temporary")},
                 capture_output=True,
                 text=True,
-                timeout=SECONDS + 3 * (last - first),
+                timeout=SECONDS + 3 * len(numbers),
             )
             output, ended = done.stdout, f"exit code {done.returncode}"
         except subprocess.TimeoutExpired as late:
@@ -47,32 +54,52 @@ def failures(kind: str, first: int, last: int, folder: Path) -> Iterator[str]:
         number, what = lines[-1] if lines else (str(first), "start")
         if what == "start":
             yield f"{kind} {number}: {ended}"
-        first = int(number) + 1
+        numbers = range(int(number) + step, last, step)
 
 
-def wrong(kind: str, first: int, last: int, folder: Path) -> list[str]:
+def wrong(kind: str, numbers: range, folder: Path) -> list[str]:
     found = []
-    for begin in range(first, last, BATCH):
-        found += failures(kind, begin, min(begin + BATCH, last), folder)
-    assert [p.name for p in folder.iterdir()] == ["seed"]
+    for i in range(0, len(numbers), BATCH):
+        found += failures(kind, numbers[i : i + BATCH], folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["seed", "temporary"]
+    assert list((folder / "temporary").iterdir()) == []
     return found
 
 
 @pytest.mark.parametrize("kind", COUNTS)
 def test_a_damaged_file_is_refused_or_harmless(kind: str, folder: Path) -> None:
-    assert wrong(kind, 0, COUNTS[kind], folder) == []
+    assert wrong(kind, range(COUNTS[kind]), folder) == []
+
+
+def test_a_fault_of_an_artifact_is_refused_or_harmless(folder: Path) -> None:
+    numbers = range(0, len(fault_list(folder / "seed")), SOME_FAULTS)
+    assert wrong("fault", numbers, folder) == []
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("kind", LONG_COUNTS)
-def test_many_damaged_files_are_refused_or_harmless(kind: str, folder: Path) -> None:
-    assert wrong(kind, COUNTS[kind], LONG_COUNTS[kind], folder) == []
+def test_many_damaged_files_are_refused_or_harmless(kind: str, part: int, folder: Path) -> None:
+    assert wrong(kind, range(COUNTS[kind] + part, LONG_COUNTS[kind], PARTS), folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_fault_of_an_artifact_is_refused_or_harmless(part: int, folder: Path) -> None:
+    numbers = range(part, len(fault_list(folder / "seed")), PARTS)
+    assert wrong("fault", numbers, folder) == []
+
+
+def test_the_artifacts_have_every_op_of_the_library(folder: Path) -> None:
+    models = [onnx.load(p, load_external_data=False) for p in folder.rglob("model.onnx")]
+    held = {n.op_type for m in models for n in m.graph.node if n.domain == "com.qcompile"}
+    assert held == library_ops()
 
 
 def test_a_crash_has_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(folder / "dies"))
-    (folder / "dies").write_text("#!/bin/sh\necho $3 start\nkill -SEGV $$\n")
+    (folder / "dies").write_text("#!/bin/sh\necho $4 start\nkill -SEGV $$\n")
     (folder / "dies").chmod(0o700)
-    found = list(failures("recipe", 5, 7, folder))
+    found = list(failures("recipe", range(5, 9, 2), folder))
     (folder / "dies").unlink()
-    assert found == ["recipe 5: exit code -11", "recipe 6: exit code -11"]
+    assert found == ["recipe 5: exit code -11", "recipe 7: exit code -11"]

@@ -40,7 +40,10 @@ def fate(case: Case, folder: Path) -> str:
 
 
 def assert_right(seed: int, count: int, folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Hypothesis shows the smallest case that fails; most of the others compile."""
+    """Hypothesis shows the smallest case that fails; most of the others compile.
+
+    Refused is what a target has no kernel for: convolutions of w4a16.
+    """
     patch.setattr(measure, "SECONDS", 0.0)
     counts: Counter[str] = Counter()
 
@@ -58,7 +61,7 @@ def assert_right(seed: int, count: int, folder: Path, patch: pytest.MonkeyPatch)
 
     each()
     assert counts.total() >= count
-    assert counts["compiled"] > 3 * counts["refused"]
+    assert counts["compiled"] > 2 * counts["refused"]
 
 
 def test_random_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,20 @@ def test_matmul_that_becomes_a_gemm() -> None:
     np.testing.assert_array_equal(made[1], wanted[1])
 
 
+def test_matmul_alone() -> None:
+    """Without VNNI ONNX Runtime makes the weights uint8, and takes the zero points along."""
+    text = "f (float[3,8] x, float w) => (float[3,6] y) { m = MatMul (x, w)  y = Neg (m) }"
+    found = staged(with_weights(text, 0, w=(8, 6)), "w8a8", "ort")
+    lowered = run_passes(found.quantized, *LOWER_ORT())
+    assert constant(weight_node(lowered).inputs[2]).tolist() == [0] * 6
+    options = session_options(1)
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    (made,) = open_model(lowered, options).run(None, found.feed)
+    (wanted,) = run(found.quantized, found.feed)
+    step = constant(next(n for n in lowered.graph if n.name == "m/dequantize").inputs[1])
+    assert np.abs(made - wanted).max() <= step * 1.001  # a tie may round to the other code
+
+
 def test_no_product_is_left_without() -> None:
     """Of Conv and MatMul, too, and no second time."""
     text = """f (float[b,8,4,4] x, float w, float k) => (float[b,6,4,4] y)
