@@ -15,7 +15,7 @@ import onnxruntime as ort
 import pytest
 
 import qcompile
-from models import digits
+from models import digits, vit_digits
 from qcompile import Recipe, runtime_ops
 from tests.arm64.machine import PROCESSORS, Machine, is_ready
 
@@ -84,6 +84,7 @@ def networks() -> dict[str, tuple[Path, np.ndarray, np.ndarray]]:
     """Model, calibration inputs, the inputs that are compared; ResNet-20 where QC_DATA has it."""
     x, _ = digits.data("calibration")
     found = {"digits": (digits.path(), x[:64], x[64:72])}
+    found["vit_digits"] = vit_digits.path(), x[:32], x[64:72]  # with float ops between its codes
     resnet = Path(os.environ.get("QC_DATA", "nowhere")) / "cifar_resnet/resnet20_cifar10.onnx"
     if resnet.is_file():
         images = np.random.default_rng(0).standard_normal((18, 3, 32, 32)).astype(np.float32)

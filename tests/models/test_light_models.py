@@ -50,8 +50,11 @@ def test_compiles(name: str, tmp_path: Path) -> None:
     assert artifact.content["coverage"] >= 0.9
 
 
+ZEROS = {("Conv", 2), ("Gemm", 2), ("BatchNormalization", 2), ("BatchNormalization", 3)}
+
+
 def with_random_weights(path: Path, seed: int) -> onnx.ModelProto:
-    """Normal weights of variance 2 / fan-in (He et al. 2015); biases and means 0, variances 1.
+    """Normal weights of variance 2 / fan-in (He et al. 2015); biases and means 0, other vectors 1.
 
     The last Softmax is left out.
     """
@@ -61,10 +64,10 @@ def with_random_weights(path: Path, seed: int) -> onnx.ModelProto:
     makers = [n for n in model.graph.node if n.op_type == "ConstantOfShape"]
     for node in makers:
         dims, (op_type, index) = stored[node.input[0]], readers[node.output[0]]
-        if op_type in ("Conv", "Gemm") and index == 1:
+        if len(dims) > 1:  # of a Gemm it may be behind a Reshape
             array = rng.standard_normal(dims, np.float32) * math.sqrt(2 / np.prod(dims[1:]))
         else:
-            array = np.full(dims, op_type == "BatchNormalization" and index in (1, 4), np.float32)
+            array = np.full(dims, (op_type, index) not in ZEROS, np.float32)
         tensor = numpy_helper.from_array(array.astype(np.float32), node.output[0])
         model.graph.initializer.append(tensor)
         model.graph.node.remove(node)
