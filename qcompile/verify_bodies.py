@@ -36,7 +36,7 @@ def body_part(
     found, notes = body_data(recording, normalised), []
     data = None if isinstance(found, str) else found
     if data is None:
-        notes = [f"{path}, which the data never runs, node by node: {found}"]
+        notes = [f"{path}, node by node: its inputs are not known: {str(found).splitlines()[0]}"]
     elif data.is_synthetic:
         notes = [f"{path} on its own inputs: the data never runs it; it ran on random ones"]
     return Part(normalised, quantized, lowered, packed, data), notes
