@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import Artifact, load, sha256
 from qcompile.bodies import all_bodies, closed, nodes_of
-from qcompile.body_data import record_bodies
+from qcompile.body_data import Recording, record_bodies
 from qcompile.data import Data
 from qcompile.graph import DOMAIN, FLOAT, constant
 from qcompile.measure import measure_speed
@@ -58,10 +58,7 @@ def verify(
         inside = record_bodies(normalised, data.first(END_TO_END_SAMPLES))
     measure_products(normalised, inside)
     checks = [check_emitted(artifact)]
-    if makes_codes(normalised):
-        checks += check_codes(source, normalised, few)
-    else:
-        checks.append(check_normalised(source, normalised, few, inside))
+    checks += check_floats_of(source, normalised, few, inside)
     packed = artifact.model()
     stages = (normalised, quantized, lowered, packed)
     skipped: list[str] = []
@@ -73,7 +70,7 @@ def verify(
         part, why = body_part(path, recording, stages)
         if path in theirs and part.data is not None:
             body = closed(original, path)
-            checks.append(check_normalised(body, part.normalised, part.data, inside))
+            checks += check_floats_of(body, part.normalised, part.data, inside)
         parts.append(part)
         skipped += why
     originals = {n.name or "": n for n in nodes_of(original)}
@@ -101,6 +98,15 @@ def verify(
     return Verdict(
         tuple(joined(checks)), sqnr, cosine, tuple(worst[:5]), speed=speed, skipped=tuple(skipped)
     )
+
+
+def check_floats_of(
+    source: ir.Model, normalised: ir.Model, data: Data, inside: dict[str, Recording]
+) -> list[Check]:
+    """normalise: one graph against the user's, cut at its codes where it has some."""
+    if makes_codes(normalised):
+        return check_codes(source, normalised, data)
+    return [check_normalised(source, normalised, data, inside)]
 
 
 def check_part(artifact: Artifact, part: Part, plan: Plan, stats: Stats) -> list[Check]:
