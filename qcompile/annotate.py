@@ -32,7 +32,6 @@ from qcompile.weighted import (
     nothing_to_quantize,
 )
 
-CODES_INSIDE = "it is in a body of If, Loop or Scan; its codes stay as in the model"
 NO_RANGES = "nothing calibrates static activations inside them"
 
 
@@ -44,15 +43,17 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     preset: Preset | None
     preset, notes = choose_preset(recipe, has_data=has_data)
     imported = plan_imported(model.graph, recipe, target)
-    if imported and recipe.preset is None:
+    bodies = closed_bodies(model).values()
+    inside = any(plan_imported(body.graph, recipe, target) for body in bodies)
+    if (imported or inside) and recipe.preset is None:
         preset, notes = None, ["no preset was given: the model's own codes are kept"]
     notes += model.meta.get("notes", [])
     nodes, problems = _plan_graph(model.graph, recipe, preset, target, set(imported))
     problems += _missing_data(recipe, has_data=has_data) + problems_of(recipe, preset, target)
-    inside, more, why = _plan_bodies(model, recipe, preset, target)
+    inner, more, why = _plan_bodies(model, recipe, preset, target)
     if problems := [p for p in (*problems, *more) if p]:
         raise InputError("\n".join(problems))
-    nodes |= imported | inside
+    nodes |= imported | inner
     notes += why
     if not any(p.is_quantized for p in nodes.values()):
         raise InputError(nothing_to_quantize(nodes))
@@ -111,8 +112,7 @@ def _plan_bodies(
         found, wrong = _plan_graph(
             body.graph, inner, inside, target, set(imported), has_edges=False
         )
-        kept = {n: replace(p, weight=None, activation=None) for n, p in imported.items()}
-        nodes |= found | {n: replace(p, reason=p.reason or CODES_INSIDE) for n, p in kept.items()}
+        nodes |= found | imported
         problems += wrong
     for graph in compiled_graphs(model):
         nodes |= inside_other_graphs(graph)

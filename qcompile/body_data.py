@@ -27,11 +27,15 @@ MOST_FEEDS = 6  # of a body: the rungs of verify run NumPy on every node for eac
 
 @dataclass
 class Recording:
-    """The feeds of one body as a model; the most steps of one run; its largest product on them."""
+    """The feeds of one body as a model; the most steps of one run; its largest product on them.
+
+    problem: why nothing could be recorded.
+    """
 
     feeds: list[Feed] = field(default_factory=list)
     most_steps: int = 0
     largest_product: float = 0.0
+    problem: str = ""
 
     def add(self, run: Iterator[Feed]) -> None:
         """One run, of which three steps are kept: the first, the last, and one between them."""
@@ -63,6 +67,8 @@ def body_data(recording: Recording, body: ir.Model) -> Data | str:
     """The recorded inputs of a body, random ones where it was not run, or why there are none."""
     if recording.feeds:
         return Data(recording.feeds, Batch({}))
+    if recording.problem:
+        return recording.problem
     try:
         data = synthetic_data(body, 0)
         session = open_model(body, session_options(1))
@@ -87,9 +93,29 @@ def _record(
         found.setdefault(body.path, Recording())
     if not bodies:
         return
+    parts = {body.path: closed(model, body.path) for body in bodies}
+    try:
+        _run(part, bodies, parts, inside, feeds, found)
+    except InputError as error:  # what has no known type cannot be shown
+        for body in bodies:
+            found[body.path].feeds.clear()
+            found[body.path].problem = str(error)
+    for body in bodies:
+        feeds_inside = found[body.path].feeds
+        _record(model, parts[body.path], body.graph, capture_names(body), feeds_inside, found)
+
+
+def _run(
+    part: ir.Model,
+    bodies: list[Body],
+    parts: dict[str, ir.Model],
+    inside: dict[str, str],
+    feeds: list[Feed],
+    found: dict[str, Recording],
+) -> None:
+    """Run the graph, and follow each of its holders."""
     wanted = {n for body in bodies for n in (*_inputs(body.holder), *capture_names(body))}
     names = sorted(inside.get(name, name) for name in wanted)
-    parts = {body.path: closed(model, body.path) for body in bodies}
     sessions = {path: open_model(each, session_options(1)) for path, each in parts.items()}
     outer = open_model(with_outputs(part, names), session_options(1)) if names else None
     for feed in feeds:
@@ -100,11 +126,7 @@ def _record(
             held = {b.attribute: b for b in bodies if b.holder is holder}
             steps = _Steps(holder, held, sessions, inside, values)
             for body, run in steps.run():
-                recording = found[body.path]
-                recording.add(run)
-    for body in bodies:
-        feeds_inside = found[body.path].feeds
-        _record(model, parts[body.path], body.graph, capture_names(body), feeds_inside, found)
+                found[body.path].add(run)
 
 
 def _inputs(node: ir.Node) -> list[str]:

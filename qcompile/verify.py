@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import Artifact, load, sha256
 from qcompile.bodies import all_bodies, closed, nodes_of
-from qcompile.body_data import record_bodies
+from qcompile.body_data import Recording, record_bodies
 from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.graph import DOMAIN, FLOAT, constant
@@ -76,10 +76,7 @@ def verify(
     count = Counter(data.watch, "checks", _RUNGS + nodes * (len(few.feeds) + 1))
     checks = [check_emitted(artifact)]
     count()
-    if makes_codes(normalised):
-        checks += check_codes(source, normalised, few)
-    else:
-        checks.append(check_normalised(source, normalised, few, inside, division))
+    checks += check_floats_of(source, normalised, few, inside, division)
     count()
     stages = (normalised, quantized, lowered, packed)
     parts = [Part(*stages, few, division)]
@@ -89,7 +86,7 @@ def verify(
         part, why = body_part(path, recording, stages, division.budget)
         if path in theirs and part.data is not None:
             body = closed(original, path)
-            checks.append(check_normalised(body, part.normalised, part.data, inside, part.division))
+            checks += check_floats_of(body, part.normalised, part.data, inside, part.division)
         parts.append(part)
         skipped += why
     originals = {n.name or "": n for n in nodes_of(original)}
@@ -123,6 +120,19 @@ def verify(
     return Verdict(
         tuple(joined(checks)), sqnr, cosine, tuple(worst[:5]), speed=speed, skipped=tuple(skipped)
     )
+
+
+def check_floats_of(
+    source: ir.Model,
+    normalised: ir.Model,
+    data: Data,
+    inside: dict[str, Recording],
+    division: Division,
+) -> list[Check]:
+    """normalise: one graph against the user's, cut at its codes where it has some."""
+    if makes_codes(normalised):
+        return check_codes(source, normalised, data)
+    return [check_normalised(source, normalised, data, inside, division)]
 
 
 def check_part(part: Part, plan: Plan, stats: Stats, count: Counter) -> list[Check]:

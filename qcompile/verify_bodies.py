@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from qcompile.bodies import closed
@@ -42,7 +43,7 @@ def body_part(
     found, notes = body_data(recording, normalised), []
     data = None if isinstance(found, str) else found
     if data is None:
-        notes = [f"{path}, which the data never runs, node by node: {found}"]
+        notes = [f"{path}, node by node: its inputs are not known: {str(found).splitlines()[0]}"]
     elif data.is_synthetic:
         notes = [f"{path} on its own inputs: the data never runs it; it ran on random ones"]
     division = (
@@ -52,7 +53,13 @@ def body_part(
 
 
 def joined(checks: list[Check]) -> list[Check]:
-    """One line a rung: the worst of its graphs, with the numbers of all counted."""
+    """One line a rung: the worst of its graphs, with the numbers of all counted.
+
+    Limits differ from graph to graph, so the worst is what fails, or else comes nearest to its own.
+
+    >>> joined([Check("a", 5, 10, "x", "", 1), Check("a", 2, 1, "x", "", 2)])[0]
+    Check(rung='a', measured=2, limit=1, source='x', worst='', count=3)
+    """
     found: dict[tuple[str, str], Check] = {}
     for check in checks:
         key = check.rung, check.source
@@ -60,7 +67,12 @@ def joined(checks: list[Check]) -> list[Check]:
         if before is None:
             found[key] = check
             continue
-        count = before.count + check.count
-        is_worse = before.passed and not check.measured <= before.measured
-        found[key] = replace(check if is_worse else before, count=count)
+        worst = max(before, check, key=_badness)
+        found[key] = replace(worst, count=before.count + check.count)
     return list(found.values())
+
+
+def _badness(check: Check) -> tuple[bool, float]:
+    if np.isnan(check.measured):
+        return True, float("inf")
+    return not check.passed, check.measured / check.limit if check.limit else check.measured

@@ -98,6 +98,16 @@ def test_a_condition_ends_a_loop(tmp_path: Path) -> None:
     assert record_bodies(found, Data([feed], Batch({})))["Loop_y/body"].most_steps == 1
 
 
+def test_what_cannot_be_shown_is_no_error(tmp_path: Path) -> None:
+    """A captured value whose type nobody knows."""
+    found, data = model("if", tmp_path)
+    next(n for n in found.graph if n.op_type == "MatMul").outputs[0].type = None
+    inside = record_bodies(found, data)
+    assert all(r.problem and not r.feeds for r in inside.values())
+    made = body_data(inside["If_y/else_branch"], closed_bodies(found)["If_y/else_branch"])
+    assert isinstance(made, str) and "type" in made
+
+
 def test_a_branch_that_does_not_run_has_random_inputs(tmp_path: Path) -> None:
     found, data = model("if", tmp_path)
     inside = record_bodies(found, Data([next(iter(data))], Batch({})))

@@ -52,6 +52,7 @@ class SplitDynamicProduct(NodePass):
     """MatMul and Conv."""
 
     stage = "normalise"
+    is_global = True  # of the main graph only: verify cannot cut a model inside its bodies
     op_types = ("MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -70,6 +70,7 @@ class SplitQlinearOpIntoQdq(NodePass):
     """Every op of the operator form that has a plain one."""
 
     stage = "normalise"
+    is_global = True  # of the main graph only: verify cannot cut a model inside its bodies
     op_types = (*_ONE, *_TWO, "QLinearConv", "QGemm", "QLinearConcat")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from onnx import helper, numpy_helper, parser
 
 import qcompile
 from qcompile.artifact import MODEL, WEIGHTS, Artifact
@@ -18,6 +20,7 @@ from qcompile.compile import plan_only
 from qcompile.errors import VerificationError
 from qcompile.reasons import why
 from qcompile.recipe import Recipe, Rule
+from qcompile.session import session_options
 from qcompile.targets import get
 from tests.body_nets import NETS, NODES, save
 
@@ -171,3 +174,45 @@ def test_no_name_stands_for_two_values(tmp_path: Path) -> None:
     nodes = nodes_of(made.model())
     names = [v.name for n in nodes for v in n.outputs]
     assert len(set(names)) == len(names)
+
+
+STATIC = """{ q = QuantizeLinear (s, xs, xz)   d = DequantizeLinear (q, xs, xz)
+  u = DequantizeLinear (k, ws)   m = MatMul (d, u)"""
+DYNAMIC = """{ q, qs, qz = DynamicQuantizeLinear (s)   i = MatMulInteger (q, k, qz)
+  f = Cast <to = 1> (i)   a = Mul (qs, ws)   m = Mul (f, a)"""
+
+
+def in_codes(path: Path, inside: str) -> dict[str, np.ndarray]:
+    """A Loop whose body has a product in codes; |code| ≤ 60 keeps ONNX Runtime from saturating."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-60, 61, (32, 32)).astype(np.int8)
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    f (float[4,32] x) => (float[4,32] y)
+    <float xs = {{0.03}}, uint8 xz = {{128}}, float ws = {{0.002}}, int64 t = {{3}}>
+    {{ y = Loop (t, , x) <body = b (int64 n, bool go, float[4,32] s)
+        => (bool on, float[4,32] z) {inside}
+        z = Tanh (m)   on = Identity (go) }}> }}"""
+    model = parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(codes, "k"))
+    model.graph.initializer.append(numpy_helper.from_array(codes.astype(np.float32), "w"))
+    first = helper.make_node("MatMul", ["x", "w"], ["first"], "first")
+    model.graph.node.append(first)
+    model.graph.output.append(helper.make_tensor_value_info("first", 1, [4, 32]))
+    onnx.save(model, path)
+    return {"x": rng.standard_normal((4, 32)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("preset", [None, "w8a8-dynamic"])
+@pytest.mark.parametrize("inside", [STATIC, DYNAMIC])
+def test_codes_of_the_user_inside(inside: str, preset: str | None, tmp_path: Path) -> None:
+    """Static pairs run from the user's codes; integer ops stay: outputs are the user's."""
+    feed = in_codes(tmp_path / "m.onnx", inside)
+    made = qcompile.compile(tmp_path / "m.onnx", recipe=Recipe(preset=preset))
+    rows = {r["node"]: r["kernel"] for r in made.content["nodes"] if r["kernel"]}
+    static = {"Loop_y/body/MatMul_m": "QMatMul static"} if inside is STATIC else {}
+    is_first = preset is not None or inside is DYNAMIC
+    assert rows == static | ({"first": "QMatMul dynamic"} if is_first else {})
+    session = ort.InferenceSession(tmp_path / "m.onnx", session_options(optimise=False))
+    wanted, found = session.run(None, feed), qcompile.load(made.folder).run(None, feed)
+    one_code = 0.03 * 60 * 0.002  # of one element, times the largest weight
+    assert np.abs(wanted[0] - found[0]).max() <= one_code < np.abs(wanted[0]).max() / 100
