@@ -20,6 +20,7 @@ _LEAN_LIMIT_BYTES = 8 << 20
 _INLINE_BYTES = 1024  # shapes and the like must be in the model itself
 NEWEST_OPSET, NEWEST_IR_VERSION = 28, 14  # that the passes know; ORT 1.32 opens them
 _SURE_OPSET, _SURE_IR_VERSION = 26, 13  # ORT 1.31 opens them
+PRECISION = "session.x64quantprecision"
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -31,12 +32,17 @@ def session_options(threads: int | None = None, *, optimise: bool = True) -> ort
         # ORT's kernels for uint8 × int8 then add pairs of products in 16 bits and saturate: 11 dB
         # instead of 40 for models/digits.onnx, target ort, on a Haswell. With VNNI the entry would
         # double the time of such models, and some could not be loaded (onnxruntime 1.31).
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.add_session_config_entry(PRECISION, "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
+
+
+def exact_options() -> ort.SessionOptions:
+    """For models in codes: without VNNI, ORT adds exactly only as it optimises."""
+    return session_options(optimise=not _has_vnni())
 
 
 @functools.cache
@@ -80,7 +86,21 @@ def open_model(
     lean: slower, with no copy of the weights; None where they are large. Above a limit ORT maps
     them: from the user's file where all of them lie in one folder, else from a temporary file.
     """
-    options, size = options or session_options(), weight_bytes(model)
+    options = options or session_options()
+    try:
+        return _open(model, options, lean=lean)
+    except InputError:
+        if _has_vnni():
+            raise
+        # ORT 1.32 does not open some models of int8 operators with the entry.
+        options.add_session_config_entry(PRECISION, "0")
+        return _open(model, options, lean=lean)
+
+
+def _open(
+    model: ir.Model, options: ort.SessionOptions, *, lean: bool | None
+) -> ort.InferenceSession:
+    size = weight_bytes(model)
     lean = size > LARGE_MODEL_BYTES if lean is None else lean
     try:
         if size <= (_LEAN_LIMIT_BYTES if lean else _LIMIT_BYTES):

@@ -6,6 +6,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
+from qcompile.bodies import nodes_of
 from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.graph import DOMAIN, constant
@@ -27,7 +28,7 @@ def check_activations(
     if not nodes:
         return []
     options = session_options(optimise=False)
-    if any(n.domain == DOMAIN for n in quantized.graph):
+    if any(n.domain == DOMAIN for n in nodes_of(quantized)):
         runtime_ops.register(options)
     division = division or Division()
     # a float and its code; the codes of one value at a time in float64 beside them

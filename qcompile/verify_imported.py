@@ -23,7 +23,7 @@ from qcompile.imported import (
 from qcompile.numerics.quantize import dequantize
 from qcompile.pieces import piece_between
 from qcompile.plan import Plan
-from qcompile.session import open_model, run_float, session_options, with_outputs
+from qcompile.session import exact_options, open_model, run_float, session_options, with_outputs
 from qcompile.spec import QuantSpec
 from qcompile.verdict import Check
 from qcompile.verify_normalised import UNIT, largest_gap, reduction
@@ -82,9 +82,8 @@ def check_codes(source: ir.Model, normalised: ir.Model, data: Data) -> list[Chec
     wanted = list(dict.fromkeys([*parts.cut, *ends, *(r for r in read if r in made)]))
     sums = [n.outputs[0].name or "" for n in parts.products]
     shown = list(dict.fromkeys([*parts.cut, *ends, *sums]))
-    options = session_options(optimise=False)
-    expecting = open_model(with_outputs(source, wanted), options)
-    session = open_model(_cut(normalised, parts.cut, shown), options)
+    expecting = open_model(with_outputs(source, wanted), exact_options())
+    session = open_model(_cut(normalised, parts.cut, shown), session_options(optimise=False))
     unsigned = {v.name for v in parts.codes if v.dtype == ir.DataType.UINT8}
     for feed in data:
         expected = dict(zip(wanted, run_float(expecting, wanted, feed), strict=True))

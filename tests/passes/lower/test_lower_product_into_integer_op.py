@@ -12,6 +12,7 @@ from qcompile.passes.lower.lower_product_into_integer_op import LowerProductInto
 from qcompile.passes.lower.qdq import weight_codes_of
 from qcompile.passes.normalise.remove_unused import RemoveUnused
 from qcompile.passes.transform.code_store import scale_method
+from qcompile.session import exact_options, open_model
 from tests.numerics import loops
 from tests.passes.graphs import lines_of, run
 from tests.passes.stages import find, ops, run_passes, staged, with_weights
@@ -45,7 +46,7 @@ def test_products(body: str, seed: int) -> None:
     bias = constant(found.normalised.graph.initializers["k"]) if "k" in body else np.zeros(6)
     terms = (codes @ weight.codes.T.astype(np.int64)) * (weight.scale[:, 0] * np.float64(scale))
     bound = 4 * UNIT * (np.abs(terms) + np.abs(bias))  # two products, the sum, the Cast
-    (got,) = run(lowered, found.feed)
+    (got,) = open_model(lowered, exact_options()).run(None, found.feed)
     assert (np.abs(got - terms - bias) <= bound).all()
     assert (np.abs(got + weight.scale[:, 0] * scale - terms - bias) > bound).all()
 
