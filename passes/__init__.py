@@ -29,6 +29,7 @@ from qcompile.passes.lower.move_transpose_into_codes import MoveTransposeIntoCod
 from qcompile.passes.lower.move_transpose_past_op import MoveTransposePastOp
 from qcompile.passes.normalise.convert_floats import ConvertFloats
 from qcompile.passes.normalise.convert_opset import ConvertOpset
+from qcompile.passes.normalise.convert_quantizer_scales import ConvertQuantizerScales
 from qcompile.passes.normalise.fold_affine_into_next_conv import FoldAffineIntoNextConv
 from qcompile.passes.normalise.fold_affine_into_product import FoldAffineIntoProduct
 from qcompile.passes.normalise.fold_auto_pad_into_pads import FoldAutoPadIntoPads
@@ -88,6 +89,7 @@ def NORMALISE() -> list[Pass]:
         ConvertFloats(),
         FoldConstants(),
         FoldConstantOfShape(),
+        ConvertQuantizerScales(),
         SplitQlinearOpIntoQdq(),
         SplitDynamicProduct(),
         MoveDataOpOutOfCodes(),
