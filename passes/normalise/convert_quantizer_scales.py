@@ -41,10 +41,8 @@ class ConvertQuantizerScales(NodePass):
         for index in found:
             value = node.inputs[index]
             assert value is not None
-            array = np.asarray(constant(value)).reshape(())
-            scalar = derived_initializer(
-                graph_of(node), value, "_scalar", lambda array=array: ir.tensor(array)
-            )
+            tensor = ir.tensor(np.asarray(constant(value)).reshape(()))
+            scalar = derived_initializer(graph_of(node), value, "_scalar", lambda t=tensor: t)  # type: ignore[misc]
             node.replace_input_with(index, scalar)
 
 
