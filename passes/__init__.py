@@ -38,6 +38,7 @@ from qcompile.passes.lower.move_transpose_into_codes import MoveTransposeIntoCod
 from qcompile.passes.lower.move_transpose_past_op import MoveTransposePastOp
 from qcompile.passes.normalise.convert_floats import ConvertFloats
 from qcompile.passes.normalise.convert_opset import ConvertOpset
+from qcompile.passes.normalise.convert_quantizer_scales import ConvertQuantizerScales
 from qcompile.passes.normalise.fold_affine_into_next_conv import FoldAffineIntoNextConv
 from qcompile.passes.normalise.fold_affine_into_product import FoldAffineIntoProduct
 from qcompile.passes.normalise.fold_auto_pad_into_pads import FoldAutoPadIntoPads
@@ -111,6 +112,7 @@ def NORMALISE(is_split: Callable[[ir.Node], bool] = lambda _: False) -> list[Pas
         *NAME(),
         SplitRecurrent(is_split),
         FoldConstantOfShape(),
+        ConvertQuantizerScales(),
         SplitQlinearOpIntoQdq(),
         SplitDynamicProduct(),
         MoveDataOpOutOfCodes(),
