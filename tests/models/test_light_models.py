@@ -117,9 +117,12 @@ def decibels(run: Run) -> tuple[float, float]:
 STATIC = (("w8a8", "cpu"), ("w4a8", "cpu"), ("w8a8", "ort"))
 
 
-@pytest.mark.parametrize(("preset", "target"), STATIC)
+EACH = [(name, *pair) for name in (*SMALL, *LARGE) for pair in STATIC]
+
+
 @pytest.mark.parametrize(
-    "name", [*SMALL, *(pytest.param(n, marks=pytest.mark.slow) for n in LARGE)]
+    ("name", "preset", "target"),
+    [EACH[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in EACH[1:])],
 )
 def test_static(name: str, preset: str, target: str, tmp_path: Path) -> None:
     run = static_run(name, preset, target, tmp_path)
