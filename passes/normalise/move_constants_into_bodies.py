@@ -39,8 +39,9 @@ class MoveConstantsIntoBodies(ir.passes.InPlacePass):
                     replace_inside(body.graph, value, _copy(body, value))
                     modified = True
             for inner, outer in _unchanged(body):
-                if inner.uses():
-                    _replace_uses(body.graph, inner, _copy(body, outer))
+                readers = _readers(body.graph, inner)
+                if readers:
+                    _replace(readers, _copy(body, outer))
                     modified = True
         return ir.passes.PassResult(model, modified)
 
@@ -90,8 +91,12 @@ def _unchanged(body: Body) -> list[tuple[ir.Value, ir.Value]]:
     return found
 
 
-def _replace_uses(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """All that compute with the carried value read the constant; the graph still carries it on."""
-    for use in list(old.uses()):
-        if not is_op(use.node, "Identity") or use.node.graph is not graph:
-            use.node.replace_input_with(use.idx, new)
+def _readers(graph: ir.Graph, carried: ir.Value) -> list[tuple[ir.Node, int]]:
+    """All that compute with the carried value; an Identity of the graph itself carries it on."""
+    uses = [(use.node, use.idx) for use in carried.uses()]
+    return [(n, i) for n, i in uses if not is_op(n, "Identity") or n.graph is not graph]
+
+
+def _replace(readers: list[tuple[ir.Node, int]], new: ir.Value) -> None:
+    for node, index in readers:
+        node.replace_input_with(index, new)

@@ -38,7 +38,8 @@ def compiled(folder: Path, name: str, preset: str, target: str = "cpu", **more: 
 
 
 def decibels(a: np.ndarray, b: np.ndarray) -> float:
-    return 10 * float(np.log10((a**2).sum() / ((a - b) ** 2).sum())) if a.size else np.inf
+    noise = float(((a - b) ** 2).sum())
+    return 10 * float(np.log10((a**2).sum() / noise)) if noise else np.inf
 
 
 @pytest.mark.parametrize(
@@ -215,4 +216,4 @@ def test_codes_of_the_user_inside(inside: str, preset: str | None, tmp_path: Pat
     session = ort.InferenceSession(tmp_path / "m.onnx", session_options(optimise=False))
     wanted, found = session.run(None, feed), qcompile.load(made.folder).run(None, feed)
     one_code = 0.03 * 60 * 0.002  # of one element, times the largest weight
-    assert np.abs(wanted[0] - found[0]).max() <= one_code < np.abs(wanted[0]).max() / 100
+    assert np.abs(wanted[0] - found[0]).max() <= one_code < np.abs(wanted[0]).max() / 10
