@@ -50,9 +50,9 @@ def piece_between(
     output_name: str,
     *,
     optimise: bool = False,
-    part: tuple[slice, int] | None = None,
+    part: tuple[slice | NDArray[np.int64], int] | None = None,
 ) -> ort.InferenceSession:
-    """The nodes between the named values. part: of N outputs of a product, just these rows."""
+    """The nodes between the named values. part: of N rows of a weight, just these."""
     found = {v.name: v for n in quantized.graph for v in n.outputs}
     found |= {v.name: v for v in quantized.graph.inputs}
     inputs = {name: found[name] for name in dict.fromkeys(inputs_named)}
@@ -84,7 +84,7 @@ def piece_between(
     return open_model(ir.Model(piece, ir_version=quantized.ir_version), options, lean=True)
 
 
-def _keep_rows(piece: ir.Graph, rows: slice, n: int) -> None:
+def _keep_rows(piece: ir.Graph, rows: slice | NDArray[np.int64], n: int) -> None:
     """Rows of codes, scales, zero points and bias, whose first dimension counts the N outputs."""
     for value in piece.initializers.values():
         tensor = value.const_value

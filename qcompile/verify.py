@@ -107,7 +107,9 @@ def verify(
     is_large = division.budget.is_large(source)
     float_session = open_model(source, session_options(1), lean=is_large)
     outputs = [v.name or "" for v in normalised.graph.outputs]
-    shown = {"outputs": 2 * division.footprint.of_values(outputs)}
+    # of two sessions, whose arenas grow to twice what they hold
+    held = 2 * (division.footprint.of_values(outputs) + division.footprint.live_bytes)
+    shown = {"outputs": held}
     many, _ = division.split(shown, data.first(END_TO_END_SAMPLES))
     sqnr, cosine, finite = end_to_end(float_session, session, many)
     checks.append(finite)

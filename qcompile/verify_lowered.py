@@ -145,18 +145,21 @@ def check_floats(
         assert value is not None
         dtype, bound = read.dtype, sum_bound(node)
         count_node()
-        for rows in _row_parts(node):
-            part = None if rows is None else (rows, int(node.attributes["N"].value))
+        for rows in _row_parts(node, [run[value.name or ""] for run in runs]):
+            n = int(node.attributes["N"].value)
+            part = None if rows is None else (rows, n)
             piece = piece_between(quantized, [read.name or ""], float_name(node), part=part)
             for run in runs:
                 x, actual = (as_nchw(node, run[v.name or ""]) for v in (value, made))
                 fed = x if dtype is None else x.astype(dtype.numpy(), copy=False)
+                if isinstance(rows, np.ndarray):
+                    fed = np.searchsorted(rows, x % n).astype(x.dtype)
                 expected = piece.run(None, {read.name: fed})[0]
                 limits = np.broadcast_to(bound(largest_input(node, x)), actual.shape)
                 if attribute(node, "output") == "i32":  # N17: one rounding, in units of its scale
                     expected = expected / float(node.metadata_props["qcompile.scale"])
                     limits = limits + 0.5
-                if rows is not None:
+                if isinstance(rows, slice):
                     actual, limits = actual[..., rows], limits[..., rows]
                 gap = float_ratio(expected, actual, limits)
                 count += actual.size
@@ -166,11 +169,15 @@ def check_floats(
     return [Check("lower: QDQ, floats", ratio, 1.0, text, where, count)] if nodes else []
 
 
-def _row_parts(node: ir.Node) -> list[slice | None]:
-    """Outputs of a large product in parts: ONNX Runtime dequantizes a whole weight to float32."""
+def _row_parts(node: ir.Node, inputs: list[NDArray]) -> list[slice | NDArray[np.int64] | None]:
+    """Rows of a large weight, which ONNX Runtime dequantizes whole to float32: outputs of a product
+    in parts, of a table those that the indices name.
+    """
     n, k = (int(node.attributes[name].value) for name in ("N", "K"))
-    if node.op_type != "QMatMul" or n * k <= _WHOLE_ELEMENTS:
+    if n * k <= _WHOLE_ELEMENTS or node.op_type == "QConv":
         return [None]
+    if node.op_type == "QGather":
+        return [np.unique(np.concatenate([x.ravel() % n for x in inputs])).astype(np.int64)]
     step = max(1, _WHOLE_ELEMENTS // k)
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
