@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a plan to a Relax module, and from it to a shared library that needs no compiler to run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
+from qcompile.targets.tvm.plan import Plan, Step
+
+
+def relax_module(plan: Plan) -> Any:
+    """IRModule: every kernel of the plan, and `main`, which calls them in order."""
+    builder = relax.BlockBuilder()
+    x = relax.Var(plan.input_name, relax.TensorType(plan.input_shape, plan.input_kind))
+    values: dict[str, Any] = {plan.input_name: x}
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            for step in plan.steps:
+                values[step.output] = builder.emit(_call(builder, step, values))
+            result = builder.emit_output(values[plan.steps[-1].output])
+        builder.emit_func_output(result)
+    return builder.get()
+
+
+def _call(builder: Any, step: Step, values: dict[str, Any]) -> Any:
+    function = builder.add_func(step.function, step.name)
+    sources = [
+        values[source] if isinstance(source, str) else relax.const(source)
+        for _, source in step.arguments
+    ]
+    return relax.call_tir(function, sources, relax.TensorType(step.shape, step.kind))
+
+
+def export(executable: Any, path: Path) -> None:
+    """Writes the shared library."""
+    executable.export_library(str(path))
+
+
+def run(path: Path, codes: NDArray, device_type: int = 1) -> NDArray:
+    """The output of the library's `main`, by tvm_ffi alone; device type 1 is a CPU, 2 CUDA.
+
+    The library is code: load only one that you built.
+    """
+    import tvm_ffi
+
+    machine = tvm_ffi.load_module(str(path.resolve()))["vm_load_executable"]()
+    machine["vm_initialization"](device_type, 0, 2)
+    return np.from_dlpack(machine["main"](tvm.runtime.tensor(codes)))
