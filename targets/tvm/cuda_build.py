@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-import tvm_ffi
-from tvm import relax, tirx
+from tvm import tirx
 
 from qcompile.targets.tvm.cuda_emulator import Launch
+from qcompile.targets.tvm.cuda_runtime import gpu_code_by
 from qcompile.targets.tvm.plan import Plan
 from qcompile.targets.tvm.ptxas import Resources, parse
-from qcompile.targets.tvm.relax_module import relax_module
+from qcompile.targets.tvm.relax_module import relax_module, relax_passes
 from qcompile.targets.tvm.toolchain import nvcc, run
 
 ARCH = "75"
-CALLBACK = "tvm_callback_cuda_compile"
 # The fatbin holds machine code for a T4, and PTX from which the driver compiles for newer GPUs.
 NVCC_FLAGS = (
     "-O3",
     "-fatbin",
     f"-gencode=arch=compute_{ARCH},code=[sm_{ARCH},compute_{ARCH}]",
     "-Xptxas=-v",
+    "-diag-suppress=177",  # TVM names subexpressions that it does not use
 )
 
 
@@ -47,11 +47,11 @@ def build(plan: Plan) -> CudaBuild:
     """Compiles every kernel; UnsupportedError without nvcc."""
     nvcc()
     logs: list[tuple[str, str]] = []
-    with _compiled_by(lambda source: _fatbin(source, logs)), cuda_target() as target:
+    with gpu_code_by(lambda source: _fatbin(source, logs)), cuda_target() as target:
         executable = tvm.compile(
             relax_module(plan),
             target=target,
-            relax_pipeline=relax.pipeline.default_build_pipeline(),
+            relax_pipeline=relax_passes(),
             tir_pipeline="tirx",
         )
     (source, log) = logs[0]
@@ -62,7 +62,7 @@ def source_of(plan: Plan) -> str:
     """The CUDA source of all kernels; needs no nvcc."""
     functions = {step.name: step.function for step in plan.steps}
     named = {n: f.with_attr("global_symbol", n) for n, f in functions.items()}
-    with _compiled_by(lambda source: b""), cuda_target() as target:
+    with cuda_target() as target:
         library = tvm.compile(tvm.IRModule(named), target=target, tir_pipeline="tirx")
     return library.mod.imports[0].inspect_source("cuda")
 
@@ -96,17 +96,6 @@ def launch_of(function: Any) -> Launch:
     visit(function.body)
     x, y, z, threads = extents.values()
     return Launch((x, y, z), threads)
-
-
-@contextmanager
-def _compiled_by(compile_source: Any) -> Iterator[None]:
-    """TVM's own compilation of CUDA replaced, and put back."""
-    before = tvm_ffi.get_global_func(CALLBACK)
-    tvm_ffi.register_global_func(CALLBACK, compile_source, override=True)
-    try:
-        yield
-    finally:
-        tvm_ffi.register_global_func(CALLBACK, before, override=True)
 
 
 def _fatbin(source: str, logs: list[tuple[str, str]]) -> bytes:

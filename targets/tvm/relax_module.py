@@ -35,6 +35,16 @@ def _call(builder: Any, step: Step, values: dict[str, Any]) -> Any:
     return relax.call_tir(function, sources, relax.TensorType(step.shape, step.kind))
 
 
+def relax_passes() -> Any:
+    """What lowers `main`. TVM's own list also looks for kernels that only reshape; ours do not."""
+    names = (
+        *("ToNonDataflow", "RemovePurityChecking", "CallTIRRewrite", "StaticPlanBlockMemory"),
+        *("LowerAllocTensor", "KillAfterLastUse", "LowerRuntimeBuiltin", "ComputePrimValue"),
+        *("VMShapeLower", "AttachGlobalSymbol"),
+    )
+    return tvm.transform.Sequential([getattr(relax.transform, name)() for name in names])
+
+
 def export(executable: Any, path: Path) -> None:
     """Writes the shared library."""
     executable.export_library(str(path))
