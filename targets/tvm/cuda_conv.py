@@ -22,6 +22,7 @@ from qcompile.integer_graph import Conv
 from qcompile.targets.tvm import cuda_epilogue as epilogue
 from qcompile.targets.tvm import cuda_ptx as ptx
 from qcompile.targets.tvm import words
+from qcompile.targets.tvm.channels import BIAS
 from qcompile.targets.tvm.cuda_frame import barrier, flat, function, parameter, run, when
 from qcompile.targets.tvm.cuda_maps import word_shape
 from qcompile.targets.tvm.cuda_store import store_codes, store_sums
@@ -189,7 +190,7 @@ class ConvKernel:
     def _start_sums(self) -> None:
         for j in range(self.t.col_tiles):
             for h in range(2):
-                bias = self.table[epilogue.BIAS, self.output(j, h)]
+                bias = self.table[BIAS, self.output(j, h)]
                 for i in range(self.t.row_tiles):
                     T.buffer_store(self.sums, bias, [self.sum(i, j, h)])
 

@@ -7,33 +7,11 @@ instructions.
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tvm.tirx.script.builder import ir as T
 
 from qcompile.integer_graph import CodeMap
-from qcompile.numerics.integer import Dyadic
+from qcompile.targets.tvm.channels import EXPONENT, MULTIPLIER
 from qcompile.targets.tvm.words import num_words, per_word
-
-MULTIPLIER, EXPONENT, BIAS = 0, 1, 2  # rows of the channel table
-
-
-def channel_table(
-    scale: Dyadic | None, bias: NDArray[np.int64] | None, channels: int, padded: int
-) -> NDArray[np.int32]:
-    """int32 [3, padded]: multiplier, exponent and folded bias of each channel.
-
-    A padded channel has multiplier 0 and exponent 1, so that its shift is defined.
-    """
-    table = np.zeros((3, padded), np.int32)
-    table[EXPONENT] = 1
-    if scale is not None:
-        table[MULTIPLIER, :channels] = scale.multiplier
-        table[EXPONENT, :channels] = scale.exponent
-    if bias is not None:
-        table[BIAS, :channels] = bias
-    return table
-
 
 def requantize(value: Any, table: Any, n: Any) -> Any:
     """`(value · m + 2^(e−1)) >> e` by row n of a channel table; int32 to int64 (N12)."""

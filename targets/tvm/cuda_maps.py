@@ -9,15 +9,12 @@ from tvm.tirx.script.builder import ir as T
 
 from qcompile.integer_graph import Add, Branch, CodeMap, GlobalAveragePool, MaxPool
 from qcompile.targets.tvm import cuda_epilogue as epilogue
+from qcompile.targets.tvm.channels import channel_table
 from qcompile.targets.tvm.cuda_frame import flat, function, parameter, threads_over, when
+from qcompile.targets.tvm.plan import code_kind
 from qcompile.targets.tvm.words import num_words, per_word
 
 THREADS = 128
-
-
-def code_kind(x: CodeMap) -> str:
-    """The type of an array of unpacked codes."""
-    return {32: "int32"}.get(x.bits, "int8" if x.is_signed else "uint8")
 
 
 def word_shape(x: CodeMap, batch: int) -> tuple[int, int, int, int]:
@@ -170,5 +167,5 @@ def padded_channels(y: CodeMap) -> int:
 
 def branch_table(branch: Branch, y: CodeMap) -> NDArray[np.int32]:
     """Multipliers and exponents of a branch, for the channels of y."""
-    return epilogue.channel_table(branch.scale, None, y.shape[2], padded_channels(y))
+    return channel_table(branch.scale, None, y.shape[2], padded_channels(y))
 

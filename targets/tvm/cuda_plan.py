@@ -14,10 +14,10 @@ from qcompile.integer_graph import (
     Node,
 )
 from qcompile.targets.tvm import cuda_conv, cuda_maps, cuda_thin
+from qcompile.targets.tvm.channels import channel_table
 from qcompile.targets.tvm.cuda_conv import ConvKernel, Shapes
-from qcompile.targets.tvm.cuda_epilogue import channel_table
 from qcompile.targets.tvm.cuda_thin import ThinKernel, ThinShapes
-from qcompile.targets.tvm.plan import Plan, Step
+from qcompile.targets.tvm.plan import Plan, Step, code_kind
 from qcompile.targets.tvm.roofline import choose_tile
 from qcompile.targets.tvm.tile import Tile
 
@@ -42,11 +42,11 @@ def plan(graph: IntegerGraph, tile_of: Chooser = choose_tile) -> Plan:
     steps += [_step(node, batch, i, tile_of) for i, node in enumerate(graph.nodes)]
     if y.bits != 32:
         function = cuda_maps.unpack_kernel(y, batch, "unpack_output")
-        shape, kind = (batch, *y.shape), cuda_maps.code_kind(y)
+        shape, kind = (batch, *y.shape), code_kind(y)
         steps.append(
             Step("unpack_output", function, (("x", y.name),), f"{y.name}_codes", shape, kind)
         )
-    return Plan(graph, codes, (batch, *x.shape), cuda_maps.code_kind(x), tuple(steps))
+    return Plan(graph, codes, (batch, *x.shape), code_kind(x), tuple(steps))
 
 
 def _step(node: Node, batch: int, index: int, tile_of: Chooser) -> Step:

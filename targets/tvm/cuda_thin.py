@@ -17,6 +17,7 @@ from qcompile.integer_graph import Conv
 from qcompile.targets.tvm import cuda_epilogue as epilogue
 from qcompile.targets.tvm import cuda_ptx as ptx
 from qcompile.targets.tvm import words
+from qcompile.targets.tvm.channels import BIAS
 from qcompile.targets.tvm.cuda_frame import barrier, flat, function, parameter, when
 from qcompile.targets.tvm.cuda_maps import word_shape
 
@@ -152,7 +153,7 @@ class ThinKernel:
     def _value(self, row: Any, column: Any) -> Any:
         """The sum or code of one output."""
         conv, n = self.conv, self.block * LANES + column
-        total = self.table[epilogue.BIAS, n]
+        total = self.table[BIAS, n]
         for warp in range(WARPS):
             total = total + self.shared[(warp * self.s.num_rows + row) * LANES + column]
         if conv.scale is None:

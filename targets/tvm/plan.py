@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from qcompile.integer_graph import IntegerGraph, Node
+from qcompile.integer_graph import CodeMap, IntegerGraph, Node
 
 
 @dataclass(frozen=True)
@@ -31,3 +31,8 @@ class Plan:
     input_shape: tuple[int, ...]
     input_kind: str
     steps: tuple[Step, ...]
+
+
+def code_kind(x: CodeMap) -> str:
+    """The type of an array of unpacked codes."""
+    return {32: "int32"}.get(x.bits, "int8" if x.is_signed else "uint8")
