@@ -137,9 +137,7 @@ class Conv:
 
     def run(self, *codes: NDArray) -> NDArray:
         """What numerics says."""
-        total = integer.convolve(
-            codes[0], self.weight, self.bias, self.window, self.x.zero_point
-        )
+        total = integer.convolve(codes[0], self.weight, self.bias, self.window, self.x.zero_point)
         if self.scale is None:
             return total.astype(np.int32)
         value = self.scale.apply(total)

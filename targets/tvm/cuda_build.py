@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles a plan for sm_75 with nvcc, on any machine: GPU code, its source, launches, registers."""
+"""Compiles a plan for sm_75 with nvcc, on any machine: GPU code, source, launches, registers."""
 
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ NVCC_FLAGS = (
 
 @dataclass(frozen=True)
 class CudaBuild:
-    """A compiled plan: the Relax executable, the CUDA source, and what ptxas said of each kernel."""
+    """A compiled plan: Relax executable, CUDA source, and what ptxas said of each kernel."""
 
     plan: Plan
     executable: Any

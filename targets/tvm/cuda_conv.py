@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from tvm.tirx.script.builder import ir as T
 
 from qcompile.integer_graph import Conv
-from qcompile.targets.tvm import cuda_epilogue as epilogue
 from qcompile.targets.tvm import cuda_ptx as ptx
 from qcompile.targets.tvm import words
 from qcompile.targets.tvm.channels import BIAS
@@ -88,8 +87,6 @@ def pack_weight(s: Shapes) -> NDArray[np.int32]:
     return np.ascontiguousarray(tiled.transpose(0, 2, 1, 3))
 
 
-
-
 class ConvKernel:
     """Emits the kernel of one Shapes; the parts are in the order in which they run."""
 
@@ -113,9 +110,7 @@ class ConvKernel:
     def _parameters(self) -> None:
         s, conv = self.s, self.conv
         self.x = parameter("x", word_shape(conv.x, s.batch))
-        self.weight = parameter(
-            "weight", (s.grid[1], s.num_chunks, self.t.outputs, self.t.chunk)
-        )
+        self.weight = parameter("weight", (s.grid[1], s.num_chunks, self.t.outputs, self.t.chunk))
         self.table = parameter("channels", (3, s.padded_outputs))
         self.residual = None
         if conv.residual is not None:
@@ -177,7 +172,7 @@ class ConvKernel:
         )
         H = self.conv.x.shape[0]
         for i in range(self.x_loads):
-            row, word = self._slot(i, self.s.vector)
+            row = self._slot(i, self.s.vector)[0]
             pixel = self.row_block * self.t.rows + row
             ih = pixel // OW % OH * sh - top
             iw = pixel % OW * sw - left

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.targets.tvm.toolchain import compiler, run
@@ -29,7 +28,9 @@ KERNEL = re.compile(
 )
 PARAMETER = re.compile(r"([a-z][a-z ]*)\* __restrict__ (\w+)")
 SIZES = {"int": 4, "uint": 4, "ushort": 2, "uchar": 1, "short": 2, "signed char": 1}
-MMA = re.compile(r"mma\.sync\.aligned\.m8n8k(16|32)\.row\.col\.s32\.([us])([48])\.([us])([48])\.s32")
+MMA = re.compile(
+    r"mma\.sync\.aligned\.m8n8k(16|32)\.row\.col\.s32\.([us])([48])\.([us])([48])\.s32"
+)
 DP4A = re.compile(r"dp4a\.([us])32\.([us])32")
 
 
@@ -54,7 +55,7 @@ class Emulator:
         path.write_text(HEAD.read_text() + translate(source))
         run([compiler(), *FLAGS, str(path), "-o", str(library)])
         self._library = ctypes.CDLL(str(library))
-        # TVM passes the buffers of a kernel in an order of its own; their names tell which is which.
+        # TVM passes buffers in an order of its own; their names tell which is which.
         self._names = {m[2]: PARAMETER.findall(m[3]) for m in KERNEL.finditer(source)}
 
     def run(
@@ -65,7 +66,7 @@ class Emulator:
         *,
         is_backward: bool = False,
     ) -> None:
-        """Runs a kernel on C-contiguous arrays by name, in place. EmulationError if it goes wrong."""
+        """Runs a kernel on C-contiguous arrays by name, in place, or raises EmulationError."""
         arrays = [named[name.removesuffix("_ptr")] for _, name in self._names[kernel]]
         assert all(a.flags.c_contiguous for a in arrays)
         function = getattr(self._library, f"emulate_{kernel}")

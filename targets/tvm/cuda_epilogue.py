@@ -13,6 +13,7 @@ from qcompile.integer_graph import CodeMap
 from qcompile.targets.tvm.channels import EXPONENT, MULTIPLIER
 from qcompile.targets.tvm.words import num_words, per_word
 
+
 def requantize(value: Any, table: Any, n: Any) -> Any:
     """`(value · m + 2^(e−1)) >> e` by row n of a channel table; int32 to int64 (N12)."""
     m, e = T.cast(table[MULTIPLIER, n], "int64"), T.cast(table[EXPONENT, n], "int64")

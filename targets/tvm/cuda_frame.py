@@ -43,11 +43,10 @@ def run(start: Any, length: int) -> Any:
 
 def function(name: str, emit: Callable[[], None]) -> Any:
     """The function that emit writes: its parameters first, then its launch."""
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name(name)
-            T.func_attr({"tirx.noalias": True})
-            emit()
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True})
+        emit()
     return builder.get()
 
 

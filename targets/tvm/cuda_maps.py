@@ -168,4 +168,3 @@ def padded_channels(y: CodeMap) -> int:
 def branch_table(branch: Branch, y: CodeMap) -> NDArray[np.int32]:
     """Multipliers and exponents of a branch, for the channels of y."""
     return channel_table(branch.scale, None, y.shape[2], padded_channels(y))
-

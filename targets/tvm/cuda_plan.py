@@ -91,4 +91,3 @@ def _conv(conv: Conv, batch: int, name: str, tile_of: Chooser) -> tuple[object, 
         )
         arguments = (*arguments, *residual)
     return function, arguments
-

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TVM's CUDA runtime on a machine without a GPU: only with it does TVM write GPU code into a library.
+"""TVM's CUDA runtime on a machine without a GPU: only it writes GPU code into a library.
 
-It links the driver, libcuda.so.1. Where there is none, an empty library takes that name: symbols are
-looked up when they are called, and nothing here calls the driver.
+It links the driver, libcuda.so.1. Where there is none, an empty library takes that name: symbols
+are looked up when they are called, and nothing here calls the driver.
 """
 
 import ctypes

@@ -7,7 +7,6 @@ from tvm.tirx.script.builder import ir as T
 
 from qcompile.targets.tvm import cuda_epilogue as epilogue
 from qcompile.targets.tvm.cuda_frame import barrier, flat
-from qcompile.targets.tvm.tile import FRAGMENT
 from qcompile.targets.tvm.words import num_words, per_word
 
 if TYPE_CHECKING:
@@ -55,9 +54,7 @@ def store_codes(kernel: "ConvKernel") -> None:
 def fragments(kernel: "ConvKernel") -> list[tuple[int, int, int]]:
     """Row tile, column tile and half of every accumulator of a lane."""
     t = kernel.t
-    return [
-        (i, j, h) for i in range(t.row_tiles) for j in range(t.col_tiles) for h in range(2)
-    ]
+    return [(i, j, h) for i in range(t.row_tiles) for j in range(t.col_tiles) for h in range(2)]
 
 
 def _code(kernel: "ConvKernel", i: int, j: int, h: int) -> Any:

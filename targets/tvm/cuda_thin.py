@@ -112,9 +112,7 @@ class ThinKernel:
             with when(True if s.num_words % WARPS == 0 else k < s.num_words):
                 for r in range(s.num_rows):
                     w = self.weight[k, self.block * LANES + lane]
-                    total = ptx.dp4a(
-                        sums[r], self._word(r, k), w, is_signed=self.conv.x.is_signed
-                    )
+                    total = ptx.dp4a(sums[r], self._word(r, k), w, is_signed=self.conv.x.is_signed)
                     T.buffer_store(sums, total, [r])
         for r in range(s.num_rows):
             place = (warp * s.num_rows + r) * LANES + lane
@@ -164,4 +162,3 @@ class ThinKernel:
                 conv.residual.x, self.residual, self.residual_table, row, n
             )
         return epilogue.to_code(value, conv.y.zero_point, conv.limits)
-

@@ -2,6 +2,7 @@
 """Compiles a graph for a CPU with TVM's LLVM."""
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ from qcompile.targets.tvm.llvm_dot import Dot, dot_for
 from qcompile.targets.tvm.llvm_plan import plan
 from qcompile.targets.tvm.relax_module import relax_module, relax_passes
 
-
 # Flags of /proc/cpuinfo that LLVM's levels of x86-64 stand for. LLVM's own host_cpu goes by the
 # model: on a virtual machine that hides AVX-512 it would name a processor that has it.
-V3 = frozenset("avx avx2 bmi1 bmi2 f16c fma abm movbe".split())
-V4 = V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
+V3 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"])
+V4 = V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -57,13 +57,24 @@ def features(target: Any) -> frozenset[str]:
     return frozenset(str(name) for name in found)
 
 
-def build(graph: IntegerGraph, cpu: str | None = None, dot: Dot | None = None) -> Any:
-    """The Relax executable for a processor (default: this one), with its best dot product."""
+@dataclass(frozen=True)
+class LlvmBuild:
+    """A compiled graph: the Relax executable and the dot product that its kernels use."""
+
+    executable: Any
+    dot: Dot
+
+    @property
+    def assembly(self) -> str:
+        """The machine code of the kernels as text."""
+        return str(self.executable.mod.imports[0].inspect_source("asm"))
+
+
+def build(graph: IntegerGraph, cpu: str | None = None, dot: Dot | None = None) -> LlvmBuild:
+    """Compiles for a processor (default: this one), with its best dot product."""
     target = host_target() if cpu is None else llvm_target(cpu)
     chosen = dot_for(features(target)) if dot is None else dot
+    module = relax_module(plan(graph, chosen))
     with target:
-        return tvm.compile(
-            relax_module(plan(graph, chosen)),
-            target=target,
-            relax_pipeline=relax_passes(),
-        )
+        executable = tvm.compile(module, target=target, relax_pipeline=relax_passes())
+    return LlvmBuild(executable, chosen)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dot products of unsigned codes with signed weights on x86-64: the instructions that schedules use.
+"""Dot products of unsigned codes with signed weights on x86-64, as schedules use them.
 
-    vnni    16 outputs × 4 codes, vpdpbusd on 512 bits
-    avx2    16 outputs × 2 codes, widened to int16, vpmaddwd: u8 · s8 pairs are exact there
-            (vpmaddubsw would saturate)
-    plain   16 outputs × 1 code, what LLVM makes of it on any processor
+vnni    16 outputs × 4 codes, vpdpbusd on 512 bits
+avx2    16 outputs × 2 codes, widened to int16, vpmaddwd: u8 · s8 pairs are exact there
+        (vpmaddubsw would saturate)
+plain   16 outputs × 1 code, what LLVM makes of it on any processor
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from typing import Any
 
 from tvm import te
 from tvm.s_tir import TensorIntrin
-from tvm.script import tirx as T
+
+from qcompile.targets.tvm import llvm_intrinsics
 
 LANES = 16
 
@@ -44,98 +45,17 @@ def dot_for(features: frozenset[str]) -> Dot:
     return AVX2 if "avx2" in features else PLAIN
 
 
-@T.prim_func(s_tir=True)
-def dot_16x4(
-    A: T.Buffer((4,), "uint8", offset_factor=1),
-    B: T.Buffer((16, 4), "int8", offset_factor=1),
-    C: T.Buffer((16,), "int32", offset_factor=1),
-) -> None:
-    with T.sblock("root"):
-        T.reads(C[0:16], A[0:4], B[0:16, 0:4])
-        T.writes(C[0:16])
-        for i in range(16):
-            for k in range(4):
-                with T.sblock("update"):
-                    vi, vk = T.axis.remap("SR", [i, k])
-                    C[vi] = C[vi] + T.cast(A[vk], "int32") * T.cast(B[vi, vk], "int32")
-
-
-@T.prim_func(s_tir=True)
-def dot_16x4_vnni(
-    A: T.Buffer((4,), "uint8", offset_factor=1),
-    B: T.Buffer((16, 4), "int8", offset_factor=1),
-    C: T.Buffer((16,), "int32", offset_factor=1),
-) -> None:
-    with T.sblock("root"):
-        T.reads(C[0:16], A[0:4], B[0:16, 0:4])
-        T.writes(C[0:16])
-        C[T.ramp(T.int32(0), 1, 16)] = T.call_llvm_pure_intrin(
-            T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpdpbusd.512"),
-            C.vload([0], dtype="int32x16"),
-            T.reinterpret(
-                T.broadcast(T.reinterpret(A.vload([0], "uint8x4"), dtype="int32"), 16),
-                dtype="int8x64",
-            ),
-            B.vload([0, 0], dtype="int8x64"),
-            dtype="int32x16",
-        )
-
-
-@T.prim_func(s_tir=True)
-def dot_16x2(
-    A: T.Buffer((2,), "uint8", offset_factor=1),
-    B: T.Buffer((16, 2), "int8", offset_factor=1),
-    C: T.Buffer((16,), "int32", offset_factor=1),
-) -> None:
-    with T.sblock("root"):
-        T.reads(C[0:16], A[0:2], B[0:16, 0:2])
-        T.writes(C[0:16])
-        for i in range(16):
-            for k in range(2):
-                with T.sblock("update"):
-                    vi, vk = T.axis.remap("SR", [i, k])
-                    C[vi] = C[vi] + T.cast(A[vk], "int32") * T.cast(B[vi, vk], "int32")
-
-
-@T.prim_func(s_tir=True)
-def dot_16x2_avx2(
-    A: T.Buffer((2,), "uint8", offset_factor=1),
-    B: T.Buffer((16, 2), "int8", offset_factor=1),
-    C: T.Buffer((16,), "int32", offset_factor=1),
-) -> None:
-    with T.sblock("root"):
-        T.reads(C[0:16], A[0:2], B[0:16, 0:2])
-        T.writes(C[0:16])
-        for half in T.unroll(2):
-            C[T.ramp(half * 8, 1, 8)] = C.vload([half * 8], dtype="int32x8") + (
-                T.call_llvm_pure_intrin(
-                    T.llvm_lookup_intrinsic_id("llvm.x86.avx2.pmadd.wd"),
-                    T.reinterpret(
-                        T.broadcast(
-                            T.reinterpret(
-                                T.cast(A.vload([0], "uint8x2"), "int16x2"), dtype="int32"
-                            ),
-                            8,
-                        ),
-                        dtype="int16x16",
-                    ),
-                    T.cast(B.vload([half * 8, 0], dtype="int8x16"), "int16x16"),
-                    dtype="int32x8",
-                )
-            )
-
-
 def register() -> None:
     """Makes the intrinsics known to TVM."""
     for dot, description, body in (
-        (VNNI, dot_16x4, dot_16x4_vnni),
-        (AVX2, dot_16x2, dot_16x2_avx2),
+        (VNNI, llvm_intrinsics.dot_16x4, llvm_intrinsics.dot_16x4_vnni),
+        (AVX2, llvm_intrinsics.dot_16x2, llvm_intrinsics.dot_16x2_avx2),
     ):
         TensorIntrin.register(dot.intrinsic, description, body, override=True)
 
 
 def sums(x: Any, weight: Any, shape: tuple[int, ...], strides: tuple[int, int]) -> Any:
-    """te: x [B, H, W, C] padded, weight [N/16, kh, kw, C/depth, 16, depth] to [B, OH, OW, N/16, 16]."""
+    """Sums [B, OH, OW, N/16, 16] of x [B, H, W, C] and weight [N/16, kh, kw, C/depth, 16, depth]."""
     _, kh, kw, chunks, _, depth = (int(extent) for extent in weight.shape)
     i, j = te.reduce_axis((0, kh), "kh"), te.reduce_axis((0, kw), "kw")
     k, f = te.reduce_axis((0, chunks), "k"), te.reduce_axis((0, depth), "f")

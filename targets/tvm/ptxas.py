@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ptxas -v says of each kernel: registers, shared memory, spills; and the occupancy of a T4."""
+"""What ptxas -v says of each kernel: registers, shared memory, spills; occupancy of a T4."""
 
 import re
 from dataclasses import dataclass

@@ -4,9 +4,7 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tvm
-from numpy.typing import NDArray
 from tvm import relax
 
 from qcompile.targets.tvm.plan import Plan, Step
@@ -48,15 +46,3 @@ def relax_passes() -> Any:
 def export(executable: Any, path: Path) -> None:
     """Writes the shared library."""
     executable.export_library(str(path))
-
-
-def run(path: Path, codes: NDArray, device_type: int = 1) -> NDArray:
-    """The output of the library's `main`, by tvm_ffi alone; device type 1 is a CPU, 2 CUDA.
-
-    The library is code: load only one that you built.
-    """
-    import tvm_ffi
-
-    machine = tvm_ffi.load_module(str(path.resolve()))["vm_load_executable"]()
-    machine["vm_initialization"](device_type, 0, 2)
-    return np.from_dlpack(machine["main"](tvm.runtime.tensor(codes)))

@@ -40,11 +40,12 @@ class Device:
 T4 = Device("NVIDIA T4", 130e12, 260e12, 320e9, 40, 1.59e9, 64 * 1024, 65_536, 1024, 16)
 # One mma.m8n8 a cycle and SM: 1024 products · 2 · 40 · 1.59 GHz = 130 Tera-operations at 8 bits.
 MMA_CYCLES = 1
-# Turing's shared memory moves 64 bytes a cycle and SM (Jia et al. 2019, arXiv 1903.07486, table 3.1).
-SHARED_BYTES_PER_CYCLE = 64
-# A chunk is fetched while the one before it is multiplied, so that no chunk takes less than a read of
-# the L2 cache (188 cycles, the same paper, table 3.2) and one barrier.
-CHUNK_CYCLES = 188 + 30
+# Round figures for Turing (Jia et al. 2019, arXiv 1903.07486, measured such); they only rank tiles.
+SHARED_BYTES_PER_CYCLE = 64  # of shared memory, an SM
+CACHE_SPEED = 4  # the L2 cache against memory
+BARRIER_CYCLES = 30
+# A chunk is fetched while the last one is multiplied: none takes less than a read of the L2.
+CHUNK_CYCLES = 190 + BARRIER_CYCLES
 # Registers of a thread beside accumulators and words in flight (addresses, loop, epilogue).
 OTHER_REGISTERS = 48
 
@@ -110,17 +111,18 @@ def model_seconds(shapes: Shapes, device: Device = T4) -> float:
     mmas = warps * tile.row_tiles * tile.col_tiles * steps
     fragments = warps * (tile.row_tiles + tile.col_tiles) * steps * WARP * 4
     staged = (tile.rows + tile.outputs) * tile.chunk * 4
-    cycles = max(mmas * MMA_CYCLES, (fragments + staged) / SHARED_BYTES_PER_CYCLE)
+    tensor, memory = mmas * MMA_CYCLES, (fragments + staged) / SHARED_BYTES_PER_CYCLE
     num_blocks = shapes.grid[0] * shapes.grid[1]
     per_sm = -(-num_blocks // device.num_sms)
     together = min(resident, per_sm)
-    rounds = -(-per_sm // together) * shapes.num_chunks
-    compute = rounds * max(together * cycles, CHUNK_CYCLES) / device.clock
+    # Blocks of an SM overlap each other; one block alone multiplies and stages in turn.
+    cycles = max(together * max(tensor, memory), tensor + memory + BARRIER_CYCLES, CHUNK_CYCLES)
+    compute = -(-per_sm // together) * shapes.num_chunks * cycles / device.clock
     # Every block of rows reads all weights of its outputs, every block of outputs all its rows.
     traffic = num_blocks * shapes.num_chunks * staged
     cached = roof(shapes.conv, shapes.batch, device).num_bytes
-    memory = cached / device.bandwidth + traffic / (4 * device.bandwidth)
-    return max(compute, memory)
+    bus = cached / device.bandwidth + traffic / (CACHE_SPEED * device.bandwidth)
+    return max(compute, bus)
 
 
 def choose_tile(conv: Conv, batch: int) -> Tile:

@@ -15,6 +15,7 @@ ORDER = (
     ("external", "formats", "memory"),
     ("graph", "spec"),
     ("numerics",),
+    ("integer_graph",),
     (
         "int8_ops",
         "layouts",
