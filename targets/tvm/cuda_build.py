@@ -3,7 +3,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import tvm
 from tvm import tirx
 
 from qcompile.targets.tvm.cuda_emulator import Launch
-from qcompile.targets.tvm.cuda_runtime import gpu_code_by
+from qcompile.targets.tvm.cuda_runtime import gpu_code_by, is_loaded
 from qcompile.targets.tvm.plan import Plan
 from qcompile.targets.tvm.ptxas import Resources, parse
 from qcompile.targets.tvm.relax_module import relax_module, relax_passes
@@ -62,9 +62,16 @@ def source_of(plan: Plan) -> str:
     """The CUDA source of all kernels; needs no nvcc."""
     functions = {step.name: step.function for step in plan.steps}
     named = {n: f.with_attr("global_symbol", n) for n, f in functions.items()}
-    with cuda_target() as target:
+    seen: list[str] = []
+
+    def keep(source: str) -> bytes:
+        seen.append(source)
+        return b""
+
+    # TVM keeps the source as it is only where its CUDA runtime is not loaded.
+    with gpu_code_by(keep) if is_loaded() else nullcontext(), cuda_target() as target:
         library = tvm.compile(tvm.IRModule(named), target=target, tir_pipeline="tirx")
-    return library.mod.imports[0].inspect_source("cuda")
+    return seen[0] if seen else str(library.mod.imports[0].inspect_source("cuda"))
 
 
 def ptx_of(source: str) -> str:

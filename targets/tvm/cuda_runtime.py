@@ -39,8 +39,13 @@ def gpu_code_by(compile_source: Callable[[str], bytes]) -> Iterator[None]:
         tvm_ffi.register_global_func(CREATE, create, override=True)
 
 
+def is_loaded() -> bool:
+    """Whether TVM's CUDA runtime is in this process; on a machine with a GPU it always is."""
+    return tvm_ffi.get_global_func(CREATE, allow_missing=True) is not None
+
+
 def _load() -> None:
-    if tvm_ffi.get_global_func(CREATE, allow_missing=True) is not None:
+    if is_loaded():
         return
     try:
         ctypes.CDLL(DRIVER, ctypes.RTLD_GLOBAL)

@@ -55,7 +55,7 @@ def register() -> None:
 
 
 def sums(x: Any, weight: Any, shape: tuple[int, ...], strides: tuple[int, int]) -> Any:
-    """Sums [B, OH, OW, N/16, 16] of x [B, H, W, C] and weight [N/16, kh, kw, C/depth, 16, depth]."""
+    """[B, OH, OW, N/16, 16] of x [B, H, W, C] and weight [N/16, kh, kw, C/depth, 16, depth]."""
     _, kh, kw, chunks, _, depth = (int(extent) for extent in weight.shape)
     i, j = te.reduce_axis((0, kh), "kh"), te.reduce_axis((0, kw), "kw")
     k, f = te.reduce_axis((0, chunks), "k"), te.reduce_axis((0, depth), "f")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a plan to a Relax module, and from it to a shared library that needs no compiler to run."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -44,5 +45,8 @@ def relax_passes() -> Any:
 
 
 def export(executable: Any, path: Path) -> None:
-    """Writes the shared library."""
-    executable.export_library(str(path))
+    """Writes the shared library, whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix=".qcompile-", dir=path.parent) as folder:
+        written = Path(folder, path.name)
+        executable.export_library(str(written))
+        written.replace(path)

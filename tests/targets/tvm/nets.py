@@ -53,8 +53,9 @@ def conv(
     kh, kw = where.kernel
     y = CodeMap(name, (*where.output_size(*x.shape[:2]), N), bits, is_signed, zero_point)
     weight = rng.integers(-half, half, (N, kh, kw, C)).astype(np.int8)
-    bias = rng.integers(-1000, 1000, N).astype(np.int32)
-    spread = np.sqrt(kh * kw * C) * half * (1 << (x.bits - 1)) / (1 << min(bits - 1, 8))
+    typical = np.sqrt(kh * kw * C) * half * (1 << (x.bits - 1))
+    bias = rng.integers(-typical // 4, typical // 4 + 1, N).astype(np.int32)
+    spread = typical / (1 << min(bits - 1, 8))
     scales = None if bits == 32 else scale(rng, N, 0.5 / spread, 1 / spread)
     return Conv(x, y, weight, bias, scales, where, weight_bits, residual, clip)
 
