@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last part of the convolution kernel: what leaves the registers, as sums or as codes."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
@@ -9,11 +9,11 @@ from qcompile.targets.tvm import cuda_epilogue as epilogue
 from qcompile.targets.tvm.cuda_frame import barrier, flat
 from qcompile.targets.tvm.words import num_words, per_word
 
-if TYPE_CHECKING:
-    from qcompile.targets.tvm.cuda_conv import ConvKernel
+# The kernel in progress: cuda_conv.ConvKernel, which imports this module.
+Kernel = Any
 
 
-def store_sums(kernel: "ConvKernel") -> None:
+def store_sums(kernel: Kernel) -> None:
     """int32 sums to y [batch, OH, OW, N], each lane its own."""
     N = kernel.conv.y.shape[2]
     y = flat(kernel.y)
@@ -23,7 +23,7 @@ def store_sums(kernel: "ConvKernel") -> None:
             T.buffer_store(y, kernel.sums[kernel.sum(i, j, h)], [pixel * N + n])
 
 
-def store_codes(kernel: "ConvKernel") -> None:
+def store_codes(kernel: Kernel) -> None:
     """Codes to y [batch, OH, OW, words]: pairs meet in shared memory and leave as words."""
     t, bits = kernel.t, kernel.conv.y.bits
     pairs_per_row, pairs_per_word = t.outputs // 2, per_word(bits) // 2
@@ -51,13 +51,13 @@ def store_codes(kernel: "ConvKernel") -> None:
             T.buffer_store(y, epilogue.join(pairs, 2 * bits), [pixel * y_words + column])
 
 
-def fragments(kernel: "ConvKernel") -> list[tuple[int, int, int]]:
+def fragments(kernel: Kernel) -> list[tuple[int, int, int]]:
     """Row tile, column tile and half of every accumulator of a lane."""
     t = kernel.t
     return [(i, j, h) for i in range(t.row_tiles) for j in range(t.col_tiles) for h in range(2)]
 
 
-def _code(kernel: "ConvKernel", i: int, j: int, h: int) -> Any:
+def _code(kernel: Kernel, i: int, j: int, h: int) -> Any:
     n = kernel.output(j, h)
     value = epilogue.requantize(kernel.sums[kernel.sum(i, j, h)], kernel.table, n)
     residual = kernel.conv.residual

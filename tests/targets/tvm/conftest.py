@@ -3,4 +3,4 @@
 
 import pytest
 
-pytest.importorskip("tvm", reason="TVM is not installed: pip install -e '.[tvm]'")
+pytest.importorskip("tvm", reason="TVM is not installed: make tvm")

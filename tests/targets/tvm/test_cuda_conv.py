@@ -47,7 +47,7 @@ def differences(made: Plan, source: str | None = None) -> dict[str, int]:
     for is_backward in (False, True):
         found = emulated.codes(emulated.run(codes, is_backward=is_backward))
         for name in counts:
-            assert len(np.unique(expected[name])) > 4, "the test must see a range"
+            assert len(np.unique(expected[name])) > 3, "the test must see a range"
             counts[name] += int((found[name] != expected[name]).sum())
     return counts
 
