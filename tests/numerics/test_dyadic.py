@@ -9,6 +9,7 @@ import pytest
 from qcompile.numerics.add import qadd
 from qcompile.numerics.conv import Window
 from qcompile.numerics.dyadic import dyadic, dyadic_pair, shift_half_up
+from qcompile.numerics.integer import Dyadic
 from qcompile.numerics.mul import qmul
 from qcompile.numerics.pool import qpool_average
 from qcompile.numerics.requantize import requantize, requantize_dyadic, rescale_sum
@@ -130,6 +131,11 @@ def test_multiply_and_pool() -> None:  # N12, N19
     sums = (x.astype(int) - 9).sum((1, 2))
     codes = [half_up(Fraction(int(s) * m, 2**e)) + 5 for s in sums.ravel()]
     assert pooled.ravel().tolist() == np.clip(codes, 0, 255).tolist()
+
+
+def test_a_scale_applies_by_channel() -> None:
+    by = Dyadic(np.array([1 << 30, 3], np.int32), np.array([31, 1], np.int32))
+    assert by.apply(np.array([[3, 3], [-3, -3]])).tolist() == [[2, 5], [-1, -4]]
 
 
 def test_shift_of_negative_halves() -> None:

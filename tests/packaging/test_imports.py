@@ -16,6 +16,7 @@ ORDER = (
     ("graph", "spec"),
     ("bodies",),
     ("numerics",),
+    ("integer_graph",),
     (
         "int8_ops",
         "layouts",

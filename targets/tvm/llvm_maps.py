@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pooling and adding on a CPU by TVM's LLVM, one code a byte."""
+
+from typing import Any
+
+import tvm
+from tvm import te, tirx
+from tvm.s_tir import Schedule
+
+from qcompile.integer_graph import Add, GlobalAveragePool, MaxPool
+from qcompile.targets.tvm.llvm_epilogue import requantize, to_code
+from qcompile.targets.tvm.plan import code_kind
+
+
+def max_pool_function(node: MaxPool, batch: int, name: str) -> Any:
+    """(x, y)."""
+    x = te.placeholder((batch, *node.x.shape), code_kind(node.x), "x")
+    (sh, sw), (top, left), (H, W, _) = node.window.strides, node.window.pads[:2], node.x.shape
+    i = te.reduce_axis((0, node.window.kernel[0]), "kh")
+    j = te.reduce_axis((0, node.window.kernel[1]), "kw")
+    least = tirx.const(node.x.range[0], code_kind(node.x))
+
+    def one(b: Any, oh: Any, ow: Any, c: Any) -> Any:
+        ih, iw = oh * sh - top + i, ow * sw - left + j
+        inside = tirx.all(ih >= 0, ih < H, iw >= 0, iw < W)
+        return te.max(tirx.if_then_else(inside, x[b, ih, iw, c], least), axis=[i, j])
+
+    y = te.compute((batch, *node.y.shape), one, name="y")
+    return _schedule([x, y], name)
+
+
+def global_average_function(node: GlobalAveragePool, batch: int, name: str) -> Any:
+    """(x, channels, y)."""
+    H, W, C = node.x.shape
+    x = te.placeholder((batch, H, W, C), code_kind(node.x), "x")
+    table = te.placeholder((3, C), "int32", "channels")
+    i, j = te.reduce_axis((0, H), "i"), te.reduce_axis((0, W), "j")
+    total = te.compute(
+        (batch, C), lambda b, c: te.sum(x[b, i, j, c].astype("int32"), axis=[i, j]), name="sums"
+    )
+
+    def one(b: Any, _i: Any, _j: Any, c: Any) -> Any:
+        centred = total[b, c] - H * W * node.x.zero_point
+        return to_code(requantize(centred, table, c), node.y, node.limits)
+
+    y = te.compute((batch, 1, 1, C), one, name="y")
+    return _schedule([x, table, y], name)
+
+
+def add_function(node: Add, batch: int, name: str) -> Any:
+    """(a, a_channels, b, b_channels, y)."""
+    H, W, C = node.y.shape
+    parameters: list[Any] = []
+    for label, branch in (("a", node.a), ("b", node.b)):
+        codes = te.placeholder((batch, H, W, C), code_kind(branch.x), label)
+        table = te.placeholder((3, C), "int32", f"{label}_channels")
+        parameters += [codes, table]
+    a, a_table, b, b_table = parameters
+
+    def one(s: Any, i: Any, j: Any, c: Any) -> Any:
+        left = a[s, i, j, c].astype("int32") - node.a.x.zero_point
+        right = b[s, i, j, c].astype("int32") - node.b.x.zero_point
+        total = requantize(left, a_table, c) + requantize(right, b_table, c)
+        return to_code(total, node.y, node.limits)
+
+    y = te.compute((batch, H, W, C), one, name="y")
+    return _schedule([*parameters, y], name)
+
+
+def _schedule(tensors: list[Any], name: str) -> Any:
+    """Channels are innermost and vectorized, everything outside them runs in parallel."""
+    function = te.create_prim_func(tensors).with_attr("global_symbol", name)
+    s = Schedule(tvm.IRModule({name: function}))
+    s.work_on(name)
+    for block in s.get_child_blocks(s.get_sblock("root")):
+        loops = s.get_loops(block)
+        kinds = [i.iter_type for i in s.get(block).iter_vars]
+        spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == 0]
+        rest = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != 0]
+        s.reorder(*spatial[:-1], *rest, spatial[-1])
+        s.vectorize(s.split(spatial[-1], [None, 16])[1])
+        s.parallel(s.fuse(*spatial[:-1]))
+    return s.mod[name]

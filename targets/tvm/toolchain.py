@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the TVM targets need beside Python, and what to do where it is missing."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from qcompile.errors import UnsupportedError
+
+TVM_FFI = "0.1.14.post0"
+
+
+def require_tvm() -> None:
+    """UnsupportedError where TVM cannot be imported."""
+    for name in ("tvm", "tvm_ffi"):
+        if importlib.util.find_spec(name) is None:
+            raise UnsupportedError(
+                f"TVM targets need the Python package {name}: pip install 'qcompile[tvm]'"
+            )
+
+
+def nvcc() -> str:
+    """The path of nvcc; UnsupportedError where there is none."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    found = shutil.which("nvcc") or shutil.which("nvcc", path=str(Path(home, "bin")))
+    if found is None:
+        raise UnsupportedError(
+            "target t4 needs nvcc of CUDA 13 on PATH or in CUDA_HOME/bin; it needs no GPU: "
+            "https://developer.nvidia.com/cuda-downloads"
+        )
+    return found
+
+
+def compiler() -> str:
+    """The path of a C++ compiler; UnsupportedError where there is none."""
+    wanted = os.environ.get("CXX")
+    for name in (wanted, "c++", "g++", "clang++"):
+        if name and shutil.which(name):
+            return str(shutil.which(name))
+    raise UnsupportedError("TVM targets need a C++ compiler: apt-get install g++, or set CXX")
+
+
+def run(command: list[str]) -> str:
+    """stdout and stderr of a command; RuntimeError with its last lines where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    if done.returncode:
+        tail = "\n".join(output.splitlines()[-20:])
+        raise RuntimeError(f"{Path(command[0]).name} failed ({done.returncode}):\n{tail}")
+    return output

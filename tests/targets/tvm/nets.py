@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random integer-only graphs: single convolutions, and a small residual network."""
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from qcompile.integer_graph import (
+    Add,
+    Branch,
+    CodeMap,
+    Conv,
+    GlobalAveragePool,
+    IntegerGraph,
+    MaxPool,
+)
+from qcompile.numerics.conv import Window
+from qcompile.numerics.dyadic import as_operand
+from qcompile.numerics.integer import Dyadic
+
+
+def scale(rng: Generator, count: int, low: float, high: float) -> Dyadic:
+    """Dyadic numbers, evenly spread over the logarithms."""
+    return Dyadic(*as_operand(np.exp(rng.uniform(np.log(low), np.log(high), count))))
+
+
+def window(kernel: int, stride: int = 1, pad: int | None = None) -> Window:
+    """A square window; by default its pads keep the size."""
+    pads = (kernel // 2 if pad is None else pad,) * 4
+    return Window((kernel, kernel), (stride, stride), pads)
+
+
+def conv(
+    rng: Generator,
+    x: CodeMap,
+    name: str,
+    N: int,
+    where: Window,
+    *,
+    bits: int = 8,
+    weight_bits: int | None = None,
+    zero_point: int = 0,
+    is_signed: bool = False,
+    residual: Branch | None = None,
+    clip: tuple[int, int] | None = None,
+) -> Conv:
+    """Random weights of all codes, and scales that use most of the output's range.
+
+    bits 32 gives sums.
+    """
+    weight_bits = x.bits if weight_bits is None else weight_bits
+    half, C = 1 << (weight_bits - 1), x.shape[2]
+    kh, kw = where.kernel
+    y = CodeMap(name, (*where.output_size(*x.shape[:2]), N), bits, is_signed, zero_point)
+    weight = rng.integers(-half, half, (N, kh, kw, C)).astype(np.int8)
+    typical = np.sqrt(kh * kw * C) * half * (1 << (x.bits - 1))
+    bias = rng.integers(-typical // 4, typical // 4 + 1, N).astype(np.int32)
+    spread = typical / (1 << min(bits - 1, 8))
+    scales = None if bits == 32 else scale(rng, N, 0.5 / spread, 1 / spread)
+    return Conv(x, y, weight, bias, scales, where, weight_bits, residual, clip)
+
+
+def residual_net(bits: int, batch: int, seed: int = 0) -> IntegerGraph:
+    """Convolutions of 3 × 3 and 1 × 1, strides, both forms of residual, pools, a classifier."""
+    rng = np.random.default_rng(seed)
+    zero = 0 if bits == 4 else 3
+    x = CodeMap("x", (13, 13, 3), 8, False, 128)
+    first = conv(rng, x, "first", 16, window(3), bits=bits, zero_point=zero)
+    pool_window = window(3, 2)
+    pooled = CodeMap(
+        "pooled", (*pool_window.output_size(13, 13), 16), bits, first.y.is_signed, zero
+    )
+    pool = MaxPool(first.y, pooled, pool_window)
+    inner = conv(rng, pooled, "inner", 16, window(3), bits=bits, zero_point=zero)
+    block = conv(
+        rng,
+        inner.y,
+        "block",
+        16,
+        window(3),
+        bits=bits,
+        zero_point=zero,
+        residual=Branch(pooled, scale(rng, 16, 0.3, 0.9)),
+        clip=(zero, 255),
+    )
+    side = conv(rng, block.y, "side", 24, window(1, 2), bits=bits, zero_point=zero)
+    main = conv(rng, block.y, "main", 24, window(3, 2), bits=bits, zero_point=zero)
+    total = CodeMap("total", main.y.shape, bits, False, zero)
+    branches = [Branch(y, scale(rng, 1, 0.3, 0.9)) for y in (side.y, main.y)]
+    add = Add(branches[0], branches[1], total)
+    mean = CodeMap("mean", (1, 1, 24), 8, True, -5)
+    area = total.shape[0] * total.shape[1]
+    average = GlobalAveragePool(total, mean, scale(rng, 1, 1 / area, 1.5 / area))
+    logits = conv(rng, mean, "logits", 10, window(1), bits=32)
+    nodes = (first, pool, inner, block, side, main, add, average, logits)
+    return IntegerGraph(x, nodes, batch)
+
+
+def codes_of(rng: Generator, x: CodeMap, batch: int) -> NDArray:
+    """Random codes with both ends of the range among them."""
+    low, high = x.range
+    codes = rng.integers(low, high + 1, (batch, *x.shape))
+    codes.flat[0], codes.flat[-1] = low, high
+    return codes

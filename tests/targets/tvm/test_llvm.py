@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLVM schedules: single layers and whole networks equal numerics, run by TVM's runtime alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qcompile.errors import InputError
+from qcompile.integer_graph import Add, Branch, CodeMap, GlobalAveragePool, IntegerGraph, MaxPool
+from qcompile.numerics.conv import Window
+from qcompile.targets import tvm_cpu
+from qcompile.targets.tvm import llvm_build
+from qcompile.targets.tvm.llvm_dot import AVX2, PLAIN, VNNI, Dot
+from qcompile.targets.tvm.relax_module import export
+from qcompile.targets.tvm.runner import Runner
+from tests.targets.tvm.nets import codes_of, conv, residual_net, scale, window
+
+HAS_AVX2 = "avx2" in llvm_build.features(llvm_build.host_target())
+DOTS = [
+    pytest.param(PLAIN, id="plain"),
+    pytest.param(AVX2, id="avx2", marks=pytest.mark.skipif(not HAS_AVX2, reason="no AVX2")),
+]
+
+
+def differences(graph: IntegerGraph, folder: Path, dot: Dot) -> int:
+    """Codes of the output that differ from numerics."""
+    path = folder / "net.so"
+    export(llvm_build.build(graph, dot=dot).executable, path)
+    codes = codes_of(np.random.default_rng(1), graph.input, graph.batch)
+    kind = "int8" if graph.input.is_signed else "uint8"
+    found = Runner(path).run(codes.astype(kind))
+    expected = graph.run(codes)[graph.output.name]
+    assert len(np.unique(expected)) > 4, "the test must see a range"
+    return int((found != expected).sum())
+
+
+@pytest.mark.parametrize("dot", DOTS)
+@pytest.mark.parametrize(
+    ("bits", "is_signed", "channels", "N"),
+    [(8, False, 3, 17), (8, True, 20, 40), (4, False, 5, 16), (4, True, 16, 7)],
+)
+def test_convolutions(
+    tmp_path: Path, dot: Dot, bits: int, is_signed: bool, channels: int, N: int
+) -> None:
+    rng = np.random.default_rng(N)
+    x = CodeMap("x", (9, 8, channels), bits, is_signed, 3)
+    w = Window((3, 2), (2, 1), (1, 0, 1, 1))
+    first = conv(rng, x, "first", N, w, bits=8, zero_point=5)
+    residual = Branch(first.y, scale(rng, N, 0.2, 0.6))
+    last = conv(rng, x, "last", N, w, bits=bits, zero_point=1, residual=residual, weight_bits=4)
+    assert differences(IntegerGraph(x, (first, last), 2), tmp_path, dot) == 0
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_pools_and_sums(tmp_path: Path, is_signed: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = CodeMap("x", (7, 6, 19), 8, is_signed, 2)
+    w = window(3, 1)
+    top = CodeMap("top", (7, 6, 19), 8, is_signed, 2)
+    total = CodeMap("total", x.shape, 4, not is_signed, 3)
+    added = Add(Branch(x, scale(rng, 19, 0.02, 0.1)), Branch(top, scale(rng, 1, 0.02, 0.1)), total)
+    mean = CodeMap("mean", (1, 1, 19), 8, True, 1)
+    average = GlobalAveragePool(total, mean, scale(rng, 19, 0.5, 1.5))
+    graph = IntegerGraph(x, (MaxPool(x, top, w), added, average), 2)
+    assert differences(graph, tmp_path, PLAIN) == 0
+
+
+@pytest.mark.parametrize("dot", DOTS)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_whole_network(tmp_path: Path, dot: Dot, bits: int) -> None:
+    assert differences(residual_net(bits, batch=2), tmp_path, dot) == 0
+
+
+def test_a_broken_weight_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qcompile.targets.tvm import llvm_conv
+
+    pack = llvm_conv.pack_weight
+
+    def broken(node: object, dot: Dot) -> np.ndarray:
+        packed = pack(node, dot)  # type: ignore[arg-type]
+        packed.flat[0] ^= 1
+        return packed
+
+    monkeypatch.setattr(llvm_conv, "pack_weight", broken)
+    assert differences(residual_net(8, batch=1), tmp_path, PLAIN) > 0
+
+
+def test_vnni_is_what_a_processor_with_it_gets() -> None:
+    """Such code cannot run on every machine; what it means is the intrinsic's description."""
+    built = llvm_build.build(residual_net(4, batch=1), "cascadelake")
+    assert built.dot == VNNI
+    assert built.assembly.count("vpdpbusd") > 0
+    assert "vpmaddubsw" not in built.assembly
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_schedule_of_vnni_by_plain_products(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    """The layout and loops of VNNI with its instruction replaced by what the instruction means."""
+    from qcompile.targets.tvm import llvm_intrinsics
+
+    monkeypatch.setattr(llvm_intrinsics, "dot_16x4_vnni", llvm_intrinsics.dot_16x4)
+    assert differences(residual_net(bits, batch=2), tmp_path, VNNI) == 0
+
+
+def test_a_library_runs_without_a_compiler(tmp_path: Path) -> None:
+    path = tmp_path / "net.so"
+    graph = residual_net(8, batch=1)
+    assert (
+        tvm_cpu.build(graph, path)
+        == llvm_build.dot_for(llvm_build.features(llvm_build.host_target())).name
+    )
+    codes = codes_of(np.random.default_rng(2), graph.input, 1).astype(np.uint8)
+    np.save(tmp_path / "x.npy", codes)
+    program = f"""
+import sys, numpy as np
+from pathlib import Path
+from qcompile.targets.tvm.runner import Runner
+y = Runner(Path({str(path)!r})).run(np.load({str(tmp_path / "x.npy")!r}))
+assert "tvm" not in sys.modules
+assert "libtvm_compiler" not in Path("/proc/self/maps").read_text()
+np.save({str(tmp_path / "y.npy")!r}, y)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    expected = graph.run(codes)["logits"]
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected)
+
+
+def test_wrong_inputs_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.so"
+    tvm_cpu.build(residual_net(8, batch=1), path)
+    runner = Runner(path)
+    with pytest.raises(InputError, match=r"does not take uint8 \[2, 13, 13, 3\]"):
+        runner.run(np.zeros((2, 13, 13, 3), np.uint8))
+    with pytest.raises(InputError, match=r"does not take float32"):
+        runner.run(np.zeros((1, 13, 13, 3), np.float32))
+
+
+def test_an_unknown_processor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='LLVM knows no processor "znver44": did you mean "znver'):
+        tvm_cpu.build(residual_net(8, batch=1), tmp_path / "m.so", "znver44")
+
+
+def test_this_machine_gets_nothing_that_it_lacks() -> None:
+    flags = set(llvm_build.CPUINFO.read_text().split())
+    has_vnni = "avx512_vnni" in flags
+    assert (llvm_build.dot_for(llvm_build.features(llvm_build.host_target())) == VNNI) == has_vnni
