@@ -40,9 +40,16 @@ def session_options(threads: int | None = None, *, optimise: bool = True) -> ort
     return options
 
 
-def exact_options() -> ort.SessionOptions:
-    """For models in codes: without VNNI, ORT adds exactly only as it optimises."""
-    return session_options(optimise=not _has_vnni())
+_INTEGER_OPS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul")
+
+
+def exact_options(model: ir.Model) -> ort.SessionOptions:
+    """For a model in codes, as ONNX defines it: nothing optimised.
+
+    But for integer operators without VNNI, whose sums are exact only as ORT optimises them.
+    """
+    has_integers = any(n.op_type.startswith(_INTEGER_OPS) for n in model.graph.all_nodes())
+    return session_options(optimise=has_integers and not _has_vnni())
 
 
 @functools.cache

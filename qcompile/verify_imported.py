@@ -82,7 +82,7 @@ def check_codes(source: ir.Model, normalised: ir.Model, data: Data) -> list[Chec
     wanted = list(dict.fromkeys([*parts.cut, *ends, *(r for r in read if r in made)]))
     sums = [n.outputs[0].name or "" for n in parts.products]
     shown = list(dict.fromkeys([*parts.cut, *ends, *sums]))
-    expecting = open_model(with_outputs(source, wanted), exact_options())
+    expecting = open_model(with_outputs(source, wanted), exact_options(source))
     session = open_model(_cut(normalised, parts.cut, shown), session_options(optimise=False))
     unsigned = {v.name for v in parts.codes if v.dtype == ir.DataType.UINT8}
     for feed in data:

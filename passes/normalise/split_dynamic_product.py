@@ -10,7 +10,7 @@ After:
     f (float[1,1] x) => (float[1,1] y)
     <uint8[1,1] w = {3}, float ws = {0.5}, uint8 wz = {1}>
     { _weight = DequantizeLinear (w, ws, wz)   y = MatMul (x, _weight) }
-Refuses: integer products whose activations or scales come from elsewhere.
+Refuses: integer products whose activations or scales come from elsewhere; stacks of matrices.
 
 ConvInteger, and DynamicQuantizeMatMul and MatMulIntegerToFloat of com.microsoft, likewise. Their
 one scale a tensor becomes one a row or sample (N4). The nodes behind stay for remove_unused.
@@ -70,6 +70,9 @@ class SplitDynamicProduct(NodePass):
         parts = (found.codes, found.scale, found.zero_point)
         if not all(v is None or is_constant(v) for v in parts):
             return "its weight, scale or zero point is computed at run time"
+        size = rank(found.codes)
+        if size not in ((3, 4) if is_op(node, "ConvInteger") else (2,)):
+            return f"its weight has {size} dimensions; a matrix and 1-D or 2-D Conv have kernels"
         array = constant(found.scale)
         if is_op(node, "ConvInteger") and array is not None and array.size > 1:
             return "ConvInteger with several scales"

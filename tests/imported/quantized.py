@@ -69,5 +69,6 @@ def constants(path: Path) -> dict[str, NDArray]:
 
 def run(path: Path, feed: dict[str, NDArray]) -> list[NDArray]:
     """The user's model as ONNX defines it: nothing optimised, but for exact sums without VNNI."""
-    session = open_model(ir.load(path), exact_options())
+    model = ir.load(path)
+    session = open_model(model, exact_options(model))
     return [np.asarray(v) for v in session.run(None, feed)]

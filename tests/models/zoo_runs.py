@@ -87,7 +87,7 @@ def coverage(run: Run) -> float:
         if array is not None and array.ndim > 1
     }
     rows = [r for r in run.artifact.content["nodes"] if r["weight"] is not None]
-    packed = {r["weight_tensor"]: r["elements"] for r in rows if r["op"] in PRODUCTS}
+    packed = {r["weight_tensor"]: r["elements"] for r in rows if r["op"] in (*PRODUCTS, *RECURRENT)}
     return sum(packed.values()) / sum(weights.values())
 
 

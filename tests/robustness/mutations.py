@@ -196,8 +196,9 @@ def mutate_recipe(text: str, suffix: str, rng: random.Random) -> bytes:
 def _as_toml(content: dict) -> str:
     """Of what JSON says alike: strings, numbers and lists."""
     rows = [(k, v) for k, v in content.items() if v is not None and not isinstance(v, dict | list)]
-    lines = [f"{k} = {json.dumps(v)}" for k, v in rows]
-    for rule in content.get("rules") or []:
+    lines = [f"{k} = {json.dumps(v)}" for k, v in rows]  # `rules` too, where it is no list
+    rules = content.get("rules")
+    for rule in rules if isinstance(rules, list) else []:
         facts = rule.items() if isinstance(rule, dict) else []
         lines += ["[[rules]]", *(f"{k} = {json.dumps(v)}" for k, v in facts if v is not None)]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -144,8 +145,8 @@ KINDS = {"recipe": run_recipe, "model": run_model, "artifact": run_artifact}
 
 def seed_files(folder: Path) -> None:
     """The models and artifacts that are damaged."""
-    measure.SECONDS = 0.0
-    names = {"models": seeds.write_models(folder), "artifacts": seeds.write_artifacts(folder)}
+    with patch.object(measure, "SECONDS", 0.0):
+        names = {"models": seeds.write_models(folder), "artifacts": seeds.write_artifacts(folder)}
     (folder / _NAMES).write_text(json.dumps(names))
 
 

@@ -26,6 +26,7 @@ NETS: dict[str, Callable[[], Net]] = {
 ARTIFACTS = (
     *(("wide", "w8a8"), ("wide", "w4a8-dynamic"), ("tied", "w4a16"), ("tied", "w8a8-dynamic")),
     *(("cnn", "w2a8"), ("mlp", "w2a4-dynamic"), ("coded", "w8a8-dynamic")),
+    *(("rows", "w8a8"), ("integers", "w4a8")),
 )
 
 
@@ -47,6 +48,21 @@ def wide() -> Net:
     net.linear(x, 16, 10, "y")
     net.output("y", ["batch", 10])
     return net
+
+
+def rows() -> Net:
+    """LayerNormalization and Softmax between products."""
+    net = Net()
+    x = net.linear(net.input("x", ["batch", 16]), 16, 32, "first")
+    scale, bias = net.weight("norm.scale", 32), net.weight("norm.bias", 32)
+    x = net.node("LayerNormalization", [x, scale, bias], "norm", axis=-1)
+    x = net.node("Softmax", [net.linear(x, 32, 32, "second")], "shares", axis=-1)
+    net.linear(x, 32, 10, "y")
+    net.output("y", ["batch", 10])
+    return net
+
+
+MADE = {"wide": wide, "coded": nets.mlp, "rows": rows, "integers": nets.cnn}
 
 
 def write_models(folder: Path) -> list[str]:
@@ -73,13 +89,12 @@ def write_models(folder: Path) -> list[str]:
 def write_artifacts(folder: Path) -> list[str]:
     """Compile the artifacts; their folders' names."""
     for name, preset in ARTIFACTS:
-        net = {"wide": wide, "coded": nets.mlp}.get(name) or NETS[name]
+        net = MADE.get(name) or NETS[name]
         path = net().save(folder / f"{name}.{preset}.onnx")
-        data = samples(net()) if preset in ("w8a8", "w2a8") else None
+        data = samples(net()) if preset in ("w8a8", "w2a8", "w4a8") else None
         out = folder / f"{name}.{preset}.qc"
-        qcompile.compile(
-            path, output=out, recipe=qcompile.Recipe(preset=preset), calibration_data=data
-        )
+        recipe = qcompile.Recipe(preset=preset, integer_only=name == "integers")
+        qcompile.compile(path, output=out, recipe=recipe, calibration_data=data)
         path.unlink()
         if name == "coded":
             _append_coding(out / "model.onnx")

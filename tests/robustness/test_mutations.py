@@ -64,7 +64,8 @@ def wrong(kind: str, numbers: range, folder: Path) -> list[str]:
     for i in range(0, len(numbers), BATCH):
         found += failures(kind, numbers[i : i + BATCH], folder)
     assert sorted(p.name for p in folder.iterdir()) == ["seed", "temporary"]
-    assert list((folder / "temporary").iterdir()) == []
+    left = {p.name for p in (folder / "temporary").iterdir()}
+    assert left <= {".ses"}  # which ONNX Runtime 1.32 writes when it is imported
     return found
 
 

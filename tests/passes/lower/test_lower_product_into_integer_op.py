@@ -46,7 +46,7 @@ def test_products(body: str, seed: int) -> None:
     bias = constant(found.normalised.graph.initializers["k"]) if "k" in body else np.zeros(6)
     terms = (codes @ weight.codes.T.astype(np.int64)) * (weight.scale[:, 0] * np.float64(scale))
     bound = 4 * UNIT * (np.abs(terms) + np.abs(bias))  # two products, the sum, the Cast
-    (got,) = open_model(lowered, exact_options()).run(None, found.feed)
+    (got,) = open_model(lowered, exact_options(lowered)).run(None, found.feed)
     assert (np.abs(got - terms - bias) <= bound).all()
     assert (np.abs(got + weight.scale[:, 0] * scale - terms - bias) > bound).all()
 

@@ -77,3 +77,12 @@ def test_left_alone(text: str, reason: str) -> None:
     output = "float" if "Mul (c" in text else "int32"
     head = f"f (float[1,2] x) => ({output}[1,1] y) <{W}>"
     assert_left_alone(SplitDynamicProduct(), f"{head} {text}", reason)
+
+
+def test_a_stack_of_matrices_is_left_alone() -> None:
+    text = """f (float[1,1,2] x) => (float[1,1,1] y)
+    <uint8[1,2,1] w = {3, 5}, float ws = {0.5}, uint8 wz = {1}>
+    { q, s, z = DynamicQuantizeLinear (x)   i = MatMulInteger (q, w, z, wz)
+      c = Cast <to = 1> (i)   t = Mul (s, ws)   y = Mul (c, t) }"""
+    reason = "its weight has 3 dimensions; a matrix and 1-D or 2-D Conv have kernels"
+    assert_left_alone(SplitDynamicProduct(), text, reason)
