@@ -217,6 +217,8 @@ def _followed(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
 
 
 def _external_problem(tensor: ir.ExternalTensor, path: Path) -> str | None:
+    if tensor.dtype == ir.DataType.UNDEFINED:
+        return "has no element type"
     location = os.fspath(tensor.location)
     where = path.absolute().parent / location
     # A download cache has links in the model's folder to files beside the real model.

@@ -94,6 +94,14 @@ class TestExternalData:
         assert (result.code, result.err) == (2, f"error: {text}\n")
         assert names(tmp_path) == ["model", "model/link.data", "model/m.data", "model/m.onnx"]
 
+    def test_no_element_type(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = self.save(tmp_path)
+        model = onnx.load(path, load_external_data=False)
+        tensor = next(t for t in model.graph.initializer if t.name == "first.weight")
+        tensor.data_type = onnx.TensorProto.UNDEFINED
+        path.write_bytes(model.SerializeToString())
+        assert 'tensor "first.weight" has no element type' in run(capsys, path).err
+
     def test_all_problems_at_once(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = self.save(tmp_path)
         (tmp_path / "m.data").unlink()
