@@ -96,8 +96,8 @@ def open_model(
     options = options or session_options()
     try:
         return _open(model, options, lean=lean)
-    except InputError:
-        if _has_vnni():
+    except InputError as error:
+        if _has_vnni() or "NOT_IMPLEMENTED" not in str(error):
             raise
         # ORT 1.32 does not open some models of int8 operators with the entry.
         options.add_session_config_entry(PRECISION, "0")

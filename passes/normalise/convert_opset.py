@@ -37,6 +37,7 @@ CONVERTED = 17
 NEWEST_KEPT = 26
 # The attributes that ops got later: Range sums in float32 as before; what SpaceToDepth may say.
 LATER = {"Range": ("stash_type", None), "SpaceToDepth": ("mode", "DCR")}
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 IR_VERSION = 8  # of opset 17; from 4 on an initializer need not be an input
 
 
@@ -93,7 +94,25 @@ def _is_newer(node: ir.Node) -> bool:
     """Whether opset 26 cannot say what the node does."""
     name, only = LATER.get(node.op_type, ("", None))
     other = only is not None and attribute(node, name, only) != only
-    return node.domain == "" and (other or not _version(node, NEWEST_KEPT))
+    return node.domain == "" and (
+        other or not _version(node, NEWEST_KEPT) or _has_newer_types(node)
+    )
+
+
+def _has_newer_types(node: ir.Node) -> bool:
+    """Whether opset 26 does not take an input's type: BitShift of int16, Mod of floats as Python's."""
+    first = node.inputs[0] if node.inputs else None
+    if node.op_type == "Mod" and first is not None and first.dtype in FLOATS:
+        return not attribute(node, "fmod", 0)
+    schema = onnx.defs.get_schema(node.op_type, NEWEST_KEPT)
+    types = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    for value, formal in zip(node.inputs, schema.inputs, strict=False):
+        dtype = value.dtype if value is not None else None
+        if dtype is not None and formal.type_str in types:
+            is_plain = isinstance(value.type, ir.TensorType)  # type: ignore[union-attr]
+            if is_plain and f"tensor({dtype.name.lower()})" not in types[formal.type_str]:
+                return True
+    return False
 
 
 def _lower(holder: ir.Graph | ir.Function) -> None:

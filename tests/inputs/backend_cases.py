@@ -17,6 +17,7 @@ from onnx.backend.test.case.test_case import TestCase
 
 from qcompile import targets
 from qcompile.annotate import annotate
+from qcompile.data import Batch, Data
 from qcompile.errors import InputError
 from qcompile.load import load
 from qcompile.normalise import normalise
@@ -116,7 +117,7 @@ def fate(case: TestCase, compile_it: Callable[[onnx.ModelProto], None]) -> str:
     except Exception:  # of ONNX Runtime, about the model as it is
         return NOT_RUN
     if not any(n.op_type in RANDOM for n in source.graph.all_nodes()):
-        check = check_normalised(source, model, feeds)  # type: ignore[arg-type]
+        check = check_normalised(source, model, Data(feeds, Batch({})))
         assert check.measured <= check.limit, f"{case.name}: {check}"
     try:
         annotate(model, Recipe(preset="w8a8-dynamic"), targets.get("cpu"), has_data=False)

@@ -198,6 +198,21 @@ def test_newer_opsets(mode: str, opset: int) -> None:
     assert left == {"blocksize", "value"} | ({"mode", "stash_type"} if opset == 28 else set())
 
 
+@pytest.mark.parametrize(("dtype", "opset"), [("uint8", 26), ("int16", 28)])
+def test_newer_types(dtype: str, opset: int) -> None:
+    text = f'({dtype}[2] x) => ({dtype}[2] y) {{ y = BitShift <direction = "LEFT"> (x, x) }}'
+    model = old_model(text, 28)
+    ConvertOpset()(model)
+    assert model.graph.opset_imports[""] == opset
+
+
+@pytest.mark.parametrize(("fmod", "opset"), [(1, 26), (0, 28)])
+def test_newer_remainders(fmod: int, opset: int) -> None:
+    model = old_model(f"(float[2] x) => (float[2] y) {{ y = Mod <fmod = {fmod}> (x, x) }}", 28)
+    ConvertOpset()(model)
+    assert model.graph.opset_imports[""] == opset
+
+
 def test_newer_ops_only_gained() -> None:
     """What an attribute that opset 26 lacks means is in LATER."""
     newer = {s.name for s in onnx.defs.get_all_schemas_with_history() if s.since_version > 26}
