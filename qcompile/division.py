@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qcompile.data import Data
 from qcompile.errors import InputError
-from qcompile.graph import FLOAT, static_shape
+from qcompile.graph import FLOAT, is_constant, static_shape
 from qcompile.memory import BASE_BYTES, Budget
 from qcompile.passes.normalise.shape_inference import infer_shapes
 from qcompile.session import open_model, run_float, session_options, with_outputs
@@ -33,13 +33,13 @@ class Footprint:
     """Bytes that values of the normalised model take: of one sample, or of a fixed batch.
 
     live_bytes: the most that a run holds at once beside weights, with no value recorded. Values
-    whose shape ONNX does not infer count as large as the largest known one. sample_bytes: all
-    samples of the data, which stay in memory.
+    whose shape ONNX does not infer count as large as the largest known one. held_bytes: what
+    stays in memory, all samples, and twice the weights that lie in the model's own file.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
     live_bytes: int = 0
-    sample_bytes: int = 0
+    held_bytes: int = 0
 
     @classmethod
     def of(cls, model: ir.Model, data: Data) -> "Footprint":
@@ -52,12 +52,14 @@ class Footprint:
         for value in outline.graph.inputs:
             value.shape = ir.Shape(feed[value.name or ""].shape)
         infer_shapes(outline)
-        known = {v.name or "": static_shape(v) for n in outline.graph for v in n.outputs}
+        made = [v for n in outline.graph if not _is_constant(n) for v in n.outputs]
+        known = {v.name or "": static_shape(v) for v in made}
         known |= {v.name or "": static_shape(v) for v in outline.graph.inputs}
         sizes = {name: _UNITS * math.prod(s) for name, s in known.items() if s is not None}
         largest = max(sizes.values(), default=0)
         sizes |= dict.fromkeys(known.keys() - sizes.keys(), largest)
         held = sum(array.nbytes for each in data.feeds for array in each.values())
+        held += 2 * _inside_bytes(model)  # of the model, and of a session
         return cls(sizes, _live_bytes(outline.graph, sizes), held)
 
     def of_values(self, values: Iterable[ir.Value | str]) -> int:
@@ -69,6 +71,17 @@ class Footprint:
         if name in self.sizes:
             return self.sizes[name]
         return max(self.sizes.values(), default=0)
+
+
+def _inside_bytes(model: ir.Model) -> int:
+    """Of weights that are no external data, which is mapped."""
+    tensors = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
+    return sum(t.nbytes for t in tensors if isinstance(t, ir.Tensor | ir.serde.TensorProtoTensor))
+
+
+def _is_constant(node: ir.Node) -> bool:
+    """Whether the node only turns a weight, as for x · wᵀ: that is no value of a run."""
+    return bool(node.inputs) and all(v is None or is_constant(v) for v in node.inputs)
 
 
 def _live_bytes(graph: ir.Graph, sizes: dict[str, int]) -> int:
@@ -98,7 +111,7 @@ class Division:
     @property
     def working_bytes(self) -> int:
         """What one method may take beside samples, weights and sessions."""
-        return max(self.budget.working_bytes - self.footprint.sample_bytes // 2, 1)
+        return max(self.budget.working_bytes - self.footprint.held_bytes // 2, 1)
 
     def check(self) -> None:
         """InputError where not even one sample (or a fixed batch) runs in the memory."""
@@ -106,13 +119,14 @@ class Division:
         need = self.footprint.live_bytes + _COPIES * largest
         if need <= self.working_bytes:
             return
-        samples = self.footprint.sample_bytes
-        least = BASE_BYTES + samples + 2 * need
+        held = self.footprint.held_bytes
+        least = BASE_BYTES + held + 2 * need
         raise InputError(
             f"--max-memory {self.budget.limit_bytes / 1e6:.0f} MB is too small: one run of the "
-            f"float model holds {need / 1e6:.0f} MB of values, the samples {samples / 1e6:.0f} MB, "
-            f"and compiling it needs {least / 1e6:.0f} MB: give --max-memory "
-            f"{-(-least // 10**6)}MB or more, or fewer or smaller samples"
+            f"float model holds {need / 1e6:.0f} MB of values, samples and weights "
+            f"{held / 1e6:.0f} MB, and compiling it needs {least / 1e6:.0f} MB: give --max-memory "
+            f"{-(-least // 10**6)}MB or more, fewer or smaller samples, or a model "
+            "with external data"
         )
 
     def split(self, sizes: dict[Key, int], data: Data) -> tuple[Data, list[list[Key]]]:

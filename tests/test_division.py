@@ -47,9 +47,19 @@ class Small(Budget):
         return self.limit_bytes
 
 
+def test_a_turned_weight_is_no_value_of_a_run() -> None:
+    text = """f (float[b,8] x, float w) => (float[b,512] y)
+    { t = Transpose <perm = [1, 0]> (w)   y = MatMul (x, t) }"""
+    model = normalise(with_weights(text, w=(512, 8)))
+    batch = Batch.of(list(model.graph.inputs))
+    found = Footprint.of(model, Data([{"x": np.zeros((2, 8), np.float32)}], batch))
+    assert found.sizes == {"x": 4 * 8, "y": 4 * 512}
+    assert found.live_bytes == 4 * (8 + 512)
+
+
 def test_fewer_samples_first_then_groups() -> None:
     _, data, footprint = parts()
-    footprint = replace(footprint, sample_bytes=0)
+    footprint = replace(footprint, held_bytes=0)
     sizes = {n: footprint.sizes[n] for n in ("h", "r", "y")}
     whole = footprint.live_bytes + 2 * sum(sizes.values())  # two copies of what is recorded
     for most, longest, groups in (
@@ -91,6 +101,8 @@ def test_a_run_that_does_not_fit_is_refused_with_the_number() -> None:
         division.check()
     Division(Budget(1070 * 10**6), Footprint(sizes, 150 << 20)).check()
     samples = Footprint(sizes, 150 << 20, 30 * 10**6)
-    with pytest.raises(InputError, match=r"the samples 30 MB.*1100 MB: give --max-memory 1100MB"):
+    with pytest.raises(
+        InputError, match=r"samples and weights 30 MB.*1100 MB: give --max-memory 1100MB"
+    ):
         Division(Budget(1070 * 10**6), samples).check()
     Division(Budget(1100 * 10**6), samples).check()
