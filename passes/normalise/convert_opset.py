@@ -100,7 +100,7 @@ def _is_newer(node: ir.Node) -> bool:
 
 
 def _has_newer_types(node: ir.Node) -> bool:
-    """Whether opset 26 does not take an input's type: BitShift of int16, Mod of floats as Python's."""
+    """Whether 26 does not take an input's type: BitShift of int16, Mod of floats as Python's."""
     first = node.inputs[0] if node.inputs else None
     if node.op_type == "Mod" and first is not None and first.dtype in FLOATS:
         return not attribute(node, "fmod", 0)

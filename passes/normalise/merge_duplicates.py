@@ -9,7 +9,8 @@ After:
     f (float[2] x) => (float[2] y)
     <float[2] a = {1, 2}>
     { c = Add (x, a)   y = Add (c, a) }
-Refuses: nothing; tensors are compared by dtype, shape and bytes.
+Refuses: nodes of a graph with a type among its attributes; tensors are compared by dtype, shape and
+bytes.
 
 Weights stand as [N, K] here (move_transpose_out_of_weight), so an embedding and the head that is
 its transpose are equal.
@@ -22,6 +23,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 _ROWS_BYTES = 8 << 20
+_TYPES = (ir.AttributeType.TYPE_PROTO, ir.AttributeType.TYPE_PROTOS)
 
 
 def digest(tensor: ir.TensorProtocol) -> bytes:
@@ -71,5 +73,7 @@ class MergeDuplicates(ir.passes.InPlacePass):
                     value.replace_all_uses_with(kept)
                     del graph.initializers[value.name or ""]
                     modified = True
+        if any(a.type in _TYPES for n in graph.all_nodes() for a in n.attributes.values()):
+            return ir.passes.PassResult(model, modified)  # onnx_ir cannot compare types (1.1)
         merged = common.CommonSubexpressionEliminationPass()(model)
         return ir.passes.PassResult(model, modified or merged.modified)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Equal initializers and equal nodes become one."""
 
+import onnx_ir as ir
 import pytest
 
 from qcompile.passes.normalise.merge_duplicates import MergeDuplicates
@@ -70,3 +71,11 @@ def test_equal_graph_outputs_keep_their_names() -> None:
 )
 def test_left_alone(text: str) -> None:
     assert_left_alone(MergeDuplicates(), text)
+
+
+def test_a_type_among_the_attributes() -> None:
+    """onnx_ir cannot hash it: the nodes stay, equal constants still become one."""
+    model = parse("f (float[2] x) => (float[2] y) { a = Neg (x)   b = Neg (x)   y = Add (a, b) }")
+    held = ir.TypeAndShape(ir.TensorType(ir.DataType.FLOAT), ir.Shape([2]))
+    model.graph[0].attributes["type"] = ir.Attr("type", ir.AttributeType.TYPE_PROTO, held)
+    assert not MergeDuplicates()(model).modified and len(model.graph) == 3
