@@ -6,6 +6,7 @@ get random weights, that there is something to lose.
 """
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -117,12 +118,19 @@ def decibels(run: Run) -> tuple[float, float]:
 STATIC = (("w8a8", "cpu"), ("w4a8", "cpu"), ("w8a8", "ort"))
 
 
+LONG = pytest.mark.skipif(
+    "QC_FULL_SIZE" not in os.environ, reason="half an hour: QC_FULL_SIZE is not set"
+)
+MARKS = {"light_squeezenet": [pytest.mark.slow], "light_shufflenet": [pytest.mark.slow]}
 EACH = [(name, *pair) for name in (*SMALL, *LARGE) for pair in STATIC]
 
 
 @pytest.mark.parametrize(
     ("name", "preset", "target"),
-    [EACH[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in EACH[1:])],
+    [
+        EACH[0],
+        *(pytest.param(*e, marks=MARKS.get(e[0], [pytest.mark.slow, LONG])) for e in EACH[1:]),
+    ],
 )
 def test_static(name: str, preset: str, target: str, tmp_path: Path) -> None:
     run = static_run(name, preset, target, tmp_path)
