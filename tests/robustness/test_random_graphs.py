@@ -69,7 +69,7 @@ def test_random_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(1, PARTS + 1))
+@pytest.mark.parametrize("part", SOUND_PARTS)
 def test_many_random_graphs(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_right(part, LONG_COUNT // PARTS, tmp_path, monkeypatch)
 
