@@ -40,7 +40,8 @@ class Device:
 T4 = Device("NVIDIA T4", 130e12, 260e12, 320e9, 40, 1.59e9, 64 * 1024, 65_536, 1024, 16)
 # One mma.m8n8 a cycle and SM: 1024 products · 2 · 40 · 1.59 GHz = 130 Tera-operations at 8 bits.
 MMA_CYCLES = 1
-# Round figures for Turing (Jia et al. 2019, arXiv 1903.07486, measured such); they only rank tiles.
+# Round figures for Turing after Jia et al. 2019 (arXiv 1903.07486), not checked against the paper;
+# they only rank tiles.
 SHARED_BYTES_PER_CYCLE = 64  # of shared memory, an SM
 CACHE_SPEED = 4  # the L2 cache against memory
 BARRIER_CYCLES = 30
