@@ -63,6 +63,7 @@ from qcompile.passes.normalise.lower_einsum_into_matmul import LowerEinsumIntoMa
 from qcompile.passes.normalise.merge_duplicates import MergeDuplicates
 from qcompile.passes.normalise.move_constants_into_bodies import MoveConstantsIntoBodies
 from qcompile.passes.normalise.move_data_op_out_of_codes import MoveDataOpOutOfCodes
+from qcompile.passes.normalise.move_pixel_order_into_conv import MovePixelOrderIntoConv
 from qcompile.passes.normalise.move_signed_codes_to_unsigned import MoveSignedCodesToUnsigned
 from qcompile.passes.normalise.move_squeeze_past_op import MoveSqueezePastOp
 from qcompile.passes.normalise.move_transpose_out_of_weight import MoveTransposeOutOfWeight
@@ -138,6 +139,7 @@ def NORMALISE(is_split: Callable[[ir.Node], bool] = lambda _: False) -> list[Pas
         FoldAffineIntoProduct(),
         FoldAffineIntoNextConv(),
         LowerConvTransposeIntoConv(),
+        MovePixelOrderIntoConv(),
         FuseReciprocalIntoDiv(),
         FuseMomentsIntoLayerNorm(),
         FuseSoftmax(),

@@ -21,6 +21,7 @@ from qcompile.graph import (
     NHWC,
     attribute,
     constant,
+    derived_initializer,
     input_of,
     is_constant,
     is_op,
@@ -30,6 +31,8 @@ from qcompile.graph import (
 from qcompile.passes.lower.lowered import TO_NCHW, permuted, transpose
 from qcompile.passes.lower.move_axes import AXES, can_move_axes, move_axes
 from qcompile.passes.lower.move_channel_shuffle import move_past_shuffle
+from qcompile.passes.lower.move_pixels import move_past_pixels
+from qcompile.passes.lower.move_rows import move_past_rows
 
 _UNARY = (
     "Relu",
@@ -64,6 +67,8 @@ class MoveTransposePastOp(ir.passes.InPlacePass):
                         or _cancel(graph, node)
                         or _skip_one_pixel(graph, node)
                         or move_past_shuffle(graph, node)
+                        or move_past_pixels(graph, node)
+                        or move_past_rows(graph, node)
                         or _move(graph, node)
                     )
             modified |= changed
@@ -121,6 +126,8 @@ def _move(graph: ir.Graph, node: ir.Node) -> bool:
     producers = [v.producer() for v in node.inputs if v is not None and perm_of(v) is not None]
     if is_op(node, *AXES):
         move_axes(graph, node, perm)
+    if is_op(node, *_BINARY):
+        _move_constants(graph, node)
     for index, source in sources.items():
         node.replace_input_with(index, source)
     for out in node.outputs:
@@ -184,10 +191,33 @@ def _data_inputs(node: ir.Node) -> list[int] | None:
     if is_op(node, "Concat"):
         return list(range(len(node.inputs)))
     if is_op(node, *_BINARY):
-        return [i for i in (0, 1) if not _is_scalar(node.inputs[i])]
+        return [i for i in (0, 1) if not _is_of_channels(node, i)]
     if is_op(node, "QuantizeLinear", "DequantizeLinear") and not _is_scalar(input_of(node, 1)):
         return None
     return [0] if is_op(node, *_UNARY, *AXES) else None
+
+
+def _is_of_channels(node: ir.Node, index: int) -> bool:
+    """Whether the input is a constant number, or [C, 1, 1] or [1, C, 1, 1] for C channels."""
+    value = node.inputs[index]
+    if _is_scalar(value):
+        return True
+    array, out = constant(value), node.outputs[0].shape
+    if array is None or out is None or len(out) != len(TO_NCHW):
+        return False
+    wanted = (1, out[1], 1, 1)
+    return array.ndim in (3, 4) and array.shape == wanted[-array.ndim :]
+
+
+def _move_constants(graph: ir.Graph, node: ir.Node) -> None:
+    """The constants of channels, where these are the last axis."""
+    for index, value in enumerate(node.inputs):
+        array = constant(value)
+        if value is None or array is None or _is_scalar(value):
+            continue
+        flat = ir.tensor(np.ascontiguousarray(array.reshape(-1)))
+        last = derived_initializer(graph, value, "_channels", lambda made=flat: made)  # type: ignore[misc]
+        node.replace_input_with(index, last)
 
 
 def _is_scalar(value: ir.Value | None) -> bool:

@@ -48,7 +48,25 @@ NETS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
           s = Transpose <perm = [0,2,1,3,4]> (a)   t = Reshape (s, four)   y = Conv (t, k) }""",
         {"w": C1, "u": (2, 2, 1, 1), "v": C1, "k": C1},
     ),
+    "pixel shuffle": (
+        """f (float[b,4,8,8] x, float w, float u, float v, float k) => (float[b,4,8,8] y)
+        { c = Conv (x, w)   e = DepthToSpace <blocksize = 2> (c)   d = Conv (e, u)
+          r = Relu (d)   s = SpaceToDepth <blocksize = 2> (r)   y = Conv (s, k) }""",
+        {"w": C1, "u": (1, 1, 1, 1), "v": C1, "k": C1},
+    ),
+    "rows of a head": (
+        """f (float[b,4,8,8] x, float w, float u, float v, float k) => (float[b,64,4] y)
+        <int64[3] three = {0, 4, -1}>
+        { c = Conv (x, w)   r = Relu (c)   d = Conv (r, u)   s = Sigmoid (d)
+          a = Reshape (s, three)   y = Transpose <perm = [0,2,1]> (a) }""",
+        {"w": C1, "u": C1, "v": C1, "k": C1},
+    ),
 }
+MORE = {  # transposes beside those at both ends
+    "channel shuffle": [(0, 1, 2, 4, 3)],
+    "pixel shuffle": [(0, 1, 3, 2, 4, 5)] * 2,
+}
+ROWS = ("residual", "rows of a head")  # what leaves is no map
 
 
 def without_unused(text: str, shapes: dict[str, tuple[int, ...]]) -> ir.Model:
@@ -71,8 +89,6 @@ def test_transposes(name: str, gives_floats: bool) -> None:
     data = [(n.op_type, n.inputs[0]) for n in lowered.graph]
     kept = {kind for kind, v in data if v is not None and v.dtype == ir.DataType.FLOAT}
     assert not floats & kept
-    expected = [(0, 2, 3, 1)]
-    expected += [(0, 1, 2, 4, 3)] * (name == "channel shuffle")
-    expected += [(0, 3, 1, 2)] * (name != "residual")
+    expected = [(0, 2, 3, 1), *MORE.get(name, []), *[(0, 3, 1, 2)] * (name not in ROWS)]
     assert perms == expected, ops(lowered)
     assert_lowered(found.quantized, lowered, found.feed)

@@ -15,6 +15,7 @@ from tests.passes.graphs import (
 TO_NCHW, TO_NHWC = "Transpose <perm = [0,3,1,2]>", "Transpose <perm = [0,2,3,1]>"
 CONSTANTS = (
     "<float s = {0.5}, float[1] v = {2}, float[3,1,1] w = {1, 2, 3}, uint8 p = {8}, "
+    "float[1,3,1,1] w4 = {1, 2, 3}, float[5] row = {1, 2, 3, 4, 5}, "
     "int64[1] i = {1}, int64[1] j = {2}, int64[1] axis = {1}, int32[1] i32 = {1}, "
     "int32[1] j32 = {2}, int32[1] axis32 = {-2}, float[4] scales = {1, 1, 2, 1}, "
     "int64[4] sizes = {1, 3, 2, 10}, int64[8] pads = {0, 1, 2, 0, 0, 0, 3, 0}>"
@@ -33,6 +34,8 @@ SHAPES = {
     "Mul (t, s)": "1,4,5,3",
     "Mul (v, t)": "1,4,5,3",
     "Add (t, t)": "1,4,5,3",
+    "Mul (t, w)": "1,4,5,3",
+    "Div (w4, t)": "1,4,5,3",
     "Slice (t, i, j, axis)": "1,4,5,1",
     "Slice (t, i32, j32, axis32)": "1,1,5,3",
     "Pad (t, pads)": "1,9,5,4",
@@ -73,6 +76,33 @@ def test_one_pixel_needs_no_transpose(op: str) -> None:
     model = parse(text)
     assert MoveTransposePastOp()(model).modified
     assert [n.op_type for n in model.graph] == [op.split()[0]]
+    assert_equal_outputs(parse(text), model)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape"),
+    [
+        ("DepthToSpace <blocksize = 2> (t)", "2,2,8,12"),
+        ("SpaceToDepth <blocksize = 2> (t)", "2,32,2,3"),
+    ],
+)
+def test_whole_pixels_move(op: str, shape: str) -> None:
+    text = f"""f (float[2,4,6,8] x) => (float[{shape}] y)
+    {{ a = Abs (x)   t = {TO_NCHW} (a)   y = {op} }}"""
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    kinds = [n.op_type for n in model.graph]
+    assert kinds == ["Abs", "Reshape", "Transpose", "Reshape", "Transpose"]
+    assert_equal_outputs(parse(text), model)
+
+
+@pytest.mark.parametrize("target", ["0, 3, -1", "0, 3, 20", "0, -1, 20"])
+def test_rows_need_no_transpose(target: str) -> None:
+    text = f"""f (float[2,4,5,3] x) => (float[2,20,3] y) <int64[3] rows = {{{target}}}>
+    {{ t = {TO_NCHW} (x)   a = Reshape (t, rows)   y = Transpose <perm = [0,2,1]> (a) }}"""
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    assert [n.op_type for n in model.graph] == ["Reshape"]
     assert_equal_outputs(parse(text), model)
 
 
@@ -146,7 +176,7 @@ def test_codes() -> None:
     "text",
     [
         net(f"t = {TO_NCHW} (x)   y = Softmax (t)", "float[1,3,4,5] y"),
-        net(f"t = {TO_NCHW} (x)   y = Mul (t, w)", "float[1,3,4,5] y"),
+        net(f"t = {TO_NCHW} (x)   y = Mul (t, row)", "float[1,3,4,5] y"),
         net(f"t = {TO_NCHW} (x)   y = Slice (t, i, j)", "float[1,3,4,5] y"),
         net(
             f"t = {TO_NCHW} (x)   y = Slice (t, i, k, axis)",
@@ -173,7 +203,7 @@ def test_codes() -> None:
     ],
     ids=[
         "softmax",
-        "channel constant",
+        "a constant of columns",
         "slice without axes",
         "slice at run time",
         "reflection",
