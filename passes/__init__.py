@@ -24,6 +24,7 @@ from qcompile.passes.lower.lower_layer_norm import LowerLayerNorm
 from qcompile.passes.lower.lower_lstm_into_dynamic_quantize_lstm import (
     LowerLstmIntoDynamicQuantizeLstm,
 )
+from qcompile.passes.lower.lower_mask_into_where import LowerMaskIntoWhere
 from qcompile.passes.lower.lower_matmul import LowerMatmul
 from qcompile.passes.lower.lower_matmul_into_matmul_nbits import LowerMatmulIntoMatmulNbits
 from qcompile.passes.lower.lower_pool import LowerPool
@@ -187,6 +188,7 @@ def LOWER_CPU() -> list[Pass]:
         MoveDequantizePastDataOp(),
         RemoveUnused(),  # dequantizers whose readers are gone would hide who reads the codes
         MoveTransposePastOp(),
+        LowerMaskIntoWhere(),
         RemoveUnused(),
     ]
 
@@ -207,5 +209,6 @@ def LOWER_ORT() -> list[Pass]:
         InsertOutputsIntoStaticProduct(),
         MoveTransposeIntoCodes(),
         InsertZeroPointIntoWeight(),
+        LowerMaskIntoWhere(),
         RemoveUnused(),
     ]

@@ -60,14 +60,14 @@ def layout_of(node: ir.Node, shared: set[str]) -> str:
 
 
 def _gathered_and_multiplied(graph: ir.Graph) -> set[str]:
-    """Codes that a QGather and a float or dynamic QMatMul read: one packed tensor serves both."""
-    readers: dict[str, set[str]] = {}
+    """Codes that a QGather and a QMatMul read with scales of one kind: one tensor serves both."""
+    readers: dict[tuple[str, str], set[str]] = {}
     for node in graph:
         if node.domain == DOMAIN and node.op_type in PACKED_OPS:
             codes = node.inputs[CODES]
-            kind = "static" if attribute(node, "activation") == "static" else node.op_type
-            readers.setdefault(codes.name or "" if codes is not None else "", set()).add(kind)
-    return {name for name, kinds in readers.items() if {"QGather", "QMatMul"} <= kinds}
+            key = (codes.name or "" if codes is not None else "", attribute(node, "scale_format"))
+            readers.setdefault(key, set()).add(node.op_type)
+    return {name for (name, _), kinds in readers.items() if {"QGather", "QMatMul"} <= kinds}
 
 
 def _pack_node(graph: ir.Graph, node: ir.Node, layout: str, done: dict[tuple, ir.Value]) -> None:

@@ -29,7 +29,7 @@ from qcompile.numerics.resize import Grid, qresize
 from qcompile.numerics.softmax import qsoftmax
 from qcompile.numerics.weight import CodedWeight
 from qcompile.pack import weight_of_packed, weight_parts, weight_rows
-from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
+from qcompile.passes.lower.lowered import BIAS, GATHER_SCALE, MULTIPLIER
 
 Result = tuple[NDArray, NDArray | None]  # (value, bound); no bound: codes, which must be equal
 
@@ -109,7 +109,10 @@ def _conv(node: ir.Node, inputs: list[NDArray]) -> Result:
 
 def _gather(node: ir.Node, inputs: list[NDArray]) -> Result:
     indices, at = np.unique(inputs[0] % int(attribute(node, "N")), return_inverse=True)
-    found = qgather(weight_rows(node, indices), at.reshape(inputs[0].shape)).astype(np.float64)
+    scale = constant(input_of(node, GATHER_SCALE))
+    chosen = None if scale is None else scale[indices]
+    rows = qgather(weight_rows(node, indices), at.reshape(inputs[0].shape), chosen)
+    found = rows.astype(np.float64)
     return found, np.abs(found) * 2.0**-23  # one rounding (N23)
 
 

@@ -12,7 +12,7 @@ from qcompile.memory import in_threads
 from qcompile.numerics.dyadic import as_operand, as_ratios
 from qcompile.numerics.requantize import multiplier
 from qcompile.pack import PACKED_OPS, weight_parts
-from qcompile.passes.lower.lowered import BIAS, MULTIPLIER, output_scale
+from qcompile.passes.lower.lowered import BIAS, GATHER_SCALE, MULTIPLIER, output_scale
 from qcompile.pieces import OUTPUT, as_nchw, float_name, piece_between
 from qcompile.sum_bounds import largest_input, sum_bound
 from qcompile.verdict import Check
@@ -39,6 +39,9 @@ def _differences(node: ir.Node, original: ir.Node | None, left: set[str | None])
     if back is None:
         return ["its QDQ node has no codes"]
     found = _weight_differences(node, back)
+    if node.op_type == "QGather":
+        rows = constant(input_of(node, GATHER_SCALE))
+        return found + ["scale"] * (rows is not None and not _is_scale_of_rows(rows, back))
     stored, wanted = constant(input_of(node, BIAS)), _bias(original, left)
     if wanted is None and stored is not None and stored.dtype == np.int32:
         wanted = np.zeros_like(stored)  # a static product without a bias
@@ -73,6 +76,12 @@ def _weight_differences(node: ir.Node, back: ir.Node) -> list[str]:
         ):
             found["zero point"] = None
     return list(found)
+
+
+def _is_scale_of_rows(rows: NDArray, back: ir.Node) -> bool:
+    scale = constant(back.inputs[1])
+    assert scale is not None
+    return np.array_equal(rows, _by_rows(scale, len(rows)).ravel())
 
 
 def _weight_node(node: ir.Node) -> ir.Node | None:

@@ -6,12 +6,21 @@ Before:
 After:
     { y = com.qcompile.QGather (indices, w_codes, , , w_scale, w_zero_point) }
 Refuses: nothing; indices that are not int64 are cast.
+
+Codes that a static product reads, whose multiplier holds the scales, are stored once: the QGather
+has them as an input, (indices, w_codes, w_scale).
 """
 
 import onnx_ir as ir
 
-from qcompile.graph import FLOAT, new_node, remove_dead, replace
-from qcompile.passes.lower.lowered import block_scales, matrix_codes, op, weight_attributes
+from qcompile.graph import DOMAIN, FLOAT, attribute, is_op, new_node, remove_dead, replace
+from qcompile.passes.lower.lowered import (
+    block_scales,
+    matrix_codes,
+    op,
+    row_scales,
+    weight_attributes,
+)
 from qcompile.passes.lower.qdq import Weight, weight_codes_of
 from qcompile.passes.rewrite import NodePass
 
@@ -37,8 +46,13 @@ class LowerGather(NodePass):
             cast = new_node("Cast", [indices], f"{name}/cast", name, dtype=int64, to=int(int64))
             inserted, indices = [cast], cast.outputs[0]
         codes, n, k = matrix_codes(graph, found)
-        inputs = [indices, codes, None, None, *block_scales(graph, found, n)]
-        attributes = weight_attributes(found, n, k, has_scale=True)
+        is_shared = _is_of_static_product(codes)
+        inputs: list[ir.Value | None] = [indices, codes]
+        if is_shared:
+            inputs += [row_scales(graph, found, n)]
+        else:
+            inputs += [None, None, *block_scales(graph, found, n)]
+        attributes = weight_attributes(found, n, k, has_scale=not is_shared)
         out = node.outputs[0]
         gather = op(
             "QGather", inputs, node.name or "", f"{out.name}_rows", ir.DataType.FLOAT, **attributes
@@ -50,3 +64,11 @@ class LowerGather(NodePass):
         replace(out, gather.outputs[0])
         remove_dead(graph, [node])
         gather.outputs[0].name = name
+
+
+def _is_of_static_product(codes: ir.Value) -> bool:
+    """Static products have one scale an output and no zero points."""
+    return any(
+        is_op(use.node, "QMatMul", domain=DOMAIN) and attribute(use.node, "activation") == "static"
+        for use in codes.uses()
+    )

@@ -34,6 +34,7 @@ ABI = 1
 PLAIN = "plain"
 TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 CODES, BIAS, MULTIPLIER, SCALE, ZERO_POINT = 1, 2, 3, 4, 5
+GATHER_SCALE = BIAS  # float32 [N] of a QGather whose codes a static product reads, too
 
 
 def weight_attributes(weight: Weight, n: int, k: int, *, has_scale: bool) -> dict[str, Any]:
@@ -85,6 +86,17 @@ def block_scales(graph: ir.Graph, weight: Weight, n: int) -> list[ir.Value | Non
         lazy = _spread(value.const_value, n)
         out.append(derived_initializer(graph, value, "_blocks", lambda made=lazy: made))  # type: ignore[misc]
     return out
+
+
+def row_scales(graph: ir.Graph, weight: Weight, n: int) -> ir.Value:
+    """Scales as [N]."""
+    spread = _spread(weight.scale.const_value, n)
+
+    def flat() -> ir.TensorProtocol:
+        return ir.tensor(spread.numpy().reshape(-1))
+
+    lazy = ir.LazyTensor(flat, spread.dtype, ir.Shape([n]))
+    return derived_initializer(graph, weight.scale, "_rows", lambda: lazy)
 
 
 def _spread(tensor: ir.TensorProtocol | None, n: int) -> ir.LazyTensor:

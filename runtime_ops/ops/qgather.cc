@@ -12,11 +12,10 @@ constexpr int64_t kTaskElements = 16 * 1024;
 
 class QGather final : public OpKernel {
  public:
-  explicit QGather(const Node& node) : node_(node), weight_(node) {
-    if (weight_.layout() == LayoutKind::kKC || weight_.shape().scale_bytes == 0) {
-      node.refuse("layout " + node.text("layout") + " with scale_format " +
-                      node.text("scale_format"),
-                  "docs/ops.md: n16k4/1 or rows/1, with scales",
+  explicit QGather(const Node& node)
+      : node_(node), weight_(node), scale_format_(node.text("scale_format")) {
+    if (weight_.layout() == LayoutKind::kKC) {
+      node.refuse("layout " + node.text("layout"), "docs/ops.md: n16k4/1 or rows/1",
                   "Pack the model again with this version of qcompile.");
     }
     const Tensor buffer = node.constant(1);
@@ -34,6 +33,7 @@ class QGather final : public OpKernel {
       codes = buffer.as<uint8_t>();
     }
     const Weight w = weight_.weight(codes);
+    const float* scale = row_scales(context);
     for (int64_t i = 0; i < indices.count; ++i) {
       const int64_t index = indices.as<int64_t>()[i];
       if (index < -w.N || index >= w.N) {
@@ -51,16 +51,34 @@ class QGather final : public OpKernel {
       const int64_t end = std::min(indices.count, (task + 1) * per_task);
       for (int64_t i = task * per_task; i < end; ++i) {
         const int64_t index = indices.as<int64_t>()[i];
-        gather_f32_args args{&w, index < 0 ? index + w.N : index,
-                             static_cast<float*>(y.data) + i * w.K};
+        const int64_t row = index < 0 ? index + w.N : index;
+        float* values = static_cast<float*>(y.data) + i * w.K;
+        gather_f32_args args{&w, row, values};
         kernel(args);
+        if (!scale) continue;  // else the values are small integers: one rounding (N23)
+        for (int64_t k = 0; k < w.K; ++k) values[k] *= scale[row];
       }
     });
   }
 
  private:
+  // The third input, which stands where W has no scales; else null.
+  const float* row_scales(const Context& context) const {
+    const Tensor scale = context.input(2);
+    const bool is_given = scale.type != ort::kUndefined;
+    const bool is_needed = weight_.shape().scale_bytes == 0;
+    if (is_given != is_needed || (is_given && scale.count != weight_.N())) {
+      node_.refuse("scale_format " + scale_format_ + " with " +
+                       (is_given ? std::to_string(scale.count) : "no") + " scales",
+                   "docs/ops.md: N scales where scale_format is none, else no input",
+                   "Pack the model again with this version of qcompile.");
+    }
+    return is_given ? scale.as<float>() : nullptr;
+  }
+
   const Node node_;
   const WeightInput weight_;
+  const std::string scale_format_;
   const uint8_t* constant_ = nullptr;  // W, where it is an initializer
 };
 
@@ -79,7 +97,7 @@ std::unique_ptr<OpKernel> create(const Node& node) { return std::make_unique<QGa
 
 void add_qgather(Definitions* out) {
   using namespace ort;
-  out->emplace_back("QGather", Ports{{kInt64}, {kUint8}}, Ports{{kFloat}}, create, infer);
+  out->emplace_back("QGather", Ports{{kInt64}, {kUint8}, {kFloat, kOptional}}, Ports{{kFloat}}, create, infer);
 }
 
 }  // namespace qcompile

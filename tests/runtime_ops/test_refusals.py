@@ -240,6 +240,18 @@ def test_pool_of_ceil_mode_with_pads():
     )
 
 
+@pytest.mark.parametrize(
+    ("scale_format", "count", "text"),
+    [("none", None, "no scales"), ("none", 4, "4 scales"), ("f32", 5, "5 scales")],
+)
+def test_gather_scales(scale_format, count, text):
+    weight = random_weight(np.random.default_rng(0), 5, 8, get("int8"), 0, scale_format)
+    inputs = [np.array([0], np.int64), pack(weight)]
+    inputs += [] if count is None else [np.ones(count, np.float32)]
+    got = refusal("QGather", inputs, weight_attributes(weight), [(TensorProto.FLOAT, 2)])
+    assert f"scale_format {scale_format} with {text}" in got
+
+
 def test_gather_index():
     weight = random_weight(np.random.default_rng(0), 5, 8, get("int4"), 0, "f16")
     inputs = [np.array([0, 5], np.int64), pack(weight)]

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gather of a quantized table becomes QGather."""
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
+from qcompile.pack import pack
+from qcompile.passes import LOWER_CPU
 from qcompile.passes.lower.lower_gather import LowerGather
 from qcompile.passes.normalise.remove_unused import RemoveUnused
+from qcompile.targets.cpu import CPU
+from qcompile.verify_lowered import check_constants
 from tests.passes.graphs import assert_left_alone
 from tests.passes.stages import assert_lowered, find, ops, run_passes, staged, with_weights
 
@@ -40,6 +46,23 @@ def test_a_table_tied_to_the_head_is_stored_once() -> None:
     }
     assert len(codes) == 1
     assert find(run_passes(found.quantized, LowerGather()), "QGather").inputs[1].name in codes
+
+
+def test_a_table_tied_to_a_static_head_is_stored_once() -> None:
+    text = """f (int64[b] i, float w) => (float[b,5] y)
+    { e = Gather (w, i)   t = Transpose <perm = [1, 0]> (w)   y = MatMul (e, t) }"""
+    found = staged(with_weights(text, w=(5, 40)), "w8a8")
+    lowered = run_passes(found.quantized, *LOWER_CPU())
+    gather, product = find(lowered, "QGather"), find(lowered, "QMatMul")
+    assert gather.inputs[1] is product.inputs[1]
+    assert check_constants(lowered, found.quantized).measured == 0
+    scale = gather.inputs[2]
+    scale.const_value = ir.tensor(scale.const_value.numpy() * np.float32(1.001))
+    assert check_constants(lowered, found.quantized).worst == f"{gather.name} (scale)"
+    lowered = run_passes(found.quantized, *LOWER_CPU())
+    packed = pack(lowered, CPU)
+    assert find(packed, "QGather").inputs[1] is find(packed, "QMatMul").inputs[1]
+    assert_lowered(found.quantized, lowered, found.feed)
 
 
 @pytest.mark.parametrize(
