@@ -7,7 +7,8 @@ Before:
 After:
     <bool[512,512] mask_first = {1, 0, 0, …}, float mask_0 = {0}, float mask_1 = {-inf}>
     { mask = Where (mask_first, mask_0, mask_1)   y = Add (x, mask) }
-Refuses: fewer than 4,096 elements; more than two numbers, told apart by their bits.
+Refuses: fewer than 4,096 elements; more than two numbers, told apart by their bits; what products,
+quantizers or ops of other domains read: weights and scales, which are costly to look at.
 
 Masks of attention are written out by exporters: 1 MB of the 2.3 MB of a model of 0.3 million
 weights. ONNX Runtime computes the Where once, when it opens the file.
@@ -17,9 +18,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import add_initializer, constant, new_node
+from qcompile.graph import add_initializer, constant, is_op, new_node
 
 LEAST_ELEMENTS = 4096
+_OTHERS = ("Conv", "ConvTranspose", "DequantizeLinear", "Gemm", "MatMul", "QuantizeLinear")
 _CHUNK = 1 << 16  # elements looked at before most constants are seen to be no mask
 
 
@@ -33,11 +35,17 @@ class LowerMaskIntoWhere(ir.passes.InPlacePass):
         """Every float32 initializer once."""
         modified = False
         for value in list(model.graph.initializers.values()):
-            found = None if value.is_graph_output() or not value.uses() else two_numbers(value)
+            found = two_numbers(value) if _is_plain(value) else None
             if found is not None:
                 _store(model.graph, value, *found)
                 modified = True
         return ir.passes.PassResult(model, modified)
+
+
+def _is_plain(value: ir.Value) -> bool:
+    uses = value.uses()
+    plain = all(is_op(u.node, u.node.op_type) and not is_op(u.node, *_OTHERS) for u in uses)
+    return bool(uses) and plain and not value.is_graph_output()
 
 
 def two_numbers(value: ir.Value) -> tuple[NDArray, NDArray] | None:

@@ -38,6 +38,12 @@ def test_bits_are_kept(low: float) -> None:
     np.testing.assert_array_equal(kept.view(np.uint32), mask.view(np.uint32))
 
 
+def test_weights_are_not_looked_at() -> None:
+    model = masked(CAUSAL)
+    model.graph[0].op_type = "MatMul"
+    assert not LowerMaskIntoWhere()(model).modified
+
+
 @pytest.mark.parametrize(
     "mask",
     [
