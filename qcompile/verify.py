@@ -4,10 +4,11 @@
 Each stage has its own check, so that a fault is located where it is made.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import Artifact, load, sha256
@@ -15,16 +16,14 @@ from qcompile.bodies import all_bodies, closed, nodes_of
 from qcompile.body_data import Recording, record_bodies
 from qcompile.data import Data
 from qcompile.division import Division
-from qcompile.graph import DOMAIN, FLOAT, constant
+from qcompile.graph import DOMAIN
 from qcompile.integer_only import check_sums
 from qcompile.measure import measure_speed
-from qcompile.memory import row_slices
 from qcompile.normalise import named
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.progress import Counter
 from qcompile.session import open_model, run_float, session_options
-from qcompile.spec import QuantSpec
 from qcompile.targets.target import Target
 from qcompile.verdict import Check, Verdict
 from qcompile.verify_activations import check_activations
@@ -43,12 +42,21 @@ from qcompile.verify_nodes import (
 from qcompile.verify_normalised import check_normalised, measure_products
 from qcompile.verify_recurrent import check_recurrent
 from qcompile.verify_split import check_split
+from qcompile.verify_weights import check_weights
 
-UNIT = 2.0**-23
 SAMPLES = 2  # the node-by-node rungs run NumPy on every node
 END_TO_END_SAMPLES = 64
 _RUNGS = 7  # steps of progress beside those of nodes
 _COMPARED = 1 << 22  # elements in float64 at a time
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the stages gave: checks, the worst nodes with their dB, and what was left out."""
+
+    checks: list[Check]
+    worst: list[tuple[str, float]]
+    skipped: list[str]
 
 
 def verify(
@@ -65,31 +73,19 @@ def verify(
 ) -> Verdict:
     """The verdict of architecture §2. Reads the artifact from disk."""
     few = data.first(SAMPLES)
-    skipped: list[str] = []
-    worst: list[tuple[str, float]] = []
     packed = artifact.model()
-    inside = record_bodies(normalised, few)
-    if not all(recording.feeds for recording in inside.values()):  # later samples may run them
-        inside = record_bodies(normalised, data.first(END_TO_END_SAMPLES))
-    measure_products(normalised, inside)
+    inside = _recorded(normalised, data)
     nodes = len(compiled_nodes(packed)) if target.packs else 0
     count = Counter(data.watch, "checks", _RUNGS + nodes * (len(few.feeds) + 1))
     checks = [check_emitted(artifact)]
     count()
     checks += check_floats_of(source, normalised, few, inside, division)
     count()
-    stages = (normalised, quantized, lowered, packed)
-    parts = [Part(*stages, few, division)]
-    original = named(source) if inside else source
-    theirs = {body.path for body in all_bodies(original.graph)}  # others are what normalise made
-    for path, recording in inside.items():
-        part, why = body_part(path, recording, stages, division.budget)
-        if path in theirs and part.data is not None:
-            body = closed(original, path)
-            checks += check_floats_of(body, part.normalised, part.data, inside, part.division)
-        parts.append(part)
-        skipped += why
-    originals = {n.name or "": n for n in nodes_of(original)}
+    graphs = (normalised, quantized, lowered, packed)
+    parts, more, skipped = _parts(source, graphs, few, inside, division)
+    checks += more
+    originals = {n.name or "": n for n in nodes_of(named(source) if inside else source)}
+    worst: list[tuple[str, float]] = []
     for part in parts:
         if part.data is not None and inside:
             checks += check_split(originals, part.normalised, part.data, inside)
@@ -102,26 +98,67 @@ def verify(
         checks.append(check_sums(packed))
     if _needs_library(quantized) and not runtime_ops.is_available():
         skipped.append("the QDQ rung: the op library is not installed")
-    worst.sort(key=lambda row: row[1])
-    session = load(artifact.folder, threads=1)
-    is_large = division.budget.is_large(source)
-    float_session = open_model(source, session_options(1), lean=is_large)
+    checks, worst = joined(checks), sorted(worst, key=lambda row: row[1])[:5]
     outputs = [v.name or "" for v in normalised.graph.outputs]
+    found = Found(checks, worst, skipped)
+    verdict = check_whole(artifact, source, outputs, data, division, found)
+    count()
+    return verdict
+
+
+def _recorded(normalised: ir.Model, data: Data) -> dict[str, Recording]:
+    """What the bodies were given."""
+    inside = record_bodies(normalised, data.first(SAMPLES))
+    if not all(recording.feeds for recording in inside.values()):  # later samples may run them
+        inside = record_bodies(normalised, data.first(END_TO_END_SAMPLES))
+    measure_products(normalised, inside)
+    return inside
+
+
+def _parts(
+    source: ir.Model,
+    graphs: tuple[ir.Model, ir.Model, ir.Model, ir.Model],
+    few: Data,
+    inside: dict[str, Recording],
+    division: Division,
+) -> tuple[list[Part], list[Check], list[str]]:
+    """The main graph and every body, the checks of the bodies' floats, and what is left out."""
+    parts, checks, skipped = [Part(*graphs, few, division)], [], []
+    original = named(source) if inside else source
+    theirs = {body.path for body in all_bodies(original.graph)}  # others are what normalise made
+    for path, recording in inside.items():
+        part, why = body_part(path, recording, graphs, division.budget)
+        if path in theirs and part.data is not None:
+            body = closed(original, path)
+            checks += check_floats_of(body, part.normalised, part.data, inside, part.division)
+        parts.append(part)
+        skipped += why
+    return parts, checks, skipped
+
+
+def check_whole(
+    artifact: Artifact,
+    source: ir.Model,
+    outputs: list[str],
+    data: Data,
+    division: Division,
+    found: Found,
+) -> Verdict:
+    """end to end: the artifact against the user's model, accuracy and speed."""
+    session = load(artifact.folder, threads=1)
+    is_large, skipped = division.budget.is_large(source), list(found.skipped)
+    float_session = open_model(source, session_options(1), lean=is_large)
     # of two sessions, whose arenas grow to twice what they hold
     held = 2 * (division.footprint.of_values(outputs) + division.footprint.live_bytes)
-    shown = {"outputs": held}
-    many, _ = division.split(shown, data.first(END_TO_END_SAMPLES))
+    many, _ = division.split({"outputs": held}, data.first(END_TO_END_SAMPLES))
     sqnr, cosine, finite = end_to_end(float_session, session, many)
-    checks.append(finite)
-    count()
     speed: dict[str, float] = {}
     if is_large:
         skipped.append("speed: the float model is large and ran from its file, which is slow")
     else:
         speed = measure_speed(float_session, session, next(iter(data)))
-    return Verdict(
-        tuple(joined(checks)), sqnr, cosine, tuple(worst[:5]), speed=speed, skipped=tuple(skipped)
-    )
+    checks = (*found.checks, finite)
+    return Verdict(checks, sqnr, cosine, tuple(found.worst), speed=speed, skipped=tuple(skipped))
 
 
 def check_floats_of(
@@ -189,82 +226,6 @@ def check_emitted(artifact: Artifact) -> Check:
         ", ".join(wrong),
         count,
     )
-
-
-def check_weights(
-    normalised: ir.Model, quantized: ir.Model, plan: Plan, stats: Stats
-) -> list[Check]:
-    """transform: every weight is within half a step of its codes where it is not clipped.
-
-    Compensated weights are not: check_compensated judges them.
-    """
-    floats = {v.name: v for v in normalised.graph.initializers.values()}
-    worst, where, count = 0.0, "", 0
-    for node in quantized.graph:
-        text = node.outputs[0].metadata_props.get("qcompile.spec") if node.outputs else None
-        codes = constant(node.inputs[0]) if node.inputs else None
-        if text is None or codes is None:
-            continue
-        if node.outputs[0].metadata_props[FLOAT] in stats.compensated:
-            continue
-        original = constant(floats.get(node.outputs[0].metadata_props[FLOAT]))
-        if original is None:
-            continue
-        error = weight_error(original, codes, node, QuantSpec.parse(text))
-        count += 1
-        if not error <= worst:
-            worst, where = error, node.outputs[0].name or ""
-    return [
-        Check(
-            "transform: weights", worst, 1.0, "error ÷ half a step, where not clipped", where, count
-        )
-    ]
-
-
-def weight_error(original: NDArray, codes: NDArray, node: ir.Node, spec: QuantSpec) -> float:
-    """The largest |w − ŵ| ÷ half the distance to the next value, over weights that are in range."""
-    w = original.reshape(codes.shape[0], -1)  # LSTM: [D, N, K] has codes [D · N, K]
-    c, shape = codes.reshape(w.shape), w.shape
-    scale = np.asarray(constant(node.inputs[1]), np.float64)
-    point = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    points = np.zeros(()) if point is None else _centre(point, spec)
-    return max(
-        _rows_error(
-            w[rows].astype(np.float64),
-            _centre(c[rows], spec),
-            _wide(scale, shape, rows, spec),
-            _wide(points, shape, rows, spec),
-            spec,
-        )
-        for rows in row_slices(*shape)
-    )
-
-
-def _centre(codes: NDArray, spec: QuantSpec) -> NDArray[np.int32]:
-    """Codes as numbers; those of uint8 travel as INT8."""
-    return codes.astype(np.int32) & (0xFF if spec.format.code_max > 127 else -1)
-
-
-def _rows_error(w: NDArray, c: NDArray, scale: NDArray, points: NDArray, spec: QuantSpec) -> float:
-    low, high = spec.format.quantized_range(symmetric=spec.is_symmetric)
-    values = spec.format.values.astype(np.float64)
-    real = (values[c - spec.format.code_min] - points) * scale
-    ends = [(values[np.array([low, high]) - spec.format.code_min]), values]
-    least = (min(ends[1]) if spec.format.is_table else ends[0][0]) - points
-    most = (max(ends[1]) if spec.format.is_table else ends[0][1]) - points
-    inside = (w >= least * scale) & (w <= most * scale)
-    ordered = np.unique(values)
-    step = float(np.diff(ordered).max()) if len(ordered) > 1 else 1.0
-    # f32 division and products round: a tie may fall to the other side by that much
-    allowed = scale * step / 2 + 4 * UNIT * np.maximum(np.abs(w), np.abs(real))
-    return float((np.abs(w - real) / allowed)[inside].max(initial=0))
-
-
-def _wide(values: NDArray, shape: tuple[int, int], rows: slice, spec: QuantSpec) -> NDArray:
-    """[N], [N, num_blocks] or one value, as the rows [n, K]."""
-    if values.ndim < 2:
-        return np.broadcast_to(values.reshape(-1, 1), (shape[0], 1))[rows]
-    return np.repeat(values[rows], spec.block_size or shape[1], axis=1)[:, : shape[1]]
 
 
 def end_to_end(

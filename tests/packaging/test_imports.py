@@ -70,7 +70,7 @@ ORDER = (
             "verify_compensated",
         ),
         *("recurrent", "verify_recurrent", "integer_only", "node_specs"),
-        *("body_data", "verify_bodies", "verify_split"),
+        *("body_data", "verify_bodies", "verify_split", "verify_weights"),
         *("allocation", "costs", "metrics", "solvers"),
     ),
     ("compile",),

@@ -27,8 +27,8 @@ from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.transform import transform
-from qcompile.verify import check_weights
 from qcompile.verify_compensated import check_compensated
+from qcompile.verify_weights import check_weights
 from tests.passes.stages import with_weights
 
 NET = """f (float[b,6,8,8] x, float w, float d, float g, float k, float m, float a)
