@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
-from qcompile.artifact import Artifact, load, sha256
+from qcompile.artifact import Artifact, open_emitted, sha256
 from qcompile.bodies import all_bodies, closed, nodes_of
 from qcompile.body_data import Recording, record_bodies
 from qcompile.data import Data
@@ -103,7 +103,7 @@ def verify(
     if _needs_library(quantized) and not runtime_ops.is_available():
         skipped.append("the QDQ rung: the op library is not installed")
     worst.sort(key=lambda row: row[1])
-    session = load(artifact.folder, threads=1)
+    session = open_emitted(artifact)
     is_large = division.budget.is_large(source)
     float_session = open_model(source, session_options(1), lean=is_large)
     outputs = [v.name or "" for v in normalised.graph.outputs]
