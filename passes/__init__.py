@@ -37,6 +37,7 @@ from qcompile.passes.lower.move_dequantize_past_data_op import MoveDequantizePas
 from qcompile.passes.lower.move_shape_before_dequantize import MoveShapeBeforeDequantize
 from qcompile.passes.lower.move_transpose_into_codes import MoveTransposeIntoCodes
 from qcompile.passes.lower.move_transpose_past_op import MoveTransposePastOp
+from qcompile.passes.lower.split_shared_weight import SplitSharedWeight
 from qcompile.passes.normalise.convert_floats import ConvertFloats
 from qcompile.passes.normalise.convert_opset import ConvertOpset
 from qcompile.passes.normalise.convert_quantizer_scales import ConvertQuantizerScales
@@ -208,6 +209,7 @@ def LOWER_ORT() -> list[Pass]:
         LowerLstmIntoDynamicQuantizeLstm(),
         InsertOutputsIntoStaticProduct(),
         MoveTransposeIntoCodes(),
+        SplitSharedWeight(),
         InsertZeroPointIntoWeight(),
         LowerMaskIntoWhere(),
         RemoveUnused(),

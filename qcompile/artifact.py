@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 import qcompile.runtime_ops as runtime_ops
-from qcompile.errors import InputError
+from qcompile.errors import InputError, VerificationError
 from qcompile.load import read
 from qcompile.manifest import mismatch
 from qcompile.provenance import attach
@@ -173,3 +173,11 @@ def load(
         )
     except Exception as error:  # ORT raises many types; all carry one readable message
         raise InputError(f"{folder}: ONNX Runtime refuses the model: {error}") from None
+
+
+def open_emitted(artifact: Artifact) -> ort.InferenceSession:
+    """The artifact as a user opens it; where ONNX Runtime refuses it, qcompile is wrong."""
+    try:
+        return load(artifact.folder, threads=1)
+    except InputError as error:
+        raise VerificationError(f"verification failed; nothing was written\n  {error}") from None

@@ -21,6 +21,7 @@ from qcompile.graph import FLOAT, is_constant, static_shape
 from qcompile.memory import BASE_BYTES, Budget
 from qcompile.passes.normalise.shape_inference import infer_shapes
 from qcompile.session import open_model, run_float, session_options, with_outputs
+from qcompile.soundness import misfits
 
 Key = TypeVar("Key", bound=Hashable)
 _UNITS = 4  # bytes of a float32
@@ -34,12 +35,14 @@ class Footprint:
 
     live_bytes: the most that a run holds at once beside weights, with no value recorded. Values
     whose shape ONNX does not infer count as large as the largest known one. held_bytes: what
-    stays in memory, all samples, and twice the weights that lie in the model's own file.
+    stays in memory, all samples, and twice the weights that lie in the model's own file. misfits:
+    windows that are larger than their map, a line each.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
     live_bytes: int = 0
     held_bytes: int = 0
+    misfits: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: ir.Model, data: Data) -> "Footprint":
@@ -60,7 +63,8 @@ class Footprint:
         sizes |= dict.fromkeys(known.keys() - sizes.keys(), largest)
         held = sum(array.nbytes for each in data.feeds for array in each.values())
         held += 2 * _inside_bytes(model)  # of the model, and of a session
-        return cls(sizes, _live_bytes(outline.graph, sizes), held)
+        live = _live_bytes(outline.graph, sizes)
+        return cls(sizes, live, held, tuple(misfits(outline.graph)))
 
     def of_values(self, values: Iterable[ir.Value | str]) -> int:
         """Bytes of values of any stage, which carry the name of the float value they stand for."""
@@ -114,7 +118,13 @@ class Division:
         return max(self.budget.working_bytes - self.footprint.held_bytes // 2, 1)
 
     def check(self) -> None:
-        """InputError where not even one sample (or a fixed batch) runs in the memory."""
+        """InputError where not even one sample (or a fixed batch) runs, or not in the memory."""
+        if self.footprint.misfits:
+            shown = "\n  ".join(self.footprint.misfits[:8])
+            raise InputError(
+                "windows are larger than the maps of a sample: give larger samples "
+                f"(--calibration-data), or correct the model\n  {shown}"
+            )
         largest = max(self.footprint.sizes.values(), default=0)
         need = self.footprint.live_bytes + _COPIES * largest
         if need <= self.working_bytes:

@@ -14,6 +14,7 @@ from qcompile.errors import InputError
 from qcompile.external import move_outside
 from qcompile.graph import attribute, is_op, remove_dead
 from qcompile.memory import LARGE_MODEL_BYTES, weight_bytes
+from qcompile.own_weights import shares_weights, split_shared_weights
 
 _LIMIT_BYTES = 64 << 20  # above it, serializing costs more time and memory than a file
 _LEAN_LIMIT_BYTES = 8 << 20
@@ -94,6 +95,8 @@ def open_model(
     them: from the user's file where all of them lie in one folder, else from a temporary file.
     """
     options = options or session_options()
+    if not _has_vnni():
+        model = _with_own_weights(model)
     try:
         return _open(model, options, lean=lean)
     except InputError as error:
@@ -211,6 +214,15 @@ def _with_weights_inside(model: ir.Model) -> ir.Model:
     for value in _initializers(copy):
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+    return copy
+
+
+def _with_own_weights(model: ir.Model) -> ir.Model:
+    """The model, or a copy in which no two ops read one int8 weight."""
+    if not shares_weights(model.graph):
+        return model
+    copy = model.clone()
+    split_shared_weights(copy.graph)
     return copy
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 import qcompile.runtime_ops as runtime_ops
-from qcompile.artifact import Artifact, load, sha256
+from qcompile.artifact import Artifact, open_emitted, sha256
 from qcompile.bodies import all_bodies, closed, nodes_of
 from qcompile.body_data import Recording, record_bodies
 from qcompile.data import Data
@@ -145,7 +145,7 @@ def check_whole(
     found: Found,
 ) -> Verdict:
     """end to end: the artifact against the user's model, accuracy and speed."""
-    session = load(artifact.folder, threads=1)
+    session = open_emitted(artifact)
     is_large, skipped = division.budget.is_large(source), list(found.skipped)
     float_session = open_model(source, session_options(1), lean=is_large)
     # of two sessions, whose arenas grow to twice what they hold

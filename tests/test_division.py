@@ -57,6 +57,32 @@ def test_a_turned_weight_is_no_value_of_a_run() -> None:
     assert found.live_bytes == 4 * (8 + 512)
 
 
+FITS = {
+    "MaxPool <kernel_shape = [5,1]> (x)": [None, None, None, "5 of 4", "5 of 2"],
+    "MaxPool <kernel_shape = [2,1], dilations = [3,1]> (x)": [None, None, None, None, "4 of 2"],
+    "AveragePool <kernel_shape = [6,1], pads = [1,0,0,0]> (x)": [None, None, None, "6 of 4", "6"],
+    "MaxPool <kernel_shape = [6,1], strides = [3,1], ceil_mode = 1> (x)": [*[None] * 4, "6 of 2"],
+    'MaxPool <kernel_shape = [5,1], auto_pad = "SAME_UPPER"> (x)': [None] * 5,
+    "Conv (x, w)": [None, None, None, "5 of 4", "5 of 2"],
+}
+
+
+@pytest.mark.parametrize("op", FITS)
+def test_windows_that_do_not_fit_the_samples(op: str) -> None:
+    """ONNX Runtime would divide by 0 in some of them, and end the process."""
+    text = f"f (float[b,8,h,4] x, float w) => (float[b,8,i,v] y) {{ y = {op} }}"
+    model = normalise(with_weights(text, w=(8, 8, 5, 1)))
+    batch = Batch.of(list(model.graph.inputs))
+    for height, wanted in zip((8, 6, 5, 4, 2), FITS[op], strict=True):
+        data = Data([{"x": np.zeros((2, 8, height, 4), np.float32)}], batch)
+        division = Division(Budget(), Footprint.of(model, data))
+        if wanted is None:
+            division.check()
+            continue
+        with pytest.raises(InputError, match=f"larger samples.*\n.* looks at {wanted}"):
+            division.check()
+
+
 def test_fewer_samples_first_then_groups() -> None:
     _, data, footprint = parts()
     footprint = replace(footprint, held_bytes=0)

@@ -120,6 +120,12 @@ def test_two_codes_apart_fails(op_type: str) -> None:
     assert far.measured == 2 and not far.passed
 
 
+@pytest.mark.parametrize("op_type", CASES)
+def test_an_output_of_another_size_fails(op_type: str) -> None:
+    far, _ = run(op_type, lambda c, r: c[:-1])
+    assert far.measured == 256 and not far.passed
+
+
 @pytest.mark.parametrize("is_tie", [False, True])
 def test_one_element_of_a_small_product(is_tie: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of 12 codes is above the share: it passes only where the float sums can not tell."""

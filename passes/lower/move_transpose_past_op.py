@@ -102,19 +102,22 @@ def _cancel(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _share(graph: ir.Graph, node: ir.Node) -> bool:
-    """Later transposes of the same value to the same order are this one."""
+    """Transposes of one value to the same order are the first of them."""
     if perm_of(node.outputs[0]) is None or node.inputs[0] is None:
         return False
-    same = [
+    same = {
         use.node
         for use in node.inputs[0].uses()
-        if use.node is not node and perm_of(use.node.outputs[0]) == perm_of(node.outputs[0])
-    ]
-    same = [n for n in same if not n.outputs[0].is_graph_output()]
-    for other in same:
-        other.outputs[0].replace_all_uses_with(node.outputs[0])
-    remove_dead(graph, same)
-    return bool(same)
+        if perm_of(use.node.outputs[0]) == perm_of(node.outputs[0])
+    }
+    if len(same) < 2:
+        return False
+    first, *later = [n for n in graph if n in same]
+    later = [n for n in later if not n.outputs[0].is_graph_output()]
+    for other in later:
+        other.outputs[0].replace_all_uses_with(first.outputs[0])
+    remove_dead(graph, later)
+    return bool(later)
 
 
 def _move(graph: ir.Graph, node: ir.Node) -> bool:

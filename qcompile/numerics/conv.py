@@ -27,16 +27,22 @@ class Window:
     is_ceil: bool = False
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the output; 0 where the kernel does not fit."""
+        """Rows and columns of the output; 0 where the kernel does not fit.
+
+        With is_ceil a single window may reach beyond the padding by less than a stride.
+
+        >>> [Window((3, 1), (s, 1), is_ceil=c).output_size(2, 1) for s in (1, 2) for c in (0, 1)]
+        [(0, 1), (0, 1), (0, 1), (1, 1)]
+        """
         out = []
         for i, size in enumerate((height, width)):
             span = self.dilations[i] * (self.kernel[i] - 1) + 1
             room = size + self.pads[i] + self.pads[i + 2] - span
             step = self.strides[i]
-            count = -(-room // step if self.is_ceil else -(room // step)) + 1
+            count = (-(-room // step) if self.is_ceil else room // step) + 1
             # A last window beyond the input and its padding before is none.
             count -= self.is_ceil and (count - 1) * step >= size + self.pads[i]
-            out.append(max(count, 0) if room >= 0 else 0)
+            out.append(max(count, 0))
         return out[0], out[1]
 
 

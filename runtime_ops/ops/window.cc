@@ -25,7 +25,7 @@ void copy_checked(const Node& node, const char* name, size_t count, int64_t low,
 int64_t Window::output_size(int axis, int64_t size) const {
   const int64_t span = dilations[axis] * (kernel[axis] - 1) + 1;
   const int64_t room = size + pads[axis] + pads[axis + 2] - span;
-  if (room < 0) return 0;
+  if (room < 0 && (!is_ceil || room <= -strides[axis])) return 0;
   const int64_t count = (is_ceil ? ceil_div(room, strides[axis]) : room / strides[axis]) + 1;
   // No window starts beyond the input and its padding before.
   return is_ceil && (count - 1) * strides[axis] >= size + pads[axis] ? count - 1 : count;

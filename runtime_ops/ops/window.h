@@ -14,7 +14,8 @@ struct Window {
   bool is_whole_map = false;       // a pooling over all of H and W
   bool is_ceil = false;            // a last window may reach beyond the padded map
 
-  // Outputs along axis 0 (H) or 1 (W) of `size` inputs: 0 where the kernel does not fit.
+  // Outputs along axis 0 (H) or 1 (W) of `size` inputs: 0 where the kernel does not fit, which
+  // with is_ceil means that it is larger than the padded map by a stride or more.
   int64_t output_size(int axis, int64_t size) const;
   // The window with the kernel of a whole map filled in.
   Window on(int64_t height, int64_t width) const;

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """QAdd and QPool: N20, N21, N22, against loops."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,24 @@ def test_average_by_loops(window: Window, count_include_pad: bool) -> None:  # N
         total = np.float32(sum(taps) - 117 * len(taps))
         code = loops.round_half_even(float(np.float32(total * each))) + 60
         assert codes[at] == min(max(code, 2), 250)
+
+
+def test_max_of_padding_alone() -> None:  # N22
+    x = np.full((1, 1, 2, 3), 200, np.uint8)
+    window = Window((2, 1), (1, 1), (1, 0, 1, 0), (2, 1))  # reads rows −1 and 1 of one row
+    assert qpool_max(x, window).tolist() == np.zeros((1, 1, 2, 3), np.uint8).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("is_ceil", [False, True])
+def test_a_window_larger_than_the_map(size: int, is_ceil: bool) -> None:  # N22
+    """ONNX: floor or ceil of (size + pads − kernel) / stride + 1, and never below 0."""
+    x = np.arange(size, dtype=np.uint8).reshape(1, size, 1, 1)
+    found = qpool_max(x, Window((4, 1), (2, 1), is_ceil=is_ceil)).ravel().tolist()
+    step = (size - 4) / 2
+    count = max((math.ceil(step) if is_ceil else math.floor(step)) + 1, 0)
+    assert found == [size - 1] * count
+    assert is_ceil or count == (size == 4)
 
 
 @EACH

@@ -22,6 +22,7 @@ ORDER = (
         "layouts",
         "norms",
         "observers",
+        "own_weights",
         "imported",
         "plan",
         "products",

@@ -13,6 +13,7 @@ import pytest
 
 import qcompile
 from qcompile import compensate as stage
+from qcompile.errors import InputError
 from tests.pipeline.nets import cnn, samples
 
 # Compiles argv[1] to argv[2] with the cache argv[3], and is killed after argv[4] layers.
@@ -118,6 +119,46 @@ def test_layers_of_another_recipe_are_not_read(
     # layers whose weight is as before, as the first and last are with another preset, are read
     assert len(solved) >= every - 2
     assert solved
+
+
+@pytest.mark.parametrize("change", ["model", "data"])
+def test_layers_of_another_model_or_data_are_not_read(
+    model: Path, tmp_path: Path, solved: list[str], change: str
+) -> None:
+    """The folder is addressed by content: others' layers stay in it, and nobody reads them."""
+    made(model)
+    every, cache, layers = list(solved), tmp_path / "c.npz", tmp_path / "c.npz.layers"
+    kept = {p.name for p in layers.iterdir()}
+    other, given = model, samples(cnn())
+    if change == "model":
+        net = cnn()
+        net.weights["stem.weight"][0, 0, 0, 0] += 2.0**-10
+        other = net.save(tmp_path / "other.onnx")
+    else:
+        given["x"][0, 0, 0, 0] += 2.0**-10
+    recipe = qcompile.Recipe(preset="w4a8")
+    with pytest.raises(InputError, match=f"{cache} is for (another model|other calibration)"):
+        qcompile.compile(
+            *(other, "cpu", tmp_path / "o"),
+            **{"recipe": recipe, "calibration_data": given, "calibration_cache": cache},
+        )
+    cache.unlink()
+    found = []
+    for name, cached in (("with", cache), ("without", None)):
+        solved.clear()
+        found.append(
+            qcompile.compile(
+                *(other, "cpu", tmp_path / name),
+                **{"recipe": recipe, "calibration_data": given, "calibration_cache": cached},
+            )
+        )
+        assert solved == every
+    assert contents(found[0].folder) == contents(found[1].folder)
+    assert kept < {p.name for p in layers.iterdir()}
+    cache.unlink()
+    solved.clear()
+    made(model)
+    assert solved == []  # the first model's own are still there
 
 
 def test_layers_of_another_version_are_not_read(

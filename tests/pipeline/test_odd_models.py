@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 import qcompile
 from qcompile.errors import InputError
-from tests.pipeline.nets import mlp, samples
+from tests.pipeline.nets import Net, mlp, samples
 from tests.pipeline.odd_nets import NETS, branches, data_for, ended, string_input, x64
 
 
@@ -115,6 +115,22 @@ def test_infinite_activations(tmp_path: Path) -> None:
     assert str(caught.value) == (
         'calibration: the float model gives NaN or infinity at "infinite", '
         "which has no static range: use a8-dynamic, or check model and data"
+    )
+
+
+@pytest.mark.parametrize("height", [2, "height"])
+def test_a_pool_larger_than_its_map(height: int | str, tmp_path: Path) -> None:
+    """ONNX Runtime 1.32 divides by 0 in such a pool of 8 channels, which ends the process."""
+    net = Net()
+    x = net.input("x", ["batch", 8, height, 3])
+    y = net.node("Conv", [x, net.weight("w", 8, 8, 1, 1)], "c")
+    pooled = {"kernel_shape": [3, 2], "dilations": [2, 1], "pads": [2, 1, 0, 0], "ceil_mode": 1}
+    net.output(net.node("MaxPool", [y], "p", **pooled), ["batch", 8, "oh", "ow"])
+    data = {"x": np.ones((8, 8, 2, 3), np.float32)}
+    with pytest.raises(InputError) as caught:
+        qcompile.compile(net.save(tmp_path / "m.onnx"), calibration_data=data)
+    assert str(caught.value).endswith(
+        'MaxPool "/p/MaxPool" looks at 5 of 2 places of axis 2, padded by 2 and 0'
     )
 
 

@@ -224,6 +224,25 @@ def test_message_and_exit_code(
     )
 
 
+def test_an_artifact_that_onnxruntime_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no fault of the user's model: exit code 3, not 2."""
+    real = PIPELINE.emit
+
+    def changed(*args: Any) -> qcompile.Artifact:
+        artifact = real(*args)
+        model = onnx.load(artifact.folder / "model.onnx", load_external_data=False)
+        model.graph.node[0].op_type = model.graph.node[0].op_type[::-1]  # no more bytes
+        (artifact.folder / "model.onnx").write_bytes(model.SerializeToString())
+        return artifact
+
+    monkeypatch.setattr(PIPELINE, "emit", changed)
+    with pytest.raises(VerificationError, match="ONNX Runtime refuses the model: "):
+        qcompile.compile(mlp().save(tmp_path / "m.onnx"), "ort")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_nan_only_in_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The artifact's output is infinite where the float model's is not."""
 

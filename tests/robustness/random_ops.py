@@ -27,15 +27,26 @@ def window_of(net: RandomNet, sizes: tuple[int, ...]) -> dict[str, list[int]]:
     dilations = [draw.choice((1, 1, 1, 2)) for _ in sizes]
     before = [draw.randrange(k) for k in kernel]
     after = [draw.choice((b, draw.randrange(k))) for b, k in zip(before, kernel, strict=True)]
+    strides = [draw.choice((1, 1, 2)) for _ in sizes]
+    window = {"kernel_shape": kernel, "strides": strides, "pads": before + after}
+    return fitted(window | {"dilations": dilations}, sizes)
+
+
+def fitted(
+    window: dict[str, list[int]], sizes: tuple[int, ...], *, is_ceil: bool = False
+) -> dict[str, list[int]]:
+    """The window, of one place where it is larger than the map or could see padding alone.
+
+    ONNX Runtime 1.32 ends the process over some that are larger, and gives −3.4e38 for padding.
+    """
+    found = {name: list(values) for name, values in window.items()}
+    kernel, dilations, pads = found["kernel_shape"], found["dilations"], found["pads"]
     for i, size in enumerate(sizes):
-        while (kernel[i] - 1) * dilations[i] + 1 > size + before[i] + after[i]:
-            kernel[i], dilations[i], before[i], after[i] = 1, 1, 0, 0
-    return {
-        "kernel_shape": kernel,
-        "strides": [draw.choice((1, 1, 2)) for _ in sizes],
-        "pads": before + after,
-        "dilations": dilations,
-    }
+        end = i + len(sizes)
+        over = (kernel[i] - 1) * dilations[i] + 1 - size - pads[i] - pads[end]
+        if over >= (window["strides"][i] if is_ceil else 1) or dilations[i] > size:
+            kernel[i], dilations[i], pads[i], pads[end] = 1, 1, 0, 0
+    return found
 
 
 def conv(net: RandomNet) -> None:

@@ -4,7 +4,7 @@
 import numpy as np
 
 from tests.robustness.random_graphs import RandomNet
-from tests.robustness.random_ops import is_map, small, window_of
+from tests.robustness.random_ops import fitted, is_map, small, window_of
 
 
 def concat(net: RandomNet) -> None:
@@ -142,21 +142,23 @@ def pool(net: RandomNet) -> None:
             net.op(draw.choice(("GlobalAveragePool", "GlobalMaxPool", "GlobalAveragePool")), x)
         return
     window = window_of(net, net.shapes[x][2:])
-    if draw.random() < 0.3:
-        window["ceil_mode"] = 1  # type: ignore[assignment]
+    is_ceil = draw.random() < 0.3
+    if is_ceil:
         pairs = zip(window["strides"], window["kernel_shape"], strict=True)
         window["strides"] = [min(stride, size) for stride, size in pairs]
         before = window["pads"][: len(window["kernel_shape"])]
         window["pads"] = before + [0] * len(before)  # else ONNX and ORT differ about the size
+        window = fitted(window, net.shapes[x][2:], is_ceil=True)
     if way < 0.65:
-        net.op("MaxPool", x, **window)
+        net.op("MaxPool", x, ceil_mode=int(is_ceil), **window)
         return
     window.pop("dilations")
     kernel, sizes = window["kernel_shape"], net.shapes[x][2:]
     if any(k > s for k, s in zip(kernel, sizes, strict=True)):
         window.pop("pads")
         window["kernel_shape"] = [min(k, s) for k, s in zip(kernel, sizes, strict=True)]
-    net.op("AveragePool", x, count_include_pad=draw.randrange(2), **window)
+    include = draw.randrange(2)
+    net.op("AveragePool", x, ceil_mode=int(is_ceil), count_include_pad=include, **window)
 
 
 def resize(net: RandomNet) -> None:

@@ -18,13 +18,10 @@ from tests.robustness.random_graphs import RandomNet
 
 COUNT = 40
 LONG_COUNT, PARTS = 2000, 8
-# Parts 4 and 7 find a graph that is not right, and shrinking that of 7 ends in a division by 0 of
-# ONNX Runtime; 6 and 8 were not run to their end.
-SOUND_PARTS = (1, 2, 3, 5)
 
 
 def fate(case: Case, folder: Path) -> str:
-    """compiled, or refused; any other exception is a bug of qcompile."""
+    """compiled, or refused where no product can be quantized; all else is a bug of qcompile."""
     path = case.net.save(folder / "m.onnx")
     open_model(load(path), session_options()).run(None, case.net.feed(3))
     try:
@@ -37,7 +34,7 @@ def fate(case: Case, folder: Path) -> str:
             force=True,
         )
     except InputError as error:
-        assert str(error).strip()
+        assert str(error).startswith("nothing to quantize: ")
         return "refused"
     return "compiled"
 
@@ -72,7 +69,7 @@ def test_random_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", SOUND_PARTS)
+@pytest.mark.parametrize("part", range(1, PARTS + 1))
 def test_many_random_graphs(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_right(part, LONG_COUNT // PARTS, tmp_path, monkeypatch)
 

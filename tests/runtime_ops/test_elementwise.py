@@ -154,13 +154,15 @@ def test_resize(rng, mode, given, channels):
 
 
 WINDOWS = [
-    Window((2, 2), (2, 2)),
-    Window((3, 3), (2, 2), (1, 1, 1, 1)),
+    *(Window((2, 2), (2, 2)), Window((3, 3), (2, 2), (1, 1, 1, 1))),
     Window((3, 2), (1, 2), (0, 1, 2, 0)),
     Window((1, 1)),
     Window((3, 3), (2, 2), (0, 0, 0, 0), (1, 1), True),
     Window((2, 2), (3, 2), (1, 1, 0, 1), (1, 1), True),
     Window((2, 3), (1, 1), (0, 1, 1, 1), (3, 2)),
+    Window((9, 1), (3, 1), (0, 0, 0, 0), (1, 1), True),  # beyond the map, by less than a stride
+    Window((2, 3), (1, 1), (1, 1, 1, 1), (8, 1)),  # padding alone
+    Window((5, 1), (2, 1), (0, 0, 0, 0), (3, 1), True),  # too large by more: no output
 ]
 
 

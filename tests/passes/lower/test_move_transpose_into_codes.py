@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from qcompile.graph import attribute
-from qcompile.passes import LOWER_ORT
 from qcompile.passes.lower.move_transpose_into_codes import MoveTransposeIntoCodes
 from qcompile.passes.normalise.remove_unused import RemoveUnused
 from tests.passes.graphs import lines_of, run
@@ -41,7 +40,7 @@ def test_a_second_run_changes_nothing() -> None:
 def test_a_weight_of_two_products_is_transposed_once() -> None:
     text = "f (float[b,8] x, float w) => (float[b,8] y) { m = MatMul (x, w)   y = MatMul (m, w) }"
     found = staged(with_weights(text, w=(8, 8)), "w8a8", "ort")
-    lowered = run_passes(found.quantized, *LOWER_ORT())
+    lowered = run_passes(found.quantized, MoveTransposeIntoCodes(), RemoveUnused())
     first, second = [n.inputs[1].producer() for n in lowered.graph if n.op_type == "MatMul"]
     assert first.inputs[0] is second.inputs[0]
     assert np.array_equal(run(found.quantized, found.feed)[0], run(lowered, found.feed)[0])

@@ -114,6 +114,18 @@ def test_two_transposes_of_one_value_are_one() -> None:
     assert_equal_outputs(parse(text), model)
 
 
+def test_the_first_of_two_equal_transposes_stays() -> None:
+    """The last one becomes a transpose of x only when those between cancel each other."""
+    turn = "Transpose <perm = [0,2,1]>"
+    text = f"""f (float[2,3,4] x) => (float[2,3,3] y, float[2,3,3] z)
+    {{ t = {turn} (x)   y = MatMul (x, t)   u = {turn} (t)   v = {turn} (u)
+       z = MatMul (u, v) }}"""
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    assert [n.op_type for n in model.graph] == ["Transpose", "MatMul", "MatMul"]
+    assert_equal_outputs(parse(text), model)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])
 def test_channel_shuffle(groups: int) -> None:
     text = f"""f (float[2,4,5,6] x) => (float[2,4,5,6] y)
