@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ResNet-50 on a CPU: target tvm-cpu (W8A8 or W4A4) against ONNX Runtime in float32.
+"""ResNet-50 on a CPU: target tvm-cpu against ONNX Runtime in float32.
 
-    python -m benchmarks.tvm_cpu [--threads N] [--rounds N] [--size 224] [--bits 8]
+    python -m benchmarks.tvm_cpu [--threads N] [--rounds N] [--size 224]
+        [--bits 8] [--weight-bits BITS]
 
 Both have the architecture of models/zoo/resnet50.py, batch 1, random weights and inputs. They run
 in turns in one process. Figures are the least of all rounds, of the clock and of the CPU time of
@@ -25,24 +26,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--size", type=int, default=resnet50.FULL.image)
-    parser.add_argument("--bits", type=int, default=8, choices=(4, 8))
+    parser.add_argument("--bits", type=int, default=8, choices=(4, 8), help="of the activations")
+    parser.add_argument("--weight-bits", type=int, help="as the activations")
     parser.add_argument("--library", type=Path, help="keep it, or read it where it exists")
     arguments = parser.parse_args()
     os.environ["TVM_NUM_THREADS"] = str(arguments.threads)  # read when TVM's runtime is loaded
     with tempfile.TemporaryDirectory() as folder:
         library = arguments.library or Path(folder, "resnet50.so")
-        dot = _built(library, arguments.size, arguments.bits)
+        weight_bits = arguments.weight_bits or arguments.bits
+        dot = _built(library, arguments.size, arguments.bits, weight_bits)
         times = _measured(library, arguments.threads, arguments.rounds, arguments.size)
     print(f"ResNet-50 at {arguments.size}², batch 1, {arguments.threads} threads, {dot}")
     for name, clock in (("clock", 0), ("CPU", 1)):
         ours, theirs = (1000 * min(row[clock] for row in rows) for rows in times)
         print(
             f"{name:5} ms: ONNX Runtime float32 {theirs:.1f}, tvm-cpu "
-            f"W{arguments.bits}A{arguments.bits} {ours:.1f}: {theirs / ours:.2f} times faster"
+            f"W{weight_bits}A{arguments.bits} {ours:.1f}: {theirs / ours:.2f} times faster"
         )
 
 
-def _built(library: Path, size: int, bits: int) -> str:
+def _built(library: Path, size: int, bits: int, weight_bits: int) -> str:
     """The library, and the dot product that its kernels use."""
     from qcompile.targets import tvm_cpu
     from qcompile.targets.tvm import llvm_build
@@ -52,7 +55,8 @@ def _built(library: Path, size: int, bits: int) -> str:
         return llvm_build.dot_for(llvm_build.features(llvm_build.host_target())).name
     assert DEPTHS[50] == resnet50.FULL.depths
     begun = time.process_time()
-    dot = tvm_cpu.build(resnet(50, 1, bits, size, resnet50.FULL.stem), library)
+    graph = resnet(50, 1, bits, size, resnet50.FULL.stem, weight_bits)
+    dot = tvm_cpu.build(graph, library)
     print(f"built in {time.process_time() - begun:.0f} s of CPU time")
     return dot
 

@@ -44,7 +44,8 @@ def batch_norm_ranges(model: ir.Model, plan: Plan, recipe: Recipe) -> dict[str, 
         walk.visit(node)
     for node in reversed(model.graph):
         walk.visit_back(node)
-    missing = [name for name in leaders if name not in walk.by_name]
+    known = walk.by_name
+    missing = [name for name in leaders if name not in known]
     if missing:
         lines = [f"  {name}: {walk.why.get(name, 'its range is not known')}" for name in missing]
         count = f"{len(missing)} tensor{'s' * (len(missing) > 1)}"
@@ -53,7 +54,7 @@ def batch_norm_ranges(model: ir.Model, plan: Plan, recipe: Recipe) -> dict[str, 
             f"BatchNormalizations give none for {count}\n" + "\n".join(lines) + "\n"
             "give --calibration-data, or use a preset of dynamic activations such as w8a8-dynamic"
         )
-    return {name: _params(walk.by_name[name], name, plan) for name in leaders}
+    return {name: _params(known[name], name, plan) for name in leaders}
 
 
 def input_ranges(graph: ir.Graph, recipe: Recipe) -> dict[str, Range]:

@@ -63,7 +63,7 @@ def dot_of(conv: Conv, dot: Dot) -> Dot:
 
 
 def is_narrow(conv: Conv) -> bool:
-    """Whether u8 · s8 pairs of this layer fit int16: of 4-bit weights they always do.
+    """Whether u8 · s8 pairs of this layer fit int16: of weights up to 7 bits they always do.
 
     A pair of channels adds at most x · (w + w') of one sign, for the largest code x.
     """

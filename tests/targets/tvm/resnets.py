@@ -20,6 +20,7 @@ from qcompile.integer_graph import (
 from qcompile.numerics.conv import Window
 from tests.targets.tvm.nets import conv, scale, window
 
+Kinds = dict[str, int]  # bits of a convolution's output and of its weights
 DEPTHS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
 # Milliseconds on a T4 at batch 8 of the convolutions of ResNet-18 but the first, at 8 and 4 bits:
@@ -45,9 +46,17 @@ PUBLISHED_MS = {
 PUBLISHED_NETWORK_MS = {(18, 8): 3.3, (18, 4): 2.2, (50, 8): 8.5, (50, 4): 5.8}
 
 
-def resnet(depth: int, batch: int, bits: int = 8, image: int = 224, stem: int = 64) -> IntegerGraph:
-    """ResNet-18 or ResNet-50 with random weights."""
+def resnet(
+    depth: int,
+    batch: int,
+    bits: int = 8,
+    image: int = 224,
+    stem: int = 64,
+    weight_bits: int | None = None,
+) -> IntegerGraph:
+    """ResNet-18 or ResNet-50 with random weights; weight_bits: as `bits` where it is not given."""
     rng = np.random.default_rng(depth)
+    kinds = {"bits": bits, "weight_bits": weight_bits or bits}
     x = CodeMap("image", (image, image, 3), 8, False, 128)
     first = conv(rng, x, "stem", stem, window(7, 2), bits=bits)
     size = Window((3, 3), (2, 2), (1, 1, 1, 1)).output_size(*first.y.shape[:2])
@@ -57,7 +66,7 @@ def resnet(depth: int, batch: int, bits: int = 8, image: int = 224, stem: int = 
     for stage, count in enumerate(DEPTHS[depth]):
         for number in range(count):
             stride = 2 if stage and not number else 1
-            nodes += block(rng, y, f"s{stage}b{number}", stem << stage, stride, bits)
+            nodes += block(rng, y, f"s{stage}b{number}", stem << stage, stride, kinds)
             y = nodes[-1].y
     mean = CodeMap("mean", (1, 1, y.shape[2]), 8)
     area = y.shape[0] * y.shape[1]
@@ -67,19 +76,21 @@ def resnet(depth: int, batch: int, bits: int = 8, image: int = 224, stem: int = 
     return IntegerGraph(x, tuple(nodes), batch)
 
 
-def _basic(rng: Generator, x: CodeMap, name: str, width: int, stride: int, bits: int) -> list[Conv]:
+def _basic(
+    rng: Generator, x: CodeMap, name: str, width: int, stride: int, kinds: Kinds
+) -> list[Conv]:
     """3×3, 3×3, and the input or its projection added."""
-    first = conv(rng, x, f"{name}a", width, window(3, stride), bits=bits)
-    return _closed(rng, x, [first], name, width, (window(3), stride), bits)
+    first = conv(rng, x, f"{name}a", width, window(3, stride), **kinds)
+    return _closed(rng, x, [first], name, width, (window(3), stride), kinds)
 
 
 def _bottleneck(
-    rng: Generator, x: CodeMap, name: str, width: int, stride: int, bits: int
+    rng: Generator, x: CodeMap, name: str, width: int, stride: int, kinds: Kinds
 ) -> list[Conv]:
     """1×1, 3×3, 1×1 to 4 · width, and the input or its projection added."""
-    first = conv(rng, x, f"{name}a", width, window(1), bits=bits)
-    second = conv(rng, first.y, f"{name}b", width, window(3, stride), bits=bits)
-    return _closed(rng, x, [first, second], name, 4 * width, (window(1), stride), bits)
+    first = conv(rng, x, f"{name}a", width, window(1), **kinds)
+    second = conv(rng, first.y, f"{name}b", width, window(3, stride), **kinds)
+    return _closed(rng, x, [first, second], name, 4 * width, (window(1), stride), kinds)
 
 
 def _closed(
@@ -89,15 +100,15 @@ def _closed(
     name: str,
     width: int,
     last: tuple[Window, int],
-    bits: int,
+    kinds: Kinds,
 ) -> list[Conv]:
     """The last convolution of a block, which adds the input or its projection."""
     where, stride = last
     side, nodes = x, list(before)
     if stride > 1 or x.shape[2] != width:
-        nodes.append(conv(rng, x, f"{name}p", width, window(1, stride), bits=bits))
+        nodes.append(conv(rng, x, f"{name}p", width, window(1, stride), **kinds))
         side = nodes[-1].y
     residual = Branch(side, scale(rng, 1, 0.5, 0.9))
     source = before[-1].y
-    nodes.append(conv(rng, source, f"{name}o", width, where, bits=bits, residual=residual))
+    nodes.append(conv(rng, source, f"{name}o", width, where, **kinds, residual=residual))
     return nodes
