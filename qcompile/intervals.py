@@ -50,9 +50,8 @@ def by_rule(node: ir.Node, parts: list[Interval | None]) -> Interval | None:
     if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type in _ARITHMETIC:
-        if len(parts) != 2 or parts[0] is None or parts[1] is None:
-            return None
-        return _ARITHMETIC[node.op_type](*_aligned(node, parts[0], parts[1]))
+        known = [part for part in parts if part is not None]
+        return _folded(node, known) if parts and len(known) == len(parts) else None
     if is_op(node, "Concat"):
         return _joined(node, parts)
     if is_op(node, "DequantizeLinear"):
@@ -61,13 +60,23 @@ def by_rule(node: ir.Node, parts: list[Interval | None]) -> Interval | None:
     return _bounded(node) if first is None else _moved(node, first) or _bounded(node)
 
 
-def _aligned(node: ir.Node, a: Interval, b: Interval) -> tuple[Interval, Interval]:
-    """By channel where both inputs have their channels on the same axis, else of the whole."""
-    ranks = {rank(v) for v in node.inputs}
-    sizes = {len(a.low), len(b.low)} - {1}
-    if len(sizes) < 2 and (not sizes or len(ranks) == 1 or any(map(is_constant, node.inputs))):
-        return a, b
-    return a.whole, b.whole
+def _folded(node: ir.Node, parts: list[Interval]) -> Interval | None:
+    """One after the other: of two, or of the many that Sum, Min and Max take."""
+    first, *others = _aligned(node, parts)
+    found: Interval | None = first
+    for part in others:
+        found = None if found is None else _ARITHMETIC[node.op_type](found, part)
+    return found
+
+
+def _aligned(node: ir.Node, parts: list[Interval]) -> list[Interval]:
+    """By channel where all inputs have their channels on the same axis, else of the whole."""
+    ranks = {rank(v) or 0 for v in node.inputs if not is_constant(v)}
+    widest = max((rank(v) or 0 for v in node.inputs), default=0)
+    sizes = {len(part.low) for part in parts} - {1}
+    if len(sizes) < 2 and ranks == {widest}:  # a constant has no more axes than the data
+        return parts
+    return [part.whole for part in parts]
 
 
 def _product(a: Interval, b: Interval) -> Interval:
@@ -86,7 +95,7 @@ def _quotient(a: Interval, b: Interval) -> Interval | None:
 
 
 _ARITHMETIC: dict[str, Callable[[Interval, Interval], Interval | None]] = {
-    "Add": lambda a, b: Interval(a.low + b.low, a.high + b.high),
+    **dict.fromkeys(("Add", "Sum"), lambda a, b: Interval(a.low + b.low, a.high + b.high)),
     "Sub": lambda a, b: Interval(a.low - b.high, a.high - b.low),
     "Mul": _product,
     "Div": _quotient,

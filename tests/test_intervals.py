@@ -11,6 +11,8 @@ from tests.passes.graphs import parse, run
 # Text of the op of x [1,3,4,4] (and z of the same shape), and whether its ends are reached.
 OPS = {
     "add": ("Add (x, z)", True),
+    "sum of three": ("Sum (x, z, x)", True),
+    "least of three": ("Min (x, z, four)", True),
     "subtract": ("Sub (x, z)", True),
     "multiply": ("Mul (x, z)", True),
     "least": ("Min (x, z)", True),
@@ -96,6 +98,17 @@ def test_channels_stay_apart() -> None:
     found = interval_of(node_of("Add (x, z)"), Interval(LOW, HIGH))
     assert found is not None
     assert found.low.tolist() == [-6, 2, -4] and found.high.tolist() == [-2, 8, 6]
+
+
+def test_channels_on_another_axis_are_taken_together() -> None:
+    model = parse(
+        """f (float[3,4,4] x) => (float[2,3,4,4] y) <float[2,1,1,1] c = {0, 1}>
+        { y = Add (x, c) }"""
+    )
+    node = next(iter(model.graph))
+    found = by_rule(node, [Interval(np.zeros(4), np.arange(4.0)), Interval.of(0, 1)])
+    assert found is not None
+    assert (found.low.tolist(), found.high.tolist()) == ([0.0], [4.0])
 
 
 @pytest.mark.parametrize(
