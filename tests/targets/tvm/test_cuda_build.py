@@ -117,6 +117,7 @@ def test_layers_of_resnet_50_do_not_spill(tmp_path: Path, bits: int) -> None:
 
 
 MOST_CPU_SECONDS = 300
+CODE_BYTES = 48 << 10  # of a kernel, as machine code and as PTX; measured: 37 to 39 kB
 
 
 @NEEDS_NVCC
@@ -134,7 +135,7 @@ def test_whole_networks(tmp_path: Path, depth: int, bits: int) -> None:
     assert instructions[0] == INT8 and set(instructions[1:-1]) == {inner}
     arrays = [a for step in plan(graph).steps for _, a in step.arguments]
     held = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
-    assert held <= path.stat().st_size <= held + (2 << 20)
+    assert held <= path.stat().st_size <= held + len(rows) * CODE_BYTES
 
 
 @pytest.mark.parametrize("bits", [8, 4])
