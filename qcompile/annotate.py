@@ -33,6 +33,11 @@ from qcompile.weighted import (
 )
 
 NO_RANGES = "nothing calibrates static activations inside them"
+BATCH_NORM = "BatchNorm statistics"
+BATCH_NORM_NOTE = (
+    f"ranges of static activations come from {BATCH_NORM} (mean ± 6 deviations), not from data, "
+    "so what they cost in accuracy was not measured"
+)
 
 
 def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool) -> Plan:
@@ -49,7 +54,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         preset, notes = None, ["no preset was given: the model's own codes are kept"]
     notes += model.meta.get("notes", [])
     nodes, problems = _plan_graph(model.graph, recipe, preset, target, set(imported))
-    problems += _missing_data(recipe, has_data=has_data) + problems_of(recipe, preset, target)
+    problems += problems_of(recipe, preset, target)
     inner, more, why = _plan_bodies(model, recipe, preset, target)
     if problems := [p for p in (*problems, *more) if p]:
         raise InputError("\n".join(problems))
@@ -71,7 +76,8 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
     plan = replace(plan, is_integer_only=recipe.integer_only)
-    return check_plan(spread_activations(model.graph, plan, target))
+    spread = spread_activations(model.graph, plan, target, has_data=has_data)
+    return check_plan(_with_origin(spread, has_data=has_data))
 
 
 def _plan_graph(
@@ -131,25 +137,16 @@ def choose_preset(recipe: Recipe, *, has_data: bool) -> tuple[Preset, list[str]]
         name = "w8a8" if has_data else "w8a8-dynamic"
         why = "calibration data was given" if has_data else "no calibration data was given"
         return Preset.parse(name), [f"preset {name} was chosen because {why}"]
-    preset = Preset.parse(recipe.preset)
-    if preset.activation == "static" and not has_data:
-        raise InputError(
-            f"preset {preset.name} has static activations, whose ranges need calibration data: "
-            f"give --calibration-data, or use --preset w{preset.weight_bits}a8-dynamic"
-        )
-    return preset, []
+    return Preset.parse(recipe.preset), []
 
 
-def _missing_data(recipe: Recipe, *, has_data: bool) -> list[str]:
-    """Rules whose presets need calibration data when there is none."""
+def _with_origin(plan: Plan, *, has_data: bool) -> Plan:
+    """The plan, which says where the ranges of its static activations come from."""
+    if not plan.leaders:
+        return plan
     if has_data:
-        return []
-    return [
-        f"preset {r.preset} has static activations, whose ranges need calibration data: "
-        f"give --calibration-data ({r.source})"
-        for r in recipe.rules
-        if r.preset is not None and Preset.parse(r.preset).activation == "static"
-    ]
+        return replace(plan, ranges_from="calibration data")
+    return replace(plan, ranges_from=BATCH_NORM, notes=(*plan.notes, BATCH_NORM_NOTE))
 
 
 def _plan_node(

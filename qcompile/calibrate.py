@@ -5,6 +5,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from qcompile.batch_norm_ranges import batch_norm_ranges
 from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.errors import InputError
@@ -72,9 +73,9 @@ def calibrate(
     data: Data | None,
     division: Division | None = None,
 ) -> Stats:
-    """Ranges of static activations and means of the inputs of products; empty without data."""
+    """Ranges of static activations and means of the inputs of products; no means without data."""
     if data is None:
-        return Stats({}, {})
+        return Stats(batch_norm_ranges(model, plan, recipe), {})
     leaders = sorted(set(plan.leaders.values()))
     inputs = _mean_inputs(model, plan) if recipe.bias_correction else {}
     names = sorted({*leaders, *inputs})

@@ -66,6 +66,9 @@ def compile_command(
         Path | None, typer.Option(help="FILE.npz: read where it exists, else written")
     ] = None,
     num_calibration_samples: Annotated[int | None, typer.Option(help="at most (256)")] = None,
+    input_range: Annotated[
+        str | None, typer.Option(help="LOW:HIGH, for static activations without data")
+    ] = None,
     calibration_method: Annotated[
         str | None, typer.Option(help=", ".join(CALIBRATION_METHODS))
     ] = None,
@@ -119,6 +122,7 @@ def compile_command(
         activation_format=activation_format,
         block_size=block_size,
         num_calibration_samples=num_calibration_samples,
+        input_range=input_range,
         calibration_method=calibration_method,
         calibration_percentile=calibration_percentile,
         weight_rounding=weight_rounding,

@@ -10,8 +10,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from qcompile import runtime_ops, targets
-from qcompile.annotate import annotate, choose_preset
+from qcompile.annotate import annotate
 from qcompile.artifact import Artifact, load, sha256
+from qcompile.batch_norm_ranges import batch_norm_ranges, check_input_range
 from qcompile.calibration_cache import CalibrationCache, calibrate
 from qcompile.compensate import compensate_weights
 from qcompile.data import Data, check_source, read_data
@@ -32,7 +33,7 @@ from qcompile.recipe import Recipe
 from qcompile.recurrent import split_for
 from qcompile.session import open_model, session_options
 from qcompile.stage import Inspector
-from qcompile.synthetic import synthetic_data
+from qcompile.synthetic import made_up
 from qcompile.targets.target import Target
 from qcompile.transform import transform
 from qcompile.verdict import Verdict
@@ -97,7 +98,7 @@ def compile(
         threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
         plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
-        shown = data or replace(synthetic_data(normalised, recipe.seed), watch=shown_to.step)
+        shown = data or replace(made_up(normalised, recipe), watch=shown_to.step)
         division = Division(budget, Footprint.of(normalised, shown))
         division.check()
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
@@ -123,12 +124,15 @@ def plan_only(
 ) -> tuple[Plan, ir.Model]:
     """What --dry-run shows: the plan and the normalised model; nothing is calibrated or written."""
     chosen = targets.get(target)
-    choose_preset(recipe, has_data=calibration_data is not None)
+    check_input_range(recipe, has_data=calibration_data is not None)
     check_source(calibration_data)
     has_data, source = calibration_data is not None, load_model(model)
     normalised = normalise(source, None, split_for(recipe, source, has_data=has_data))
     data = _data(calibration_data, list(normalised.graph.inputs), recipe)
-    return annotate(normalised, recipe, chosen, has_data=data is not None), normalised
+    plan = annotate(normalised, recipe, chosen, has_data=data is not None)
+    if data is None:
+        batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
+    return plan, normalised
 
 
 def default_output(model: Path) -> Path:
@@ -144,7 +148,7 @@ def _check_request(path: Path, out: Path, target: Target, recipe: Recipe, data: 
     """What can be refused before the model is read."""
     if path.absolute().resolve().is_relative_to(out.absolute().resolve()):
         raise InputError(f"{path} lies in the output folder {out}: give another -o")
-    choose_preset(recipe, has_data=data is not None)
+    check_input_range(recipe, has_data=data is not None)
     check_source(data)
     if target.needs_library:
         runtime_ops.library_path()

@@ -139,6 +139,7 @@ def emit(
         "preset": plan.preset,
         "recipe": asdict(recipe),
         "notes": list(plan.notes),
+        "activation_ranges": plan.ranges_from,
         "onnx": {
             "opset": opset,
             "ir_version": model.ir_version,

@@ -53,6 +53,7 @@ SHAPE = {
         "files": {"*": {"bytes": _is_count, "sha256": str}},
         "nodes": [_NODE],
         "float_nodes": {"*": str},
+        "activation_ranges?": _WORD,
         "provenance?": {"*": {"*": {"*": str}}},
     },
     "measured": {

@@ -52,7 +52,8 @@ class Plan:
 
     nodes: weighted nodes by name. activations: value name → spec of static codes. leaders: value
     name → the value whose statistics it shares. reasons: other nodes that stay float inside
-    quantized neighbourhoods, and why. is_integer_only: no float may stand among codes.
+    quantized neighbourhoods, and why. is_integer_only: no float may stand among codes. ranges_from:
+    what the ranges of static activations come from.
     """
 
     preset: str
@@ -63,6 +64,7 @@ class Plan:
     reasons: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     is_integer_only: bool = False
+    ranges_from: str | None = None
 
     def coverage(self) -> float:
         """Weight elements that run from packed codes ÷ all; a tied weight counts once."""

@@ -18,6 +18,7 @@ from typing import Any, get_args, get_origin
 
 import qcompile.formats as formats
 from qcompile.errors import InputError, nearest
+from qcompile.input_range import parse
 from qcompile.observers import OBSERVERS
 from qcompile.plan import QUANTIZED_OPS
 from qcompile.recipe_text import RecipeText, read_text
@@ -107,6 +108,7 @@ class Recipe:
     weight_scale_method: str | None = None
     weight_rounding: str | None = None
     num_calibration_samples: int = 256
+    input_range: str | None = None
     op_types_to_quantize: tuple[str, ...] = ()
     integer_only: bool = False
     bias_correction: bool = True
@@ -139,6 +141,7 @@ class Recipe:
             found.append(
                 f"calibration percentile {self.calibration_percentile:g}: above 50, at most 100"
             )
+        found += [] if self.input_range is None else [_message(parse, self.input_range)]
         if self.seed < 0:
             found.append(f"seed {self.seed}: 0 or more is needed")
         found += _op_problems(self.op_types_to_quantize)
@@ -151,7 +154,7 @@ class Recipe:
                 found.append(f'unknown {what} "{word}": {nearest(word, known)}')
         for rule in self.rules:
             found += [f"{problem} ({rule.source})" for problem in _rule_problems(rule)]
-        return found
+        return [problem for problem in found if problem]
 
     @classmethod
     def read(cls, path: str | Path) -> "Recipe":

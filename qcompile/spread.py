@@ -41,10 +41,13 @@ STREAM = "other nodes read its input too, and a residual stream stays float"
 SILENT = ("Shape", "Size", "QuantizeLinear", "DequantizeLinear")
 
 
-def spread_activations(graph: ir.Graph, plan: Plan, target: Target) -> Plan:
+def spread_activations(
+    graph: ir.Graph, plan: Plan, target: Target, *, has_data: bool = True
+) -> Plan:
     """The plan with all that static codes reach: activations, shared statistics, reasons.
 
-    Of an integer-only plan every int8 op keeps its codes; the last products give int32.
+    Of an integer-only plan every int8 op keeps its codes; the last products give int32. Without
+    data the last matrix products give floats on every target: nothing says their range.
     """
     has_floats = not plan.is_integer_only
     spread = _Spread(target.has_row_ops and has_floats, has_floats)
@@ -54,8 +57,9 @@ def spread_activations(graph: ir.Graph, plan: Plan, target: Target) -> Plan:
         spread.visit(node, plan)
     if plan.is_integer_only:
         spread.read.update(o for node, _, outputs in spread.steps for o in outputs)
-    if target.gives_floats:
-        spread.keep_what_products_read()
+    if not target.gives_floats:
+        spread.read |= spread.maps if not has_data else set(spread.specs)
+    spread.keep_what_products_read()
     return replace(plan, activations=spread.specs, leaders=spread.leaders, reasons=spread.reasons)
 
 
@@ -63,7 +67,8 @@ def spread_activations(graph: ir.Graph, plan: Plan, target: Target) -> Plan:
 class _Spread:
     """specs, leaders, reasons: as in Plan. roots: float value → the codes that it is a function of.
 
-    steps: what int8 ops read and write, in order; read: what static products read.
+    steps: what int8 ops read and write, in order; read: what static products read; maps: what
+    static convolutions give.
     """
 
     has_row_ops: bool
@@ -74,6 +79,7 @@ class _Spread:
     roots: dict[str, str] = field(default_factory=dict)
     steps: list[tuple[ir.Node, list[str], list[str]]] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
+    maps: set[str] = field(default_factory=set)
 
     def visit_channels(self, node: ir.Node, plan: Plan) -> None:
         node_plan = plan.nodes.get(node.name or "")
@@ -91,6 +97,8 @@ class _Spread:
                 self.read.add(node.inputs[0].name or "")
                 end = fused_end(node)
                 self._quantize(end, replace(spec, granularity="tensor", axis=0))
+                if is_op(node, "Conv"):
+                    self.maps.add(end.name or "")
                 if rank(node.inputs[0]) is None:  # ONNX Runtime finds no type of a float output
                     self.read.add(end.name or "")
             return

@@ -4,8 +4,16 @@
 import numpy as np
 import onnx_ir as ir
 
+from qcompile.batch_norm_ranges import input_ranges
 from qcompile.data import Batch, Data, Feed, dtype_of
 from qcompile.errors import InputError, nearest
+from qcompile.input_range import Range
+from qcompile.recipe import Recipe
+
+
+def made_up(model: ir.Model, recipe: Recipe) -> Data:
+    """Random inputs, within the ranges that the recipe gives."""
+    return synthetic_data(model, recipe.seed, ranges=input_ranges(model.graph, recipe))
 
 
 def synthetic_data(
@@ -14,13 +22,15 @@ def synthetic_data(
     samples: int = 2,
     length: int = 16,
     shapes: dict[str, tuple[int, ...]] | None = None,
+    ranges: dict[str, Range] | None = None,
 ) -> Data:
     """Random inputs where the user gave none: normal floats, integers within tables they index.
 
     A free leading dimension is `samples`, any other free one `length`, and those of a name that
-    `shapes` gives are as it says. Only agreement is measured on them, never accuracy.
+    `shapes` gives are as it says; floats of a name in `ranges` are spread evenly over its range.
+    Only agreement is measured on them, never accuracy.
     """
-    shapes = shapes or {}
+    shapes, ranges = shapes or {}, ranges or {}
     named = _named_sizes(list(model.graph.inputs), shapes)
     rng = np.random.default_rng(seed)
     feed: Feed = {}
@@ -40,6 +50,8 @@ def synthetic_data(
         dims = list(shapes.get(name, dims))
         if dtype.kind in "iub":
             feed[name] = rng.integers(0, _index_limit(value), dims).astype(dtype)
+        elif name in ranges:
+            feed[name] = rng.uniform(*ranges[name], dims).astype(dtype)
         else:
             feed[name] = rng.standard_normal(dims).astype(dtype)
     return Data([feed], batch, is_synthetic=True)

@@ -116,12 +116,12 @@ def _values(found: Function) -> NDArray[np.float32]:
     if not found.nodes:
         return reals
     dims = [1] * ((rank(found.static.back.outputs[0]) or 1) - 1) + [len(reals)]
-    session = open_model(_model_of(found.nodes, dims), session_options(1, optimise=False))
+    session = open_model(function_model(found.nodes, dims), session_options(1, optimise=False))
     given = {"x": reals.reshape(dims)}
     return np.asarray(session.run(None, given)[0], np.float32).ravel()
 
 
-def _model_of(nodes: tuple[ir.Node, ...], dims: list[int]) -> ir.Model:
+def function_model(nodes: tuple[ir.Node, ...], dims: list[int]) -> ir.Model:
     """Copies of the nodes as a model of x [dims]."""
     graph = nodes[0].graph
     assert isinstance(graph, ir.Graph)

@@ -32,6 +32,7 @@ from qcompile.graph import (
     rank,
     replace,
 )
+from qcompile.passes.normalise.channel_statistics import change, drop, move
 from qcompile.passes.normalise.rewiring import changed, dims, graph_of, sole_source
 from qcompile.passes.rewrite import NodePass
 from qcompile.products import is_mask
@@ -129,11 +130,14 @@ class FoldAffineIntoProduct(NodePass):
         }[node.op_type]
         if node.op_type in ("Mul", "Div"):
             _scale_weight(product, factor)
+            _change_statistics(product, product.node.outputs[0], factor, zero)
         if is_op(product.node, "MatMul") and product.adder is None and shift.any():
             _as_plain_add(node, product, shift)
             return
         _set_bias(product, factor, shift)
         end = (product.adder or product.node).outputs[0]
+        _change_statistics(product, end, one if end is product.node.outputs[0] else factor, shift)
+        move(node.outputs[0], end)
         end.shape = node.outputs[0].shape
         replace(node.outputs[0], end)
         graph_of(node).remove(node, safe=True)
@@ -215,6 +219,14 @@ def _scale_weight(product: Product, factor: NDArray) -> None:
         graph_of(product.node), f"{weight.name}_folded", changed(weight, size, scale)
     )
     product.reader.replace_input_with(product.index, made)
+
+
+def _change_statistics(product: Product, value: ir.Value, factor: NDArray, shift: NDArray) -> None:
+    """Statistics are by axis 1, which the outputs are in images and matrices."""
+    if is_op(product.node, "Conv", "ConvTranspose") or rank(value) == 2:
+        change(value, factor, shift)
+    else:
+        drop(value)
 
 
 def _set_bias(product: Product, factor: NDArray, shift: NDArray) -> None:

@@ -13,6 +13,8 @@ After:
     { y = Conv (x, w_folded, c_bias) }
 Refuses: c has another reader; any of w, s, b, m, v is not constant; training mode; a Gemm whose
 weight is [K, N] or whose beta is not 1.
+
+The output of the convolution keeps what the node knew of it: mean β and deviation |γ|.
 """
 
 import numpy as np
@@ -28,6 +30,7 @@ from qcompile.graph import (
     only_consumer,
     replace,
 )
+from qcompile.passes.normalise.channel_statistics import keep
 from qcompile.passes.rewrite import NodePass
 
 
@@ -73,4 +76,5 @@ class FoldBatchNormIntoConv(NodePass):
         )
         found.outputs[0].shape = node.outputs[0].shape
         replace(node.outputs[0], found.outputs[0])
+        keep(found.outputs[0], beta, gamma)
         graph.remove(node, safe=True)

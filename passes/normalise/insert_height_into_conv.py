@@ -17,6 +17,7 @@ Between two of them move_squeeze_past_op leaves neither Squeeze nor Unsqueeze.
 import onnx_ir as ir
 
 from qcompile.graph import attribute, is_constant, rank
+from qcompile.passes.normalise.channel_statistics import copy
 from qcompile.passes.normalise.rewiring import append, derived, dims, integers, prepend
 from qcompile.passes.rewrite import NodePass
 
@@ -57,7 +58,8 @@ class InsertHeightIntoConv(NodePass):
                 node.attributes[name] = ir.AttrInt64s(name, wide)
         axes, x, y = integers(node, "height", [2]), node.inputs[0], node.outputs[0]
         prepend(node, 0, "Unsqueeze", axes, suffix="x", shape=raised(x))
-        append(node, "Squeeze", axes, suffix="high", shape=raised(y))
+        flat = append(node, "Squeeze", axes, suffix="high", shape=raised(y))
+        copy(flat.outputs[0], y)
 
 
 def raised(value: ir.Value | None) -> ir.Shape | None:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qcompile.graph import constant, derived_initializer, input_of, is_constant, is_op, rank
+from qcompile.passes.normalise.channel_statistics import copy
 from qcompile.passes.normalise.insert_height_into_conv import raised
 from qcompile.passes.normalise.rewiring import append, give, graph_of, integers
 from qcompile.passes.rewrite import NodePass
@@ -66,7 +67,8 @@ class MoveSqueezePastOp(NodePass):
         if node.op_type == "Concat":
             node.attributes["axis"] = ir.AttrInt64("axis", 1)
         axes = integers(node, "height", [2])
-        append(node, "Squeeze", axes, suffix="high", shape=raised(node.outputs[0]))
+        flat = append(node, "Squeeze", axes, suffix="high", shape=raised(node.outputs[0]))
+        copy(flat.outputs[0], node.outputs[0])
 
     def _remove(self, node: ir.Node, source: ir.Value | None) -> None:
         """Readers of the Unsqueeze read what was squeezed; a graph output keeps its name."""

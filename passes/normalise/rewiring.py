@@ -20,6 +20,7 @@ from qcompile.graph import (
     only_consumer,
     unique_name,
 )
+from qcompile.passes.normalise.channel_statistics import move
 
 # Below this a derived weight is computed at once; above it whenever it is read, so that the
 # source's mapped file stays the only copy.
@@ -86,6 +87,7 @@ def append(
         if output is inner:
             graph.outputs[i] = made.outputs[0]
     inner.shape = shape
+    move(inner, made.outputs[0])
     graph.insert_after(node, made)
     return made
 
@@ -100,6 +102,7 @@ def give(old: ir.Value, new: ir.Value) -> None:
             graph.outputs[i] = new
     old.replace_all_uses_with(new)
     old.name = unique_name(graph, f"{name}_before")
+    move(old, new)
     new.name, new.type = name, old.type
     new.shape = old.shape if old.shape is not None else new.shape
 

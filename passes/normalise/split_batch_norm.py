@@ -12,13 +12,15 @@ After:
 Refuses: training mode; statistics that are not constant; an x of unknown rank.
 
 The two fold into what comes before or after (fold_affine_into_product, fold_affine_into_next_conv),
-and what is left is read by the int8 ops that scale and add.
+and what is left is read by the int8 ops that scale and add. Both sides keep what the node knew of
+them: x the mean and deviation that it was trained with, y the mean β and deviation |γ|.
 """
 
 import numpy as np
 import onnx_ir as ir
 
 from qcompile.graph import add_initializer, attribute, constant, is_constant, rank
+from qcompile.passes.normalise.channel_statistics import keep, statistics_of
 from qcompile.passes.normalise.rewiring import append, graph_of
 from qcompile.passes.rewrite import NodePass
 
@@ -45,6 +47,9 @@ class SplitBatchNorm(NodePass):
         assert stored is not None
         gamma, beta, mean, var = (np.asarray(constant(v), np.float64) for v in node.inputs[1:5])
         factor = gamma / np.sqrt(var + float(attribute(node, "epsilon", 1e-5)))
+        source = node.inputs[0]
+        if source is not None and statistics_of(source) is None:
+            keep(source, mean, np.sqrt(np.maximum(var, 0)))
         shape = (-1, *[1] * max(found - 2, 0))
         parts = [
             add_initializer(graph, f"{name}_{part}", array.astype(stored.dtype).reshape(shape))
@@ -54,4 +59,5 @@ class SplitBatchNorm(NodePass):
         node.attributes.clear()
         node.resize_inputs(2)
         node.replace_input_with(1, parts[0])
-        append(node, "Add", parts[1], suffix="scaled", shape=node.outputs[0].shape)
+        added = append(node, "Add", parts[1], suffix="scaled", shape=node.outputs[0].shape)
+        keep(added.outputs[0], beta, gamma)

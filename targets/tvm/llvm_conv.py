@@ -6,6 +6,7 @@ takes the shift back with the zero point. Weights of 4 bits lie two in a byte an
 by panel. Sums of a tile stay in registers over the whole reduction; the epilogue follows at once.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from qcompile.integer_graph import Conv
-from qcompile.targets.tvm.channels import BIAS, channel_table
-from qcompile.targets.tvm.llvm_dot import LANES, Dot, register, sums
-from qcompile.targets.tvm.llvm_epilogue import requantize, to_code
+from qcompile.targets.tvm.llvm_dot import LANES, Dot, Rows, place, register, sums
+from qcompile.targets.tvm.llvm_epilogue import Scaling, scaling, to_code, value_kind
 from qcompile.targets.tvm.plan import code_kind
 
 BYTE_SHIFT = 128
+LEAST_TASKS = 16  # of a layer, for up to as many threads
 
 
 def panels(N: int) -> int:
@@ -39,118 +40,174 @@ def is_packed(conv: Conv, dot: Dot) -> bool:
 
 
 def pack_weight(conv: Conv, dot: Dot) -> NDArray:
-    """[N/16, kh, kw, C/depth, 16, depth] int8, or uint8 with half the depth at 4 bits."""
+    """[N/16, kh, kw, C/depth, 16, depth] int8, or uint8 with half the chunks at 4 bits.
+
+    A byte then holds a code of an even chunk in its low half, and of the next one in its high half.
+    """
     N, kh, kw, C = conv.weight.shape
+    half = is_packed(conv, dot)
     count, depth = chunks(C, dot), dot.depth
-    padded = np.zeros((panels(N) * LANES, kh, kw, count * depth), np.int8)
+    stored = count + count % 2 if half else count
+    padded = np.zeros((panels(N) * LANES, kh, kw, stored * depth), np.int8)
     padded[:N, :, :, :C] = conv.weight
-    tiled = padded.reshape(panels(N), LANES, kh, kw, count, depth).transpose(0, 2, 3, 4, 1, 5)
-    if not is_packed(conv, dot):
+    tiled = padded.reshape(panels(N), LANES, kh, kw, stored, depth).transpose(0, 2, 3, 4, 1, 5)
+    if not half:
         return np.ascontiguousarray(tiled)
     nibbles = tiled.astype(np.uint8) & 15
-    return np.ascontiguousarray(nibbles[..., 0::2] | (nibbles[..., 1::2] << 4))
+    return np.ascontiguousarray(nibbles[:, :, :, 0::2] | (nibbles[:, :, :, 1::2] << 4))
 
 
-def table(conv: Conv) -> NDArray[np.int32]:
-    """Multipliers, exponents and folded biases; the bias includes the shift of signed codes."""
-    N = len(conv.weight)
-    bias = conv.folded_bias
-    if conv.x.is_signed:
-        flat = conv.weight.reshape(N, -1).astype(np.int64)
-        bias = bias - BYTE_SHIFT * flat.sum(axis=1)
-    return channel_table(conv.scale, bias, N, panels(N) * LANES)
+@dataclass(frozen=True)
+class Epilogue:
+    """What follows the sums of a convolution: one scaling, one of the residual, and their type."""
+
+    own: Scaling | None
+    residual: Scaling | None
+    bias: NDArray[np.int64]
+    kind: str
+
+
+def epilogue(conv: Conv) -> Epilogue:
+    """The bias includes the zero point, and the shift of signed codes."""
+    N, flat = len(conv.weight), conv.weight.reshape(len(conv.weight), -1).astype(np.int64)
+    shift = BYTE_SHIFT if conv.x.is_signed else 0
+    bias = conv.folded_bias - shift * flat.sum(axis=1)
+    largest = max(abs(code) for code in conv.x.range)
+    bound = np.abs(flat).sum(axis=1) * largest + np.abs(conv.folded_bias)
+    padded, own, residual = panels(N) * LANES, None, None
+    if conv.scale is not None:
+        own = scaling(conv.scale, bias, bound, padded)
+    if conv.residual is not None:
+        branch = conv.residual
+        zero = np.full(N, -branch.x.zero_point, np.int64)
+        residual = scaling(branch.scale, zero, np.full(N, 255), padded)
+    return Epilogue(own, residual, bias, value_kind(conv, bound))
+
+
+def tables(conv: Conv) -> tuple[NDArray, NDArray | None]:
+    """What the kernel reads as `channels` and as `residual_channels`; without a scale the bias."""
+    found = epilogue(conv)
+    if found.own is None:
+        bias = np.zeros((1, panels(len(conv.weight)) * LANES), np.int64)
+        bias[0, : len(found.bias)] = found.bias
+        return bias, None
+    return found.own.table, None if found.residual is None else found.residual.table
 
 
 def conv_function(conv: Conv, batch: int, dot: Dot, name: str) -> Any:
-    """The scheduled function (x, weight, channels, [residual, residual_channels,] y)."""
+    """The scheduled function (x, weight, channels, [residual, residual_channels,] y [M, N])."""
     register()
-    N, padded_n = conv.y.shape[2], panels(conv.y.shape[2]) * LANES
+    N, M = conv.y.shape[2], num_rows(conv, batch)
     x = te.placeholder((batch, *conv.x.shape), code_kind(conv.x), "x")
     packed = pack_weight(conv, dot)
     weight = te.placeholder(packed.shape, packed.dtype.name, "weight")
-    channels = te.placeholder((3, padded_n), "int32", "channels")
-    decoded = _decode(weight, dot) if is_packed(conv, dot) else weight
-    shape = (batch, *conv.y.shape[:2], panels(N), LANES)
-    total = sums(_pad(x, conv, dot), decoded, shape, conv.window.strides)
+    after, (own, added) = epilogue(conv), tables(conv)
+    channels = te.placeholder(own.shape, "int64", "channels")
+    decoded = _decode(weight, chunks(conv.x.shape[2], dot)) if is_packed(conv, dot) else weight
+    rows = tile_rows(M, dot)
+    total = sums(_pad(x, conv, dot), decoded, Rows(M, rows, conv))
     parameters = [x, weight, channels]
     residual: Any = None
-    if conv.residual is not None:
+    if conv.residual is not None and added is not None:
         other = conv.residual.x
         residual = te.placeholder((batch, *other.shape), code_kind(other), "residual")
-        added = te.placeholder((3, padded_n), "int32", "residual_channels")
-        parameters += [residual, added]
+        residual_channels = te.placeholder(added.shape, "int64", "residual_channels")
+        parameters += [residual, residual_channels]
 
-    def one(b: Any, i: Any, j: Any, n: Any) -> Any:
-        value = total[b, i, j, n // LANES, n % LANES] + channels[BIAS, n]
-        if conv.scale is None:
-            return value
-        wide = requantize(value, channels, n)
-        if conv.residual is not None:
-            code = residual[b, i, j, n].astype("int32") - conv.residual.x.zero_point
-            wide = wide + requantize(code, added, n)
-        return to_code(wide, conv.y, conv.limits)
+    def one(m: Any, n: Any) -> Any:
+        value = total[n // LANES, m, n % LANES]
+        if after.own is None:
+            return value + channels[0, n].astype("int32")
+        wide = after.own.apply(value, channels, n).astype(after.kind)
+        if after.residual is not None:
+            code = residual[(*place(m, conv.y.shape), n)].astype("int32")
+            wide = wide + after.residual.apply(code, residual_channels, n).astype(after.kind)
+        return to_code(wide, conv.y, conv.limits, after.kind)
 
-    y = te.compute((batch, *conv.y.shape), one, name="y")
+    y = te.compute((M, N), one, name="y")
     function = te.create_prim_func([*parameters, y]).with_attr("global_symbol", name)
-    return _schedule(function, conv, dot, name)
+    return _schedule(function, conv, dot, rows, name)
+
+
+def num_rows(conv: Conv, batch: int) -> int:
+    """M: output pixels of all samples."""
+    return batch * conv.y.shape[0] * conv.y.shape[1]
+
+
+def tile_rows(M: int, dot: Dot) -> int:
+    """Rows of a tile: a row costs `panels` products, a tile one more for its weights."""
+    most = min(M, dot.rows)
+    return min(range(1, most + 1), key=lambda r: (-(-M // r) * (r * dot.row_cost + 1), -r))
 
 
 def _pad(x: Any, conv: Conv, dot: Dot) -> Any:
-    """The map with its border of zero points, as unsigned bytes, whole chunks of channels."""
+    """The map with its border of zero points, not negative, whole chunks of channels."""
     (top, left, bottom, right), (H, W, C) = conv.window.pads, conv.x.shape
     shift = BYTE_SHIFT if conv.x.is_signed else 0
-    border = tirx.const(conv.x.zero_point + shift, "uint8")
+    border = tirx.const(conv.x.zero_point + shift, dot.operand)
     batch, width = int(x.shape[0]), chunks(C, dot) * dot.depth
 
     def one(b: Any, i: Any, j: Any, c: Any) -> Any:
-        inside = tirx.all(i >= top, i < top + H, j >= left, j < left + W, c < C)
-        code = (x[b, i - top, j - left, c].astype("int32") + shift).astype("uint8")
-        return tirx.if_then_else(inside, code, border)
+        limits = [(i >= top, top), (i < top + H, bottom), (j >= left, left), (j < left + W, right)]
+        inside = [limit for limit, is_there in limits if is_there]
+        if width > C:
+            inside.append(c < C)
+        wide = x[b, i - top, j - left, c].astype("int32") + shift
+        code = wide.astype(dot.operand)
+        return tirx.if_then_else(tirx.all(*inside), code, border) if inside else code
 
     shape = (batch, H + top + bottom, W + left + right, width)
     return te.compute(shape, one, name="padded")
 
 
-def _decode(weight: Any, dot: Dot) -> Any:
-    """Signed bytes of two codes in a byte, the first in the low half."""
+def _decode(weight: Any, count: int) -> Any:
+    """Signed bytes of `count` chunks, two of which share bytes."""
     shape = [int(extent) for extent in weight.shape]
+    low, eight = tirx.const(15, "uint8"), tirx.const(8, "uint8")
 
-    def one(*index: Any) -> Any:
-        *outer, f = index
-        byte = weight[(*outer, f // 2)].astype("int32")
-        nibble = tirx.bitwise_and(tirx.shift_right(byte, f % 2 * 4), tirx.const(15, "int32"))
-        return (tirx.bitwise_xor(nibble, tirx.const(8, "int32")) - 8).astype("int8")
+    def one(no: Any, i: Any, j: Any, k: Any, n: Any, f: Any) -> Any:
+        byte = weight[no, i, j, k // 2, n, f]
+        nibble = tirx.bitwise_and(tirx.shift_right(byte, (k % 2 * 4).astype("uint8")), low)
+        return tirx.bitwise_xor(nibble, eight).astype("int8") - tirx.const(8, "int8")
 
-    return te.compute((*shape[:-1], dot.depth), one, name="decoded")
+    return te.compute((*shape[:3], count, *shape[4:]), one, name="decoded")
 
 
-def _schedule(function: Any, conv: Conv, dot: Dot, name: str) -> Any:
+def _schedule(function: Any, conv: Conv, dot: Dot, rows: int, name: str) -> Any:
     s = Schedule(tvm.IRModule({name: function}))
     s.work_on(name)
     block, out = s.get_sblock("sums"), s.get_sblock("y")
-    b, i, j, no, ni, kh, kw, k, f = s.get_loops(block)
-    columns = largest_divisor(conv.y.shape[1], min(4, dot.most_tiles))
-    groups = largest_divisor(panels(conv.y.shape[2]), max(dot.most_tiles // columns, 1))
-    jo, ji = s.split(j, [None, columns])
+    no, m, ni, kh, kw, k, f = s.get_loops(block)
+    groups = largest_divisor(panels(conv.y.shape[2]), dot.panels)
     po, pi = s.split(no, [None, groups])
-    s.reorder(po, b, i, jo, kh, kw, k, ji, pi, ni, f)
+    mo, mi = s.split(m, [None, rows])
+    tiles = int(s.get(mo).extent)
+    # A task is a panel of outputs by a part of the rows: its weights stay in the L2 cache.
+    parts = largest_divisor(tiles, max(1, LEAST_TASKS * groups // panels(conv.y.shape[2])))
+    part, mo = s.split(mo, [parts, None])
+    s.reorder(po, part, mo, kh, kw, k, pi, mi, ni, f)
+    task = s.fuse(po, part)
     if is_packed(conv, dot):
         decoded = s.get_sblock("decoded")
-        s.compute_at(decoded, po)
-    s.reverse_compute_at(out, jo)
-    s.vectorize(s.get_loops(out)[-1])
-    rows = s.fuse(b, i)
-    s.parallel(rows)
+        s.compute_at(decoded, task)
+        s.vectorize(s.fuse(*s.get_loops(decoded)[-2:]))
+    s.reverse_compute_at(out, mo, preserve_unit_loops=True)
+    s.vectorize(s.split(s.get_loops(out)[-1], [None, LANES])[1])
+    s.parallel(task)
     if dot.intrinsic is None:
         s.reorder(f, ni)
         s.vectorize(ni)
     start = s.decompose_reduction(block, kh)
     s.vectorize(s.get_loops(start)[-1])
-    s.unroll(ji)
+    s.unroll(mi)
     s.unroll(pi)
     if dot.intrinsic is not None:
         s.tensorize(ni, dot.intrinsic)
-    s.parallel(s.fuse(*s.get_loops(s.get_sblock("padded"))[:2]))
+    padded = s.get_sblock("padded")
+    _, _, _, c = s.get_loops(padded)
+    width = int(s.get(c).extent)
+    s.vectorize(s.split(c, [None, largest_divisor(width, 32)])[1])
+    s.parallel(s.fuse(*s.get_loops(padded)[:2]))
     return s.mod[name]
 
 

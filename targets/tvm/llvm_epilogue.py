@@ -1,13 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From sums to codes in tensor expressions (N12, N42), int64 until the clip as in numerics."""
+"""From sums to codes in tensor expressions (N12, N42): `(v · m + 2^(e−1)) >> e`, then the clip.
 
+AVX2 has no arithmetic shift of 64 bits. Where the numbers of a layer leave room for it, 2^62 is
+added before a logical shift and 2^(62−e) taken off behind it, and codes are clipped as int32.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tvm import tirx
 
-from qcompile.integer_graph import CodeMap
+from qcompile.integer_graph import CodeMap, Conv
+from qcompile.numerics.integer import Dyadic
 from qcompile.targets.tvm.channels import EXPONENT, MULTIPLIER
 from qcompile.targets.tvm.plan import code_kind
+
+# Rows of a table int64 [4, N]; the first two as in channels.py.
+ADDEND, BEHIND = 2, 3
+OFFSET = 1 << 62
 
 
 def requantize(value: Any, table: Any, n: Any) -> Any:
@@ -17,7 +29,63 @@ def requantize(value: Any, table: Any, n: Any) -> Any:
     return tirx.shift_right(value.astype("int64") * m + half, e)
 
 
-def to_code(value: Any, y: CodeMap, limits: tuple[int, int]) -> Any:
-    """The clamped code of an int64 value (N42)."""
-    low, high = (tirx.const(limit, "int64") for limit in limits)
+def to_code(value: Any, y: CodeMap, limits: tuple[int, int], kind: str = "int64") -> Any:
+    """The clamped code of a value of that type (N42)."""
+    low, high = (tirx.const(limit, kind) for limit in limits)
     return tirx.max(tirx.min(value + y.zero_point, high), low).astype(code_kind(y))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A requantization with its bias inside: table int64 [4, N], which `apply` reads.
+
+    is_shifted: 2^62 is in the addend and taken off behind.
+    """
+
+    table: NDArray[np.int64]
+    is_shifted: bool
+
+    def apply(self, value: Any, table: Any, n: Any) -> Any:
+        """int32 sums to int64."""
+        # the product of two numbers of 32 bits, which LLVM sees by the casts
+        m = table[MULTIPLIER, n].astype("int32").astype("int64")
+        e, total = table[EXPONENT, n], value.astype("int64") * m + table[ADDEND, n]
+        if not self.is_shifted:
+            return tirx.shift_right(total, e)
+        high = tirx.shift_right(total.astype("uint64"), e.astype("uint64"))
+        return high.astype("int64") - table[BEHIND, n]
+
+
+def scaling(scale: Dyadic, bias: NDArray[np.int64], bound: NDArray[np.int64], N: int) -> Scaling:
+    """Of sums whose |value + bias| is at most `bound`; columns up to N are 0."""
+    count = len(bias)
+    m, e = (
+        np.broadcast_to(part, count).astype(np.int64) for part in (scale.multiplier, scale.exponent)
+    )
+    half = np.int64(1) << (e - 1)
+    largest = max(int(b) * int(f) + int(h) for b, f, h in zip(bound, m, half, strict=True))
+    is_shifted = largest < OFFSET
+    table = np.zeros((4, N), np.int64)
+    table[MULTIPLIER, :count], table[EXPONENT, :count] = m, e
+    table[ADDEND, :count] = bias * m + half
+    if is_shifted:
+        table[ADDEND] += OFFSET
+        table[BEHIND] = OFFSET >> table[EXPONENT]
+    return Scaling(table, is_shifted)
+
+
+def largest_value(scale: Dyadic, bound: NDArray[np.int64]) -> int:
+    """The largest magnitude that values up to `bound` are requantized to."""
+    m, e = (np.broadcast_to(p, len(bound)).tolist() for p in (scale.multiplier, scale.exponent))
+    parts = zip(bound.tolist(), m, e, strict=True)
+    return max((b * f + (1 << (s - 1)) >> s) + 1 for b, f, s in parts)
+
+
+def value_kind(conv: Conv, bound: NDArray[np.int64]) -> str:
+    """int32 where it holds every value of the convolution before the clip, else int64."""
+    if conv.scale is None:
+        return "int32"
+    most = largest_value(conv.scale, bound) + 255
+    if conv.residual is not None:
+        most += largest_value(conv.residual.scale, np.full(len(bound), 255))
+    return "int32" if most < 1 << 31 else "int64"

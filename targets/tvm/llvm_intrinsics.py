@@ -46,7 +46,7 @@ def dot_16x4_vnni(
 
 @T.prim_func(s_tir=True)
 def dot_16x2(
-    A: T.Buffer((2,), "uint8", offset_factor=1),
+    A: T.Buffer((2,), "int16", offset_factor=1),
     B: T.Buffer((16, 2), "int8", offset_factor=1),
     C: T.Buffer((16,), "int32", offset_factor=1),
 ) -> None:
@@ -62,7 +62,7 @@ def dot_16x2(
 
 @T.prim_func(s_tir=True)
 def dot_16x2_avx2(
-    A: T.Buffer((2,), "uint8", offset_factor=1),
+    A: T.Buffer((2,), "int16", offset_factor=1),
     B: T.Buffer((16, 2), "int8", offset_factor=1),
     C: T.Buffer((16,), "int32", offset_factor=1),
 ) -> None:
@@ -75,14 +75,40 @@ def dot_16x2_avx2(
                     T.llvm_lookup_intrinsic_id("llvm.x86.avx2.pmadd.wd"),
                     T.reinterpret(
                         T.broadcast(
-                            T.reinterpret(
-                                T.cast(A.vload([0], "uint8x2"), "int16x2"), dtype="int32"
-                            ),
+                            T.reinterpret(A.vload([0], "int16x2"), dtype="int32"),
                             8,
                         ),
                         dtype="int16x16",
                     ),
                     T.cast(B.vload([half * 8, 0], dtype="int8x16"), "int16x16"),
+                    dtype="int32x8",
+                )
+            )
+
+
+@T.prim_func(s_tir=True)
+def dot_16x4_avx2(
+    A: T.Buffer((4,), "uint8", offset_factor=1),
+    B: T.Buffer((16, 4), "int8", offset_factor=1),
+    C: T.Buffer((16,), "int32", offset_factor=1),
+) -> None:
+    with T.sblock("root"):
+        T.reads(C[0:16], A[0:4], B[0:16, 0:4])
+        T.writes(C[0:16])
+        for half in T.unroll(2):
+            C[T.ramp(half * 8, 1, 8)] = C.vload([half * 8], dtype="int32x8") + (
+                T.call_llvm_pure_intrin(
+                    T.llvm_lookup_intrinsic_id("llvm.x86.avx2.pmadd.wd"),
+                    T.call_llvm_pure_intrin(
+                        T.llvm_lookup_intrinsic_id("llvm.x86.avx2.pmadd.ub.sw"),
+                        T.reinterpret(
+                            T.broadcast(T.reinterpret(A.vload([0], "uint8x4"), dtype="int32"), 8),
+                            dtype="int8x32",
+                        ),
+                        B.vload([half * 8, 0], dtype="int8x32"),
+                        dtype="int16x16",
+                    ),
+                    T.broadcast(T.int16(1), 16),
                     dtype="int32x8",
                 )
             )

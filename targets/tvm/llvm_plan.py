@@ -7,7 +7,7 @@ from qcompile.integer_graph import Add, Conv, IntegerGraph, MaxPool, Node
 from qcompile.numerics.integer import Dyadic
 from qcompile.targets.tvm import llvm_conv, llvm_maps
 from qcompile.targets.tvm.channels import channel_table
-from qcompile.targets.tvm.llvm_dot import LANES, Dot
+from qcompile.targets.tvm.llvm_dot import Dot, dot_of
 from qcompile.targets.tvm.plan import Plan, Step, code_kind
 
 Arguments = tuple[tuple[str, str | NDArray], ...]
@@ -29,6 +29,7 @@ def _step(node: Node, batch: int, index: int, dot: Dot) -> Step:
 
     arguments: Arguments
     if isinstance(node, Conv):
+        dot = dot_of(node, dot)
         function = llvm_conv.conv_function(node, batch, dot, name)
         arguments = _conv_arguments(node, dot)
     elif isinstance(node, Add):
@@ -43,19 +44,21 @@ def _step(node: Node, batch: int, index: int, dot: Dot) -> Step:
     else:
         function = llvm_maps.global_average_function(node, batch, name)
         arguments = (("x", node.x.name), ("channels", table(node.scale)))
-    shape = (batch, *node.y.shape)
-    return Step(name, function, arguments, node.y.name, shape, code_kind(node.y), node)
+    view = (batch, *node.y.shape)
+    shape: tuple[int, ...] = view
+    if isinstance(node, Conv):
+        shape = (llvm_conv.num_rows(node, batch), channels)
+    return Step(name, function, arguments, node.y.name, shape, code_kind(node.y), node, view)
 
 
 def _conv_arguments(conv: Conv, dot: Dot) -> Arguments:
+    channels, added = llvm_conv.tables(conv)
     arguments: Arguments = (
         ("x", conv.x.name),
         ("weight", llvm_conv.pack_weight(conv, dot)),
-        ("channels", llvm_conv.table(conv)),
+        ("channels", channels),
     )
-    if conv.residual is None:
+    if conv.residual is None or added is None:
         return arguments
-    N = conv.y.shape[2]
-    added = channel_table(conv.residual.scale, None, N, llvm_conv.panels(N) * LANES)
     residual: Arguments = (("residual", conv.residual.x.name), ("residual_channels", added))
     return (*arguments, *residual)

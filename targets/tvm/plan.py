@@ -11,7 +11,10 @@ from qcompile.integer_graph import CodeMap, IntegerGraph, Node
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel: its function, what each parameter reads, and the array that it makes."""
+    """One kernel: its function, what each parameter reads, and the array that it makes.
+
+    view: the shape in which others read the array, where it is another.
+    """
 
     name: str
     function: Any = field(repr=False)
@@ -20,6 +23,7 @@ class Step:
     shape: tuple[int, ...]
     kind: str
     node: Node | None = field(default=None, repr=False)
+    view: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

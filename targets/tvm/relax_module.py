@@ -19,7 +19,10 @@ def relax_module(plan: Plan) -> Any:
     with builder.function("main", [x]):
         with builder.dataflow():
             for step in plan.steps:
-                values[step.output] = builder.emit(_call(builder, step, values))
+                made = builder.emit(_call(builder, step, values))
+                if step.view is not None:
+                    made = builder.emit(relax.op.reshape(made, step.view))
+                values[step.output] = made
             result = builder.emit_output(values[plan.steps[-1].output])
         builder.emit_func_output(result)
     return builder.get()
@@ -28,7 +31,7 @@ def relax_module(plan: Plan) -> Any:
 def _call(builder: Any, step: Step, values: dict[str, Any]) -> Any:
     function = builder.add_func(step.function, step.name)
     sources = [
-        values[source] if isinstance(source, str) else relax.const(source)
+        values[source] if isinstance(source, str) else relax.const(source, source.dtype.name)
         for _, source in step.arguments
     ]
     return relax.call_tir(function, sources, relax.TensorType(step.shape, step.kind))

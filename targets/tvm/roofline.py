@@ -35,18 +35,20 @@ class Device:
         return self.int4_ops if bits == 4 else self.int8_ops
 
 
-# NVIDIA T4 data sheet (2019): 130 TOPS int8, 260 int4, 320 GB/s; the limits of an SM are those of
+# NVIDIA T4: 130 TOPS at 8 bits, 260 at 4, 320 GB/s, 320 tensor cores in 40 SMs (NVIDIA, announced
+# 2018-09-13; heise.de, news 4164684, has the same figures). The limits of an SM are those of
 # compute capability 7.5 (CUDA C++ Programming Guide, table of technical specifications).
 T4 = Device("NVIDIA T4", 130e12, 260e12, 320e9, 40, 1.59e9, 64 * 1024, 65_536, 1024, 16)
 # One mma.m8n8 a cycle and SM: 1024 products · 2 · 40 · 1.59 GHz = 130 Tera-operations at 8 bits.
 MMA_CYCLES = 1
-# Round figures for Turing after Jia et al. 2019 (arXiv 1903.07486), not checked against the paper;
-# they only rank tiles.
-SHARED_BYTES_PER_CYCLE = 64  # of shared memory, an SM
-CACHE_SPEED = 4  # the L2 cache against memory
+# 16 load and store units an SM, a word of 4 bytes each (Cornell Virtual Workshop, "Turing SM").
+SHARED_BYTES_PER_CYCLE = 64
+L2_CYCLES = 236  # measured on an RTX 2070 (github.com/sjfeng1999/gpu-arch-microbenchmark)
+# Assumptions with no source, which only rank tiles: the L2 cache against memory, and a barrier.
+CACHE_SPEED = 4
 BARRIER_CYCLES = 30
 # A chunk is fetched while the last one is multiplied: none takes less than a read of the L2.
-CHUNK_CYCLES = 190 + BARRIER_CYCLES
+CHUNK_CYCLES = L2_CYCLES + BARRIER_CYCLES
 # Registers of a thread beside accumulators and words in flight (addresses, loop, epilogue).
 OTHER_REGISTERS = 48
 

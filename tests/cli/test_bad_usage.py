@@ -112,10 +112,9 @@ FLAGS: dict[str, tuple[list[str], str]] = {
         "block size 5: must be a multiple of 32, at least 32\n"
         "seed -2: 0 or more is needed",
     ),
-    "static without data": (
-        ["--preset", "w4a8"],
-        "preset w4a8 has static activations, whose ranges need calibration data: "
-        "give --calibration-data, or use --preset w4a8-dynamic",
+    "no input range": (
+        ["--input-range", "4"],
+        "input range 4: LOW:HIGH is needed, or NAME=LOW:HIGH,… for several inputs",
     ),
     "no recipe": (["--recipe", "gone.yaml"], "recipe gone.yaml: No such file or directory"),
     "recipe type": (
@@ -201,9 +200,11 @@ RECIPES: dict[str, tuple[str, str, str]] = {
     ),
     "rule without data": (
         "r.yaml",
-        "preset: w4a16\nrules:\n- match: first.*\n  preset: w8a8\n",
-        "preset w8a8 has static activations, whose ranges need calibration data: "
-        "give --calibration-data (r.yaml rule 1)",
+        "preset: w4a16\nrules:\n- match: .*first.*\n  preset: w8a8\n",
+        "static activations need ranges, and without calibration data the model's "
+        "BatchNormalizations give none for 1 tensor\n"
+        "  x: an input of the model: give --input-range LOW:HIGH\n"
+        "give --calibration-data, or use a preset of dynamic activations such as w8a8-dynamic",
     ),
     "impossible": (
         "r.yaml",

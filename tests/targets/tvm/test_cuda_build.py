@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What nvcc makes for sm_75: instructions, no spills, machine code and PTX in one library."""
 
+import os
 import re
 import shutil
 import struct
@@ -19,6 +20,7 @@ from qcompile.targets.tvm.cuda_plan import plan
 from qcompile.targets.tvm.kernel_report import KernelReport
 from qcompile.targets.tvm.runner import Runner
 from tests.targets.tvm.nets import conv, residual_net, window
+from tests.targets.tvm.resnets import resnet
 
 NEEDS_NVCC = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 PTX, MACHINE_CODE = 1, 2
@@ -112,6 +114,42 @@ def test_layers_of_resnet_50_do_not_spill(tmp_path: Path, bits: int) -> None:
         (row,) = (row for row in rows if row.name == "conv_0")
         assert row.spill_bytes == 0
         assert row.instruction == (INT4 if bits == 4 else INT8)
+
+
+MOST_CPU_SECONDS = 300
+CODE_BYTES = 48 << 10  # of a kernel, as machine code and as PTX; measured: 37 to 39 kB
+
+
+@NEEDS_NVCC
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("depth", [18, 50])
+def test_whole_networks(tmp_path: Path, depth: int, bits: int) -> None:
+    """In five minutes of CPU time, without a spill, and as many bytes as constants and code."""
+    graph, path, begun = resnet(depth, 8, bits), tmp_path / "net.so", os.times()
+    rows = t4.build(graph, path)
+    assert sum(os.times()[:4]) - sum(begun[:4]) < MOST_CPU_SECONDS
+    assert all(row.spill_bytes == 0 for row in rows)
+    inner = INT4 if bits == 4 else INT8
+    instructions = [row.instruction for row in rows if row.name.startswith("conv_")]
+    assert instructions[0] == INT8 and set(instructions[1:-1]) == {inner}
+    arrays = [a for step in plan(graph).steps for _, a in step.arguments]
+    held = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
+    assert held <= path.stat().st_size <= held + len(rows) * CODE_BYTES
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_four_bits_are_half_a_byte(bits: int) -> None:
+    """The weights of ResNet-18: what lies in the library, with the padding of the last tiles."""
+    for step in plan(resnet(18, 8, bits)).steps:
+        if not isinstance(step.node, Conv):
+            continue
+        (packed,) = (a for name, a in step.arguments if name == "weight")
+        stored = step.node.weight.size * step.node.x.bits // 8
+        assert isinstance(packed, np.ndarray)
+        # beyond 64 channels no tile is padded; the first layer has 3 channels of 4 in a word
+        wide = step.node.x.shape[2] >= 64 and step.node.y.bits != 32
+        assert packed.nbytes == stored if wide else stored <= packed.nbytes <= 2.2 * stored
 
 
 def test_launches_are_those_of_the_functions() -> None:

@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 
 from qcompile.errors import InputError
-from qcompile.integer_graph import Add, Branch, CodeMap, GlobalAveragePool, IntegerGraph, MaxPool
+from qcompile.integer_graph import (
+    Add,
+    Branch,
+    CodeMap,
+    Conv,
+    GlobalAveragePool,
+    IntegerGraph,
+    MaxPool,
+)
 from qcompile.numerics.conv import Window
+from qcompile.numerics.integer import Dyadic
 from qcompile.targets import tvm_cpu
-from qcompile.targets.tvm import llvm_build
-from qcompile.targets.tvm.llvm_dot import AVX2, PLAIN, VNNI, Dot
+from qcompile.targets.tvm import llvm_build, llvm_conv, llvm_plan
+from qcompile.targets.tvm.llvm_dot import AVX2, NARROW, PLAIN, VNNI, Dot, dot_of, is_narrow
 from qcompile.targets.tvm.relax_module import export
 from qcompile.targets.tvm.runner import Runner
 from tests.targets.tvm.nets import codes_of, conv, residual_net, scale, window
@@ -75,8 +84,6 @@ def test_a_whole_network(tmp_path: Path, dot: Dot, bits: int) -> None:
 
 
 def test_a_broken_weight_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qcompile.targets.tvm import llvm_conv
-
     pack = llvm_conv.pack_weight
 
     def broken(node: object, dot: Dot) -> np.ndarray:
@@ -86,6 +93,121 @@ def test_a_broken_weight_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(llvm_conv, "pack_weight", broken)
     assert differences(residual_net(8, batch=1), tmp_path, PLAIN) > 0
+
+
+SCALES = {  # multiplier, exponent, bias; whether 2^62 has room, and the type of the values
+    "usual": ((1 << 30) + 12345, 45, 0, (True, "int32")),
+    "one": ((1 << 31) - 1, 62, 0, (True, "int32")),
+    "none": (0, 1, 0, (True, "int32")),
+    "wide values": ((1 << 31) - 1, 1, 0, (True, "int64")),
+    "wide sums": ((1 << 31) - 1, 62, (1 << 31) - (1 << 24), (False, "int32")),
+    "wide both": ((1 << 31) - 1, 2, -(1 << 31) + (1 << 24), (True, "int64")),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_every_way_to_requantize(tmp_path: Path, name: str, is_signed: bool) -> None:
+    m, e, bias, expected = SCALES[name]
+    rng = np.random.default_rng(0)
+    x = CodeMap("x", (5, 4, 6), 8, is_signed, -7 if is_signed else 9)
+    weight = rng.integers(-128, 128, (18, 3, 3, 6)).astype(np.int8)
+    y = CodeMap("y", (5, 4, 18), 8, True, -3)
+    dyadic = Dyadic(np.array([m], np.int32), np.array([e], np.int32))
+    added = Branch(x, dyadic) if name == "wide values" else None
+    some = rng.integers(-999, 1000, 18)
+    if added is not None:
+        y = CodeMap("y", (5, 4, 6), 8, True, -3)
+        weight, some = weight[:6], some[:6]
+    node = Conv(x, y, weight, (some + bias).astype(np.int32), dyadic, window(3), 8, added)
+    found = llvm_conv.epilogue(node)
+    assert found.own is not None
+    assert (found.own.is_shifted, found.kind) == expected
+    codes = codes_of(rng, x, 2)
+    graph = IntegerGraph(x, (node,), 2)
+    export(llvm_build.build(graph, dot=PLAIN).executable, tmp_path / "net.so")
+    made = Runner(tmp_path / "net.so").run(codes.astype("int8" if is_signed else "uint8"))
+    np.testing.assert_array_equal(made, graph.run(codes)["y"])
+
+
+def test_a_wrong_offset_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = llvm_conv.tables
+
+    def broken(node: Conv) -> tuple[np.ndarray, np.ndarray | None]:
+        own, added = tables(node)
+        own[-1] += 1
+        return own, added
+
+    monkeypatch.setattr(llvm_conv, "tables", broken)
+    assert differences(residual_net(8, batch=1), tmp_path, PLAIN) > 0
+
+
+@pytest.mark.parametrize("dot", DOTS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (1, 5), (1, 6), (7, 1), (13, 1), (3, 6), (5, 7)])
+def test_tiles_that_do_not_fit(tmp_path: Path, dot: Dot, size: tuple[int, int]) -> None:
+    """Rows from 1 over a tile less and more than 6 to primes; outputs likewise round 16."""
+    rng = np.random.default_rng(size[0])
+    x = CodeMap("x", (*size, 5), 8, False, 3)
+    for N in (1, 15, 16, 17):
+        node = conv(rng, x, "y", N, window(1), bits=32)
+        graph = IntegerGraph(x, (node,), 1)
+        path = tmp_path / f"{N}.so"  # a library of the same path would not be loaded again
+        export(llvm_build.build(graph, dot=dot).executable, path)
+        codes = codes_of(rng, x, 1)
+        made = Runner(path).run(codes.astype(np.uint8))
+        np.testing.assert_array_equal(made, graph.run(codes)["y"])
+
+
+def test_the_rows_of_a_tile() -> None:
+    """49 pixels are 10 tiles of 5 rows: 110 steps, where 9 of 6 are 117."""
+    assert [llvm_conv.tile_rows(M, AVX2) for M in (1, 5, 7, 49, 3136)] == [1, 5, 4, 5, 6]
+
+
+def narrow_conv(weights: list[int], is_signed: bool, bits: int = 8) -> Conv:
+    """One output of channels with these weights."""
+    x = CodeMap("x", (1, 1, len(weights)), bits, is_signed)
+    weight = np.array(weights, np.int8).reshape(1, 1, 1, -1)
+    y = CodeMap("y", (1, 1, 1), 32)
+    return Conv(x, y, weight, np.zeros(1, np.int32), None, weight_bits=bits)
+
+
+@pytest.mark.parametrize(
+    ("weights", "is_signed", "bits", "expected"),
+    [
+        ([64, 64], False, 8, True),  # 255 · 128 = 32640
+        ([65, 64], False, 8, False),  # 255 · 129 is beyond 32767
+        ([-64, -64], True, 8, True),
+        ([-64, -65], True, 8, False),
+        ([127, -128, 127], False, 8, True),  # of one sign no pair is too much
+        ([0, 127, 127, 0], False, 8, True),
+        ([0, 0, 127, 127], False, 8, False),
+        ([7, 7, -8, -8], False, 4, True),
+    ],
+)
+@pytest.mark.skipif(not HAS_AVX2, reason="no AVX2")
+def test_pairs_that_fit_int16(
+    tmp_path: Path, weights: list[int], is_signed: bool, bits: int, expected: bool
+) -> None:
+    """At the bound the instruction is exact; beyond it another one is chosen."""
+    node = narrow_conv(weights, is_signed, bits)
+    assert is_narrow(node) == expected
+    assert (dot_of(node, AVX2) == NARROW) == expected and dot_of(node, VNNI) == VNNI
+    export(llvm_build.build(IntegerGraph(node.x, (node,)), dot=AVX2).executable, tmp_path / "m.so")
+    runner = Runner(tmp_path / "m.so")
+    for code in node.x.range:
+        codes = np.full((1, *node.x.shape), code, "int8" if is_signed else "uint8")
+        np.testing.assert_array_equal(runner.run(codes), node.run(codes))
+
+
+@pytest.mark.skipif(not HAS_AVX2, reason="no AVX2")
+def test_a_pair_beyond_int16_would_be_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = narrow_conv([65, 64], is_signed=False)
+    monkeypatch.setattr(llvm_plan, "dot_of", lambda *_: NARROW)
+    export(llvm_build.build(IntegerGraph(node.x, (node,)), dot=AVX2).executable, tmp_path / "m.so")
+    codes = np.full((1, *node.x.shape), 255, np.uint8)
+    assert (Runner(tmp_path / "m.so").run(codes) != node.run(codes)).all()
 
 
 def test_vnni_is_what_a_processor_with_it_gets() -> None:

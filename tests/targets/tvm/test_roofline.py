@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The roofline of a T4 by hand, and what the model of tiles must not get wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from qcompile.targets.tvm.cuda_conv import Shapes
 from qcompile.targets.tvm.roofline import T4, blocks_per_sm, choose_tile, model_seconds, roof
 from qcompile.targets.tvm.tile import Tile, tiles
 from tests.targets.tvm.nets import window
+from tests.targets.tvm.resnets import PUBLISHED_MS, PUBLISHED_NETWORK_MS, resnet
 
 ONE = Dyadic(np.ones(1, np.int32), np.ones(1, np.int32))
 
@@ -56,3 +59,36 @@ def test_no_tile_beats_the_roofline(bits: int, size: int, C: int, N: int) -> Non
     assert min(times) >= roof(node, 8).seconds
     assert min(times) == model_seconds(Shapes(node, 8, choose_tile(node, 8)))
     assert max(times) > 4 * min(times), "the choice matters"
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_no_published_time_is_below_the_roofline(bits: int) -> None:
+    """HAWQ-V3's times of ResNet-18 on a T4; the roofline is a limit, so theirs keep it."""
+    graph, published = resnet(18, 8, bits), PUBLISHED_MS[bits]
+    roofs = {node.y.name: roof(node, 8).seconds for node in graph.nodes}
+    assert len(published) == 19 and published.keys() <= roofs.keys()
+    assert all(roofs[name] * 1000 <= ms for name, ms in published.items())
+    for depth in (18, 50):
+        whole = sum(roof(node, 8).seconds for node in resnet(depth, 8, bits).nodes)
+        assert whole * 1000 <= PUBLISHED_NETWORK_MS[(depth, bits)]
+
+
+def test_a_roofline_that_is_too_high_would_be_seen() -> None:
+    """With a fortieth of the peak, some published times would lie below."""
+    slow = replace(T4, int8_ops=T4.int8_ops / 40)
+    roofs = {node.y.name: roof(node, 8, slow).seconds for node in resnet(18, 8, 8).nodes}
+    assert any(roofs[name] * 1000 > ms for name, ms in PUBLISHED_MS[8].items())
+
+
+def test_the_layers_are_those_of_resnet_18() -> None:
+    """Products and weights of the published layers, as that repository lists them."""
+    nodes = {node.y.name: node for node in resnet(18, 8, 8).nodes}
+    found = [nodes[name] for name in PUBLISHED_MS[8]]
+    assert all(isinstance(node, Conv) for node in found)
+    sizes = [node.weight.size for node in found if isinstance(node, Conv)]
+    assert sizes[:7] == [36864] * 4 + [73728, 147456, 8192]
+    assert sizes[7:] == [147456] * 2 + [294912, 589824, 32768, 589824, 589824, 1179648] + [
+        *(2359296, 131072, 2359296, 2359296)
+    ]
+    products = [node.num_products for node in found if isinstance(node, Conv)]
+    assert products[:7] == [115605504] * 4 + [57802752, 115605504, 6422528]
