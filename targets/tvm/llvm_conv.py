@@ -17,7 +17,7 @@ from tvm.s_tir import Schedule
 from qcompile.integer_graph import Conv
 from qcompile.targets.tvm.channels import BIAS, channel_table
 from qcompile.targets.tvm.llvm_dot import LANES, Dot, register, sums
-from qcompile.targets.tvm.llvm_epilogue import requantize, to_code
+from qcompile.targets.tvm.llvm_epilogue import finish
 from qcompile.targets.tvm.plan import code_kind
 
 BYTE_SHIFT = 128
@@ -62,7 +62,7 @@ def table(conv: Conv) -> NDArray[np.int32]:
 
 
 def conv_function(conv: Conv, batch: int, dot: Dot, name: str) -> Any:
-    """The scheduled function (x, weight, channels, [residual, residual_channels,] y)."""
+    """The scheduled function (x, weight, channels, [residual,] y)."""
     register()
     N, padded_n = conv.y.shape[2], panels(conv.y.shape[2]) * LANES
     x = te.placeholder((batch, *conv.x.shape), code_kind(conv.x), "x")
@@ -75,20 +75,14 @@ def conv_function(conv: Conv, batch: int, dot: Dot, name: str) -> Any:
     parameters = [x, weight, channels]
     residual: Any = None
     if conv.residual is not None:
-        other = conv.residual.x
+        other = conv.residual.other
         residual = te.placeholder((batch, *other.shape), code_kind(other), "residual")
-        added = te.placeholder((3, padded_n), "int32", "residual_channels")
-        parameters += [residual, added]
+        parameters.append(residual)
 
     def one(b: Any, i: Any, j: Any, n: Any) -> Any:
         value = total[b, i, j, n // LANES, n % LANES] + channels[BIAS, n]
-        if conv.scale is None:
-            return value
-        wide = requantize(value, channels, n)
-        if conv.residual is not None:
-            code = residual[b, i, j, n].astype("int32") - conv.residual.x.zero_point
-            wide = wide + requantize(code, added, n)
-        return to_code(wide, conv.y, conv.limits)
+        code = None if conv.residual is None else residual[b, i, j, n]
+        return finish(conv, value, channels, n, code)
 
     y = te.compute((batch, *conv.y.shape), one, name="y")
     function = te.create_prim_func([*parameters, y]).with_attr("global_symbol", name)

@@ -16,7 +16,7 @@ ORDER = (
     ("graph", "spec"),
     ("bodies",),
     ("numerics",),
-    ("integer_graph",),
+    ("integer_graph", "integer_maps"),
     (
         "int8_ops",
         "layouts",

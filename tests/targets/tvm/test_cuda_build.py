@@ -13,6 +13,8 @@ import pytest
 
 from qcompile.errors import InputError, UnsupportedError
 from qcompile.integer_graph import CodeMap, Conv, IntegerGraph
+from qcompile.numerics.dyadic import as_operand
+from qcompile.numerics.requantize import Dyadic
 from qcompile.targets import t4
 from qcompile.targets.tvm.cuda_build import launch_of
 from qcompile.targets.tvm.cuda_plan import plan
@@ -144,5 +146,5 @@ def test_one_weight_more_is_one_product_more() -> None:
     x = CodeMap("x", (4, 4, 2))
     weight = np.ones((3, 3, 3, 2), np.int8)
     y = CodeMap("y", (4, 4, 3), 32)
-    node = Conv(x, y, weight, np.zeros(3, np.int32), None, window(3))
+    node = Conv(x, y, weight, np.zeros(3, np.int32), Dyadic(*as_operand([1.0])), window(3))
     assert node.num_products == 4 * 4 * 3 * 3 * 3 * 2

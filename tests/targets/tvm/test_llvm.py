@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from qcompile.errors import InputError
-from qcompile.integer_graph import Add, Branch, CodeMap, GlobalAveragePool, IntegerGraph, MaxPool
+from qcompile.integer_graph import Add, CodeMap, GlobalAveragePool, IntegerGraph, MaxPool
 from qcompile.numerics.conv import Window
 from qcompile.targets import tvm_cpu
 from qcompile.targets.tvm import llvm_build
 from qcompile.targets.tvm.llvm_dot import AVX2, PLAIN, VNNI, Dot
 from qcompile.targets.tvm.relax_module import export
 from qcompile.targets.tvm.runner import Runner
-from tests.targets.tvm.nets import codes_of, conv, residual_net, scale, window
+from tests.targets.tvm.nets import codes_of, conv, pair, residual_net, scale, window
 
 HAS_AVX2 = "avx2" in llvm_build.features(llvm_build.host_target())
 DOTS = [
@@ -49,8 +49,7 @@ def test_convolutions(
     x = CodeMap("x", (9, 8, channels), bits, is_signed, 3)
     w = Window((3, 2), (2, 1), (1, 0, 1, 1))
     first = conv(rng, x, "first", N, w, bits=8, zero_point=5)
-    residual = Branch(first.y, scale(rng, N, 0.2, 0.6))
-    last = conv(rng, x, "last", N, w, bits=bits, zero_point=1, residual=residual, weight_bits=4)
+    last = conv(rng, x, "last", N, w, bits=bits, zero_point=1, residual=first.y, weight_bits=4)
     assert differences(IntegerGraph(x, (first, last), 2), tmp_path, dot) == 0
 
 
@@ -61,7 +60,7 @@ def test_pools_and_sums(tmp_path: Path, is_signed: bool) -> None:
     w = window(3, 1)
     top = CodeMap("top", (7, 6, 19), 8, is_signed, 2)
     total = CodeMap("total", x.shape, 4, not is_signed, 3)
-    added = Add(Branch(x, scale(rng, 19, 0.02, 0.1)), Branch(top, scale(rng, 1, 0.02, 0.1)), total)
+    added = Add(x, top, total, pair(rng, 0.02, 0.1))
     mean = CodeMap("mean", (1, 1, 19), 8, True, 1)
     average = GlobalAveragePool(total, mean, scale(rng, 19, 0.5, 1.5))
     graph = IntegerGraph(x, (MaxPool(x, top, w), added, average), 2)
