@@ -42,9 +42,11 @@ class Culprit:
 
 def problems_of(recipe: Recipe, preset: Preset | None, target: Target) -> list[str]:
     """What the recipe asks that cannot be integer-only."""
-    if not recipe.integer_only:
-        return []
     found = []
+    if recipe.batch is not None and target.compiler is None:
+        found.append(f"--batch: an artifact of target {target.name} takes any batch: leave it out")
+    if not recipe.integer_only:
+        return found
     if preset is None:
         found.append(
             "--integer-only: the model's own codes are kept as they are: give --preset too"

@@ -26,15 +26,22 @@ class Border:
 
 @dataclass(frozen=True)
 class Network:
-    """An integer graph, and what stands at its borders."""
+    """An integer graph, and what stands at its borders.
+
+    sources: the user's nodes that each node of the graph computes, by the name of its map.
+    """
 
     graph: IntegerGraph
     input: Border
     output: Border
+    sources: dict[str, tuple[str, ...]]
 
 
-def fused(nodes: list[Node]) -> list[Node]:
+def fused(
+    nodes: list[Node], sources: dict[str, tuple[str, ...]]
+) -> tuple[list[Node], dict[str, tuple[str, ...]]]:
     """The nodes with every sum in the kernel of a convolution, and excerpts of excerpts as one."""
+    sources = dict(sources)
     for join in (_joined_excerpt, _joined_sum):
         readers: dict[str, int] = {}
         for node in nodes:
@@ -48,9 +55,10 @@ def fused(nodes: list[Node]) -> list[Node]:
             if joined is not None:
                 gone.add(joined[0])
                 made[node.y.name] = joined[1]
+                sources[node.y.name] = sources.pop(joined[0]) + sources[node.y.name]
             out.append(node if joined is None else joined[1])
         nodes = [node for node in out if node.y.name not in gone]
-    return nodes
+    return nodes, sources
 
 
 def _joined_excerpt(

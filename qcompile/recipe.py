@@ -109,6 +109,7 @@ class Recipe:
     num_calibration_samples: int = 256
     op_types_to_quantize: tuple[str, ...] = ()
     integer_only: bool = False
+    batch: int | None = None
     bias_correction: bool = True
     seed: int = 0
     rules: tuple[Rule, ...] = field(default_factory=tuple)
@@ -139,6 +140,8 @@ class Recipe:
             found.append(
                 f"calibration percentile {self.calibration_percentile:g}: above 50, at most 100"
             )
+        if self.batch is not None and self.batch < 1:
+            found.append(f"batch {self.batch}: at least 1 is needed")
         if self.seed < 0:
             found.append(f"seed {self.seed}: 0 or more is needed")
         found += _op_problems(self.op_types_to_quantize)

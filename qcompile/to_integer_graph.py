@@ -82,6 +82,7 @@ class _Reader(MapReader):
     def __init__(self, graph: ir.Graph) -> None:
         super().__init__(graph)
         self.culprits: list[Culprit] = []
+        self.sources: dict[str, tuple[str, ...]] = {}
 
     def read(self) -> None:
         """All nodes, in order."""
@@ -96,8 +97,11 @@ class _Reader(MapReader):
             data = [v for v in node.inputs if v is not None and not is_constant(v)]
             reason = why_no_kernel(node)
             if reason is None and not any(v in failed for v in data):
+                count = len(self.nodes)
                 try:
                     _OPS[node.op_type](self, node)
+                    for made in self.nodes[count:]:
+                        self.sources[made.y.name] = (node.name or "",)
                 except (Unfit, InputError) as problem:
                     reason = str(problem)
             if reason is not None:
@@ -114,14 +118,14 @@ class _Reader(MapReader):
         seen = self.seen.get(value)
         if seen is None or seen.floats is None or not self.nodes or self.input is None:
             return None
-        nodes = fused(self.nodes)
+        nodes, sources = fused(self.nodes, self.sources)
         if nodes[-1].y != seen.map:
             return None
         order = tuple(axis for group in seen.groups for axis in group)
         sizes = tuple(places.sizes_of(seen.groups, seen.map.shape))
         border = Border(value.name or "", sizes, order, *seen.floats, seen.limits)
         graph = IntegerGraph(self.input[0], tuple(nodes), batch)
-        return Network(graph, self.input[1], border)
+        return Network(graph, self.input[1], border, sources)
 
     def conv(self, node: ir.Node) -> None:
         """QConv."""

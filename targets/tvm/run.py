@@ -9,9 +9,13 @@ runtime through the C ABI of tvm-ffi (c_api.h of 0.1.14), so that no package of 
 A library is code: run only one that you or someone you trust built.
 """
 
+from __future__ import annotations
+
 import ctypes
 import json
 import sys
+import typing
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +57,7 @@ class Tensor(ctypes.Structure):
     ]
 
 
-def loaded(name):
+def loaded(name: str) -> str | None:
     """The path of a library of that name that this process has mapped, or None."""
     maps = Path("/proc/self/maps")
     if not maps.is_file():
@@ -68,7 +72,7 @@ def loaded(name):
 class Runtime:
     """TVM's runtime: functions by name, called with Python values."""
 
-    def __init__(self, libraries):
+    def __init__(self, libraries: Sequence[Path]) -> None:
         # Two copies of one library would each have half of the functions: the first one serves.
         for path in libraries:
             name = Path(path).name
@@ -79,7 +83,7 @@ class Runtime:
             if name == "libtvm_ffi.so":
                 self.ffi = library
 
-    def function(self, name):
+    def function(self, name: str) -> Object:
         """A global function."""
         text, handle = name.encode(), ctypes.c_void_p()
         if self.ffi.TVMFFIFunctionGetGlobal(
@@ -90,7 +94,7 @@ class Runtime:
             raise RunError(f"TVM's runtime has no function {name}")
         return Object(self, handle.value)
 
-    def call(self, function, *values):
+    def call(self, function: Object, *values: typing.Any) -> typing.Any:
         """The result: an int, None or an Object."""
         arguments = (Any * max(len(values), 1))(*(self._any(value) for value in values))
         result = Any()
@@ -102,7 +106,7 @@ class Runtime:
             return Object(self, result.bits)
         return None if result.type == NONE else result.bits
 
-    def _any(self, value):
+    def _any(self, value: typing.Any) -> Any:
         if value is None:
             return Any(NONE, 0, 0)
         if isinstance(value, Object):
@@ -116,7 +120,7 @@ class Runtime:
             return value
         return Any(INT, 0, value & (2**64 - 1))
 
-    def _error(self):
+    def _error(self) -> str:
         handle = ctypes.c_void_p()
         self.ffi.TVMFFIErrorMoveFromRaised(ctypes.byref(handle))
         if not handle.value:
@@ -129,18 +133,18 @@ class Runtime:
 class Object:
     """A reference that counts."""
 
-    def __init__(self, runtime, handle):
+    def __init__(self, runtime: Runtime, handle: int) -> None:
         self.runtime, self.handle = runtime, handle
 
-    def __del__(self):
+    def __del__(self) -> None:
         self.runtime.ffi.TVMFFIObjectDecRef(ctypes.c_void_p(self.handle))
 
 
 class Library:
     """One loaded library; run(codes) gives what its `main` gives."""
 
-    def __init__(self, path, runtime_libraries, device="cpu"):
-        self.runtime = Runtime(runtime_libraries)
+    def __init__(self, path: Path, libraries: Sequence[Path], device: str = "cpu") -> None:
+        self.runtime = Runtime(libraries)
         get, call = self.runtime.function, self.runtime.call
         self.device, self.alloc = DEVICES[device], get("runtime.TVMTensorAllocWithScope")
         self.shape = get("ffi.Shape")
@@ -154,9 +158,16 @@ class Library:
         call(call(part, self.machine, b"vm_initialization", 0), *placed)
         self.main = call(part, self.machine, b"main", 0)
 
-    def run(self, codes):
+    def set_threads(self, count: int) -> None:
+        """So many threads for all libraries of the process."""
+        any_core = 1
+        self.runtime.call(self.runtime.function("runtime.config_threadpool"), any_core, count)
+
+    def run(self, codes: np.ndarray) -> np.ndarray:
         """Codes [batch, H, W, C] of the type that the library takes; a wrong shape is an error."""
         call, data = self.runtime.call, np.ascontiguousarray(codes)
+        if data.dtype.name not in KINDS:
+            raise RunError(f"codes are {', '.join(KINDS)}, not {data.dtype}")
         code, bits = KINDS[data.dtype.name]
         kind, device = Any(KIND, 0, code | bits << 8 | 1 << 16), Any(DEVICE, 0, self.device)
         x = call(self.alloc, call(self.shape, *data.shape), kind, device, None)
@@ -172,10 +183,10 @@ class Library:
 class Network:
     """The network of an artifact: floats in, floats out, for any number of samples."""
 
-    def __init__(self, folder, manifest=None):
+    def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
-        text = None if manifest else (folder / "manifest.json").read_text(encoding="utf-8")
-        facts = manifest or json.loads(text)["content"]["network"]
+        text = (folder / "manifest.json").read_text(encoding="utf-8")
+        facts = json.loads(text)["content"]["network"]
         self.facts, self.batch = facts, facts["batch"]
         self.input, self.output = facts["input"], facts["output"]
         missing = sorted(set(facts["instructions"]) - instructions())
@@ -195,11 +206,11 @@ class Network:
                 f"{facts['minimum_driver']} or later are needed"
             ) from None
 
-    def run(self, x, raw=False):
+    def run(self, x: np.ndarray, raw: bool = False) -> np.ndarray:
         """Floats [n, …] to the model's floats [n, …], or with raw to its integers."""
         return finish(self.integers(quantize(x, self.input)), self.output, raw)
 
-    def integers(self, codes):
+    def integers(self, codes: np.ndarray) -> np.ndarray:
         """Codes [n, H, W, C] to integers [n, H, W, C]; the last call is filled up."""
         count, parts = len(codes), []
         for start in range(0, count, self.batch):
@@ -208,28 +219,26 @@ class Network:
             parts.append(self.library.run(np.concatenate([part, extra]))[: len(part)])
         return np.concatenate(parts) if parts else self.empty()
 
-    def empty(self):
+    def empty(self) -> np.ndarray:
         """No sample."""
         return np.zeros((0, *self.output["map"]), self.output["kind"])
 
 
-def quantize(x, border):
+def quantize(x: np.ndarray, border: dict[str, typing.Any]) -> np.ndarray:
     """Floats [n, dims] to codes [n, H, W, C]: clamp(rint(x / scale) + zero point), NaN is zero."""
     x, dims = np.asarray(x), border["dims"]
     if x.dtype != np.float32 or list(x.shape[1:]) != dims or x.ndim != len(dims) + 1:
         shape = ", ".join(str(size) for size in ["n", *dims])
-        raise RunError(
-            f"{border['name']} is float32 [{shape}], not {x.dtype} {list(x.shape)}"
-        )
+        raise RunError(f"{border['name']} is float32 [{shape}], not {x.dtype} {list(x.shape)}")
     steps = np.nan_to_num(np.rint(x / np.float32(border["scale"])), nan=0)
     low, high = border["limits"]
     codes = np.clip(steps + np.float32(border["zero_point"]), low, high).astype(border["kind"])
     order = border["order"]
     turned = codes.transpose(0, *(1 + i for i in np.argsort(order)))
-    return turned.reshape(len(x), *border["map"])
+    return np.ascontiguousarray(turned).reshape(len(x), *border["map"])
 
 
-def finish(integers, border, raw=False):
+def finish(integers: np.ndarray, border: dict[str, typing.Any], raw: bool = False) -> np.ndarray:
     """Integers [n, H, W, C] of the last node to the model's floats [n, dims]."""
     turned = integers.transpose(0, *(1 + axis for axis in whole_order(border["order"])))
     y = turned.reshape(len(integers), *border["dims"])
@@ -239,23 +248,23 @@ def finish(integers, border, raw=False):
     return centred.astype(np.float32) * np.float32(border["scale"])
 
 
-def whole_order(order):
+def whole_order(order: Sequence[int]) -> list[int]:
     """The axes of a map in an order; those of one element that it leaves out come last."""
     return [*order, *(axis for axis in range(3) if axis not in order)]
 
 
-def instructions():
+def instructions() -> set[str]:
     """The instruction sets that Linux says this processor has."""
     lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
     return {w for line in lines if line.startswith("flags") for w in line.split(":")[1].split()}
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
     """The command line."""
     raw = "--raw" in arguments
     paths = [Path(word) for word in arguments if word != "--raw"]
     if len(paths) != 2:
-        print(__doc__.strip(), file=sys.stderr)
+        print((__doc__ or "").strip(), file=sys.stderr)
         return 2
     try:
         network = Network(Path(__file__).resolve().parent)

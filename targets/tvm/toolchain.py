@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qcompile.errors import UnsupportedError
 
-TVM_FFI = "0.1.14.post0"
+CUDA_RUNTIME = "libcudart.so.13"
 
 
 def require_tvm() -> None:
@@ -19,6 +19,31 @@ def require_tvm() -> None:
             raise UnsupportedError(
                 f"TVM targets need the Python package {name}: pip install 'qcompile[tvm]'"
             )
+
+
+def runtime_libraries(device: str) -> list[Path]:
+    """What runs a library on "cpu" or "cuda", in the order of loading: parts of TVM's packages."""
+    require_tvm()
+    wanted = [("tvm_ffi", "libtvm_ffi.so"), ("tvm", "libtvm_runtime.so")]
+    wanted += [("tvm", "libtvm_runtime_cuda.so")] * (device == "cuda")
+    found = []
+    for package, name in wanted:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None and spec.submodule_search_locations
+        found.append(Path(spec.submodule_search_locations[0], "lib", name))
+    return found if device == "cpu" else [cuda_runtime(), *found]
+
+
+def cuda_runtime() -> Path:
+    """libcudart.so.13, which lies beside nvcc; UnsupportedError where it does not."""
+    home = Path(nvcc()).resolve().parents[1]
+    for folder in ("/usr/local/cuda", "/usr/local/cuda-13.0"):
+        found = [p for root in (home, Path(folder)) for p in root.glob(f"**/{CUDA_RUNTIME}")]
+        if found:
+            return found[0]
+    raise UnsupportedError(
+        f"target t4 needs {CUDA_RUNTIME} of CUDA 13 beside nvcc ({home}): install the CUDA runtime"
+    )
 
 
 def nvcc() -> str:

@@ -12,10 +12,11 @@ from qcompile.errors import InputError
 from qcompile.integer_graph import Add, CodeMap, GlobalAveragePool, IntegerGraph, MaxPool
 from qcompile.numerics.conv import Window
 from qcompile.targets import tvm_cpu
-from qcompile.targets.tvm import llvm_build
+from qcompile.targets.tvm import llvm_build, run
 from qcompile.targets.tvm.llvm_dot import AVX2, PLAIN, VNNI, Dot
 from qcompile.targets.tvm.relax_module import export
-from qcompile.targets.tvm.runner import Runner
+from qcompile.targets.tvm.run import Library, RunError, instructions
+from qcompile.targets.tvm.toolchain import runtime_libraries
 from tests.targets.tvm.nets import codes_of, conv, pair, residual_net, scale, window
 
 HAS_AVX2 = "avx2" in llvm_build.features(llvm_build.host_target())
@@ -31,7 +32,7 @@ def differences(graph: IntegerGraph, folder: Path, dot: Dot) -> int:
     export(llvm_build.build(graph, dot=dot).executable, path)
     codes = codes_of(np.random.default_rng(1), graph.input, graph.batch)
     kind = "int8" if graph.input.is_signed else "uint8"
-    found = Runner(path).run(codes.astype(kind))
+    found = Library(path, runtime_libraries("cpu")).run(codes.astype(kind))
     expected = graph.run(codes)[graph.output.name]
     assert len(np.unique(expected)) > 4, "the test must see a range"
     return int((found != expected).sum())
@@ -109,18 +110,21 @@ def test_the_schedule_of_vnni_by_plain_products(
 def test_a_library_runs_without_a_compiler(tmp_path: Path) -> None:
     path = tmp_path / "net.so"
     graph = residual_net(8, batch=1)
-    assert (
-        tvm_cpu.build(graph, path)
-        == llvm_build.dot_for(llvm_build.features(llvm_build.host_target())).name
-    )
+    built = tvm_cpu.build(graph, path)
+    dot = llvm_build.dot_for(llvm_build.features(llvm_build.host_target())).name
+    assert [row["instruction"] for row in built.kernels] == [dot] * len(graph.nodes)
+    assert set(built.instructions) <= instructions()
+    assert [p.name for p in built.runtime] == ["libtvm_ffi.so", "libtvm_runtime.so"]
     codes = codes_of(np.random.default_rng(2), graph.input, 1).astype(np.uint8)
     np.save(tmp_path / "x.npy", codes)
     program = f"""
 import sys, numpy as np
 from pathlib import Path
-from qcompile.targets.tvm.runner import Runner
-y = Runner(Path({str(path)!r})).run(np.load({str(tmp_path / "x.npy")!r}))
-assert "tvm" not in sys.modules
+sys.path.insert(0, {str(Path(run.__file__).parent)!r})
+from run import Library
+libraries = {[str(p) for p in built.runtime]!r}
+y = Library(Path({str(path)!r}), libraries).run(np.load({str(tmp_path / "x.npy")!r}))
+assert not {{"tvm", "tvm_ffi", "qcompile"}} & set(sys.modules)
 assert "libtvm_compiler" not in Path("/proc/self/maps").read_text()
 np.save({str(tmp_path / "y.npy")!r}, y)
 """
@@ -132,10 +136,10 @@ np.save({str(tmp_path / "y.npy")!r}, y)
 def test_wrong_inputs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.so"
     tvm_cpu.build(residual_net(8, batch=1), path)
-    runner = Runner(path)
-    with pytest.raises(InputError, match=r"does not take uint8 \[2, 13, 13, 3\]"):
+    runner = Library(path, runtime_libraries("cpu"))
+    with pytest.raises(RunError, match=r"shape\[0\] mismatch"):
         runner.run(np.zeros((2, 13, 13, 3), np.uint8))
-    with pytest.raises(InputError, match=r"does not take float32"):
+    with pytest.raises(RunError, match="codes are uint8, int8, int32, not float32"):
         runner.run(np.zeros((1, 13, 13, 3), np.float32))
 
 
