@@ -10,6 +10,7 @@ from qcompile.errors import InputError
 from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.integer_only import check_plan, problems_of
+from qcompile.network_check import check_network
 from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
 from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
@@ -53,6 +54,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     inner, more, why = _plan_bodies(model, recipe, preset, target)
     if problems := [p for p in (*problems, *more) if p]:
         raise InputError("\n".join(problems))
+    check_network(model, target, recipe)
     nodes |= imported | inner
     notes += why
     if not any(p.is_quantized for p in nodes.values()):

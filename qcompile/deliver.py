@@ -42,7 +42,8 @@ def deliver(reference: Artifact, network: Network, target: Target, folder: Path)
     }
     kernels = {name: row for row in facts["kernels"] for name in row["computes"]}
     rows = [
-        row | {"kernel": kernels[row["node"]]["instruction"] or row["kernel"], "layout": None}
+        {k: v for k, v in row.items() if k != "packed_bytes"}  # of another layout
+        | {"kernel": kernels[row["node"]]["instruction"], "layout": None}
         for row in reference.content["nodes"]
     ]
     content = reference.content | {"onnx": None, "library": None, "network": facts}

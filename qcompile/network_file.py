@@ -28,6 +28,7 @@ from qcompile.numerics.requantize import Dyadic
 
 KINDS = {kind.__name__: kind for kind in (Conv, Add, MaxPool, GlobalAveragePool, Excerpt)}
 ARRAYS = ("weight", "bias", "multiplier", "exponent")
+DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile)
 GRAPH = "graph"  # the name of the structure, JSON in bytes
 
 
@@ -59,7 +60,7 @@ def load(path: Path) -> IntegerGraph:
         data = json.loads(arrays[GRAPH].tobytes())
         nodes = tuple(_node(row, i, arrays) for i, row in enumerate(data["nodes"]))
         return IntegerGraph(_map(data["input"]), nodes, int(data["batch"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise InputError(
             f"{path} is no integer graph: {type(error).__name__}: {error}: compile the model again"
         ) from None

@@ -15,9 +15,9 @@ import onnx_ir as ir
 from qcompile.artifact import Artifact, load
 from qcompile.data import Data
 from qcompile.deliver import deliver
-from qcompile.errors import InputError
 from qcompile.measure import measure_speed
 from qcompile.network import Network
+from qcompile.network_check import batch_of
 from qcompile.recipe import Recipe
 from qcompile.session import open_model, session_options
 from qcompile.targets.target import Target
@@ -40,15 +40,6 @@ def network_of(lowered: ir.Model, target: Target, recipe: Recipe) -> Network | N
     if target.compiler is None:
         return None
     return to_integer_graph(lowered, target.name, batch_of(lowered.graph, recipe))
-
-
-def batch_of(graph: ir.Graph, recipe: Recipe) -> int:
-    """Samples a call: what the recipe says, else the model's own number, else 1."""
-    found = graph.inputs[0].shape
-    own = found[0] if found is not None and len(found) and isinstance(found[0], int) else None
-    if own is not None and recipe.batch not in (None, own):
-        raise InputError(f"--batch {recipe.batch}: the model's own batch is {own}: leave it out")
-    return own or recipe.batch or 1
 
 
 def reference_folder(folder: Path) -> Path:

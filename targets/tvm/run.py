@@ -230,7 +230,8 @@ def quantize(x: np.ndarray, border: dict[str, typing.Any]) -> np.ndarray:
     if x.dtype != np.float32 or list(x.shape[1:]) != dims or x.ndim != len(dims) + 1:
         shape = ", ".join(str(size) for size in ["n", *dims])
         raise RunError(f"{border['name']} is float32 [{shape}], not {x.dtype} {list(x.shape)}")
-    steps = np.nan_to_num(np.rint(x / np.float32(border["scale"])), nan=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # far beyond the range is its end
+        steps = np.nan_to_num(np.rint(x / np.float32(border["scale"])), nan=0)
     low, high = border["limits"]
     codes = np.clip(steps + np.float32(border["zero_point"]), low, high).astype(border["kind"])
     order = border["order"]

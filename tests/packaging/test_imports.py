@@ -76,6 +76,8 @@ ORDER = (
             "integer_facts",
             "map_reader",
             "network",
+            "network_check",
+            "report_network",
             "to_integer_graph",
         ),
         *("body_data", "verify_bodies", "verify_split"),
