@@ -32,6 +32,7 @@ from qcompile.weighted import (
     not_codable,
     nothing_to_quantize,
 )
+from qcompile.widen import widen
 
 NO_RANGES = "nothing calibrates static activations inside them"
 
@@ -73,7 +74,10 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
     plan = replace(plan, is_integer_only=recipe.integer_only)
-    return check_plan(spread_activations(model.graph, plan, target))
+    plan = spread_activations(model.graph, plan, target)
+    if plan.is_integer_only and recipe.activation_format is None:
+        plan = widen(model.graph, plan)
+    return check_plan(plan)
 
 
 def _plan_graph(

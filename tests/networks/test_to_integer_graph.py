@@ -145,3 +145,27 @@ def test_a_damaged_file_is_refused(at: int, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:at])
     with pytest.raises(InputError, match=r"is no integer graph: .*: compile the model again"):
         network_file.load(path)
+
+
+def test_codes_that_gain_nothing_from_4_bits_have_8(tmp_path: Path) -> None:
+    """The image, what enters the classifier, and the convolution inside a sum."""
+    graph = to_integer_graph(reference(shortcut, tmp_path, "w4a4").model(), "t4", 1).graph
+    assert graph.input.bits == 8 and graph.input.zero_point > 15
+    by_name = {node.y.name: node for node in graph.nodes}
+    mean = by_name["mean_codes_nhwc"]
+    assert mean.y.bits == 8 and mean.limits == (0, 255)
+    residuals = [n.residual for n in graph.nodes if isinstance(n, Conv) and n.residual is not None]
+    assert [r.own_limits for r in residuals] == [(0, 255)] * 2
+    others = [n.y for n in graph.nodes if isinstance(n, Conv)][:-1]
+    assert {y.bits for y in others} == {4}
+
+
+def test_codes_stay_narrow_where_it_is_asked(tmp_path: Path) -> None:
+    net = shortcut()
+    recipe = qcompile.Recipe(preset="w4a4", activation_format="uint4", integer_only=True)
+    artifact = qcompile.compile(
+        net.save(tmp_path / "net.onnx"), recipe=recipe, calibration_data=samples(net, 16)
+    )
+    graph = to_integer_graph(artifact.model(), "t4", 1).graph
+    residuals = [n.residual for n in graph.nodes if isinstance(n, Conv) and n.residual is not None]
+    assert {r.own_limits for r in residuals} == {(0, 15)}

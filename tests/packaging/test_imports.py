@@ -60,6 +60,7 @@ ORDER = (
             "verify_nodes",
             "verify_normalised",
             "weighted",
+            "widen",
         ),
         *(
             "compensate",
