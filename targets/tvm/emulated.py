@@ -27,10 +27,13 @@ class EmulatedPlan:
             arrays[step.output] = self._run(step, arrays, is_backward=is_backward)
         return arrays
 
-    def each(self, values: dict[str, NDArray]) -> Iterator[tuple[str, NDArray, NDArray]]:
+    def each(
+        self, values: dict[str, NDArray], chosen: frozenset[str] | None = None
+    ) -> Iterator[tuple[str, NDArray, NDArray]]:
         """Name, result and expectation of every kernel by itself, on the maps that numerics gives.
 
-        values: codes or sums of every map by name, a whole batch.
+        values: codes or sums of every map by name, a whole batch. chosen: maps that are made, or
+        None for all; packing and unpacking always run.
         """
         graph = self.plan.graph
         maps = (graph.input, *(node.y for node in graph.nodes))
@@ -38,6 +41,8 @@ class EmulatedPlan:
         for x in (graph.input, graph.output):  # at the border codes are bytes
             arrays[f"{x.name}_codes"] = np.ascontiguousarray(values[x.name], code_kind(x))
         for step in self.plan.steps:
+            if chosen is not None and step.node is not None and step.output not in chosen:
+                continue
             yield step.name, self._run(step, arrays), arrays[step.output]
 
     def _run(self, step: Step, arrays: dict[str, NDArray], *, is_backward: bool = False) -> NDArray:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import qcompile
-from qcompile import network_file
+from qcompile import network_file, verify_network
 from qcompile.deliver import _border
 from qcompile.errors import InputError
 from qcompile.integer_graph import Add, Conv, Excerpt, IntegerGraph
@@ -169,3 +169,15 @@ def test_codes_stay_narrow_where_it_is_asked(tmp_path: Path) -> None:
     graph = to_integer_graph(artifact.model(), "t4", 1).graph
     residuals = [n.residual for n in graph.nodes if isinstance(n, Conv) and n.residual is not None]
     assert {r.own_limits for r in residuals} == {(0, 15)}
+
+
+def test_large_networks_are_emulated_by_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = to_integer_graph(reference(projected, tmp_path).model(), "t4", 2).graph
+    assert verify_network.distinct(graph) is None
+    monkeypatch.setattr(verify_network, "MOST_EMULATED", 1000)
+    assert verify_network.distinct(graph) == {node.y.name for node in graph.nodes}
+    twice = (replace(graph.nodes[0], y=replace(graph.nodes[0].y, name="again")), *graph.nodes)
+    assert "again" in (verify_network.distinct(replace(graph, nodes=twice)) or ())
+    assert len(verify_network.distinct(replace(graph, nodes=twice)) or ()) == len(graph.nodes)
