@@ -164,13 +164,13 @@ def _shell(facts: dict[str, Any]) -> ir.Model:
 def _load_network(
     artifact: Artifact, facts: dict[str, Any], threads: int | None, *, trust: bool, emulate: bool
 ) -> NetworkSession:
-    if emulate:
-        return emulated_network(artifact.folder, artifact.content["target"], facts)
     if not trust:
         raise InputError(
             f"{artifact.folder} holds a library, which is code: load it with trust_library=True if "
             "you trust whoever built it"
         )
+    if emulate:
+        return emulated_network(artifact.folder, artifact.content["target"], facts)
     return open_network(artifact.folder, facts, threads)
 
 
@@ -191,7 +191,8 @@ def load(
     The installed op library runs it; the copy inside the artifact is code and is loaded only with
     trust_library=True. A network (targets tvm-cpu and t4) is a library, and is never loaded without
     it; its session takes any number of samples, and run(…, raw=True) gives integers. `emulate` runs
-    the kernels of target t4 on the CPU; other targets refuse it.
+    the kernels of target t4 on the CPU, from the source in the artifact, which is code as well;
+    other targets refuse it.
     """
     artifact = Artifact.read(folder)
     if (facts := artifact.content.get("network")) is not None:

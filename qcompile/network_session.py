@@ -67,7 +67,7 @@ def open_network(folder: Path, facts: dict[str, Any], threads: int | None) -> Ne
         if threads is not None:
             network.library.set_threads(threads)
     except run.RunError as error:
-        cure = "; qcompile.load(…, emulate=True) runs the same kernels on the CPU, slowly"
+        cure = "; with emulate=True qcompile.load runs the same kernels on the CPU, slowly"
         raise UnsupportedError(f"{error}{cure * (facts['device'] == 'cuda')}") from None
     return NetworkSession(facts, network.integers)
 

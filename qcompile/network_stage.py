@@ -24,7 +24,7 @@ from qcompile.targets.target import Target
 from qcompile.to_integer_graph import to_integer_graph
 from qcompile.verdict import Verdict
 from qcompile.verify import END_TO_END_SAMPLES, end_to_end
-from qcompile.verify_network import check_network, distinct
+from qcompile.verify_network import can_run, check_network, distinct
 
 REFERENCE = "reference"
 NOT_RUN = "speed and accuracy of the library itself: there is no GPU; its integers are target cpu's"
@@ -66,12 +66,13 @@ def finish_network(
     shutil.rmtree(folder / REFERENCE)
     if verdict.failures:
         return artifact, verdict
-    if target.compiler.device != "cpu":
-        left = [NOT_RUN]
-        if (chosen := distinct(network.graph)) is not None:
-            count = len(network.graph.nodes) - len(chosen)
-            left.append(f"{count} kernels on the emulator: they have the form of others that were")
-        return artifact, replace(verdict, speed={}, skipped=(*verdict.skipped, *left))
+    chosen = distinct(network.graph) if target.compiler.emulate is not None else None
+    if chosen is not None:
+        count = len(network.graph.nodes) - len(chosen)
+        left = f"{count} kernels on the emulator: they have the form of others that were"
+        verdict = replace(verdict, skipped=(*verdict.skipped, left))
+    if not can_run(target.compiler):
+        return artifact, replace(verdict, speed={}, skipped=(*verdict.skipped, NOT_RUN))
     session = load(folder, threads=1, trust_library=True)  # which we just wrote
     before = open_model(source, session_options(1))
     sqnr, cosine, finite = end_to_end(before, session, data.first(END_TO_END_SAMPLES))

@@ -8,6 +8,7 @@ for a GPU run on the emulator, each once, on the tensors that numerics gives it.
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from qcompile.integer_graph import Conv, IntegerGraph
 from qcompile.network import Network
 from qcompile.targets.target import Compiler
 from qcompile.targets.tvm import run
+from qcompile.targets.tvm.toolchain import has_gpu
 from qcompile.verdict import Check
 from qcompile.verify_nodes import probe
 
 SAMPLES = 2  # numerics runs every layer in NumPy
 CPU_SAMPLES = 64  # of target cpu's artifact
+Emulate = Callable[[IntegerGraph, str | None], Any]
 EQUAL = "integers that differ"
 MOST_EMULATED = 1 << 29  # products; the emulator does some 20 million in a second
 PRODUCTS = ("mma.sync", "dp4a")
@@ -48,10 +51,18 @@ def check_network(
         check_files(artifact),
         _equal("network: numerics", last, expected[chosen], "target cpu against numerics"),
     ]
-    if compiler.device == "cpu":
+    if can_run(compiler):
         found = run_alone(artifact.folder, x, is_raw=is_raw)
-        return [*checks, _equal("network: library", found, expected, "run.py against target cpu")]
-    return [*checks, check_instructions(network, facts), check_emulated(artifact, network, values)]
+        checks.append(_equal("network: library", found, expected, "run.py against target cpu"))
+    if compiler.emulate is not None:
+        checks.append(check_instructions(network, facts))
+        checks.append(check_emulated(artifact, network, compiler.emulate, values))
+    return checks
+
+
+def can_run(compiler: Compiler) -> bool:
+    """Whether this machine has what the library is for."""
+    return compiler.device == "cpu" or has_gpu()
 
 
 def check_files(artifact: Artifact) -> Check:
@@ -74,15 +85,15 @@ def check_instructions(network: Network, facts: dict[str, Any]) -> Check:
     return Check("network: PTX", len(wrong), 0, source, ", ".join(wrong), len(rows))
 
 
-def check_emulated(artifact: Artifact, network: Network, values: dict[str, NDArray]) -> Check:
+def check_emulated(
+    artifact: Artifact, network: Network, emulate: Emulate, values: dict[str, NDArray]
+) -> Check:
     """The CUDA source of the artifact, lane by lane: kernels on the tensors of numerics.
 
     Of a large network those that differ from each other in more than numbers.
     """
-    from qcompile.targets import t4
-
     source = (artifact.folder / artifact.content["network"]["library"]).with_suffix(".cu")
-    plan = t4.emulate(network.graph, source.read_text(encoding="utf-8"))
+    plan = emulate(network.graph, source.read_text(encoding="utf-8"))
     wrong, where, count = 0, "", 0
     for name, found, expected in plan.each(values, distinct(network.graph)):
         different = int((found != expected).sum())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the TVM targets need beside Python, and what to do where it is missing."""
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -44,6 +45,17 @@ def cuda_runtime() -> Path:
     raise UnsupportedError(
         f"target t4 needs {CUDA_RUNTIME} of CUDA 13 beside nvcc ({home}): install the CUDA runtime"
     )
+
+
+def has_gpu() -> bool:
+    """Whether a driver of NVIDIA's finds a GPU."""
+    count = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    except (OSError, AttributeError):  # no driver, or the empty one that stands in for it
+        return False
+    return bool(found and count.value > 0)
 
 
 def nvcc() -> str:

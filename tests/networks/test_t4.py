@@ -65,7 +65,7 @@ def test_emulation_gives_the_integers_of_target_cpu(
         model, output=tmp_path / "cpu", recipe=recipe, calibration_data=samples(net, 16)
     )
     x = samples(net, 5, seed=7)["x"]
-    emulated = qcompile.load(artifact.folder, emulate=True)
+    emulated = qcompile.load(artifact.folder, trust_library=True, emulate=True)
     found, expected = emulated.run(None, {"x": x}), qcompile.load(cpu.folder).run(None, {"x": x})
     np.testing.assert_array_equal(found[0], expected[0])
     assert len(np.unique(found[0])) > 20
@@ -77,12 +77,15 @@ def test_without_a_gpu_it_says_so(artifact: qcompile.Artifact) -> None:
     try:
         found = qcompile.load(artifact.folder, trust_library=True).run(None, {"x": x})[0]
     except UnsupportedError as error:
-        assert "a driver of 580 or later are needed; qcompile.load(…, emulate=True)" in str(error)
+        assert "a driver of 580 or later are needed; with emulate=True" in str(error)
     else:
-        emulated = qcompile.load(artifact.folder, emulate=True).run(None, {"x": x})[0]
+        emulated = qcompile.load(artifact.folder, trust_library=True, emulate=True).run(
+            None, {"x": x}
+        )[0]
         np.testing.assert_array_equal(found, emulated)
-    with pytest.raises(InputError, match="holds a library, which is code"):
-        qcompile.load(artifact.folder)
+    for emulate in (False, True):
+        with pytest.raises(InputError, match="holds a library, which is code"):
+            qcompile.load(artifact.folder, emulate=emulate)
 
 
 def test_the_report_has_a_row_a_kernel(

@@ -98,7 +98,7 @@ def test_code_is_not_loaded_without_trust(cpu_artifact: qcompile.Artifact) -> No
     with pytest.raises(InputError, match="holds a library, which is code: load it with trust_lib"):
         qcompile.load(cpu_artifact.folder)
     with pytest.raises(InputError, match="target tvm-cpu has nothing to emulate: leave out emul"):
-        qcompile.load(cpu_artifact.folder, emulate=True)
+        qcompile.load(cpu_artifact.folder, trust_library=True, emulate=True)
 
 
 @pytest.mark.parametrize(
