@@ -4,7 +4,7 @@
 import onnx_ir as ir
 
 from qcompile.errors import InputError
-from qcompile.graph import is_op
+from qcompile.graph import attribute, is_op
 from qcompile.integer_only import FLOATS, Culprit, message_of
 from qcompile.recipe import Recipe
 from qcompile.targets.target import Target
@@ -22,12 +22,24 @@ def check_network(normalised: ir.Model, target: Target, recipe: Recipe) -> None:
             found.append(Culprit(names, f"{len(values)} {what}s", f"one {what} is possible"))
     for node in graph:
         gives_floats = any(v.dtype in FLOATS for v in node.outputs)
-        reason = why_no_kernel(node) if gives_floats and not is_op(node, "Constant") else None
+        reason = _why_not(node) if gives_floats and not is_op(node, "Constant") else None
         if reason is not None:
             found.append(Culprit(node.name or "", node.op_type, reason))
     if found:
         raise InputError(message_of(found, f"target {target.name}: {{}} without a kernel", CURE))
     batch_of(graph, recipe)
+
+
+def _why_not(node: ir.Node) -> str | None:
+    """What the node and the size of its input say."""
+    source = node.inputs[0] if node.inputs else None
+    dims = None if source is None or source.shape is None else tuple(source.shape)[2:]
+    kernel = tuple(attribute(node, "kernel_shape", ()))
+    is_known = dims is not None and all(isinstance(d, int) for d in dims)
+    is_partial = kernel != dims or any(attribute(node, "pads", ()))
+    if is_op(node, "AveragePool") and is_known and is_partial:
+        return f"the average of {kernel} in {dims}: whole maps have a kernel"
+    return why_no_kernel(node)
 
 
 def batch_of(graph: ir.Graph, recipe: Recipe) -> int:

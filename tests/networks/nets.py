@@ -77,7 +77,7 @@ def rows(batch: int | str = "batch") -> Net:
 
 
 def grouped() -> Net:
-    """What has no kernel: groups, dilations, a concatenation, a table."""
+    """What has no kernel: groups, dilations, a concatenation, a mean of less than a map."""
     net = Net(seed=4)
     x = net.input("x", ["batch", 4, 8, 8])
     x = net.node("Relu", [net.conv(x, 8, 4, "stem")], "stem_relu")
@@ -85,8 +85,9 @@ def grouped() -> Net:
     weight = net.weight("dilated.weight", 8, 8, 3, 3)
     b = net.node("Conv", [x, weight], "dilated", pads=[2] * 4, dilations=[2, 2])
     x = net.node("Concat", [a, b], "both", axis=1)
+    x = net.node("AveragePool", [x], "means", kernel_shape=[2, 2], strides=[2, 2])
     net.conv(x, 4, 16, "y")
-    net.output("y", ["batch", 4, 8, 8])
+    net.output("y", ["batch", 4, 4, 4])
     return net
 
 

@@ -226,8 +226,10 @@ def test_culprits_come_before_any_slow_work(tmp_path: Path) -> None:
             ),
         )
     lines = str(caught.value).splitlines()
-    assert lines[0] == "target tvm-cpu: 3 nodes without a kernel"
+    assert lines[0] == "target tvm-cpu: 4 nodes without a kernel"
     assert lines[1] == "  Conv /depthwise/Conv: a convolution of 8 groups has no kernel there"
+    mean = "the average of (2, 2) in (8, 8): whole maps have a kernel"
+    assert lines[4] == f"  AveragePool /means/AveragePool: {mean}"
 
 
 def test_a_missing_extra_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
