@@ -36,14 +36,18 @@ class EmulatedPlan:
         None for all; packing and unpacking always run.
         """
         graph = self.plan.graph
-        maps = (graph.input, *(node.y for node in graph.nodes))
-        arrays = {x.name: held(values[x.name], x) for x in maps}
+        maps = {x.name: x for x in (graph.input, *(node.y for node in graph.nodes))}
+        arrays = {name: held(values[name], x) for name, x in maps.items()}
         for x in (graph.input, graph.output):  # at the border codes are bytes
             arrays[f"{x.name}_codes"] = np.ascontiguousarray(values[x.name], code_kind(x))
         for step in self.plan.steps:
             if chosen is not None and step.node is not None and step.output not in chosen:
                 continue
-            yield step.name, self._run(step, arrays), arrays[step.output]
+            found, made = self._run(step, arrays), maps.get(step.output)
+            if made is None:
+                yield step.name, found, arrays[step.output]
+            else:  # what fills up the last word means nothing
+                yield step.name, unpacked(found, made), values[made.name]
 
     def _run(self, step: Step, arrays: dict[str, NDArray], *, is_backward: bool = False) -> NDArray:
         y = np.full(step.shape, 0x55, step.kind)
@@ -57,12 +61,14 @@ class EmulatedPlan:
     def codes(self, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
         """Every map of the graph by name, unpacked."""
         nodes = self.plan.graph.nodes
-        return {
-            y.name: arrays[y.name]
-            if y.bits == 32
-            else words.unpack(arrays[y.name], y.bits, y.shape[2], is_signed=y.is_signed)
-            for y in (node.y for node in nodes)
-        }
+        return {node.y.name: unpacked(arrays[node.y.name], node.y) for node in nodes}
+
+
+def unpacked(array: NDArray, x: CodeMap) -> NDArray:
+    """The codes of a map from words, or its sums."""
+    if x.bits == 32:
+        return array
+    return words.unpack(array, x.bits, x.shape[2], is_signed=x.is_signed)
 
 
 def held(values: NDArray, x: CodeMap) -> NDArray[np.int32]:

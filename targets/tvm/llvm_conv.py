@@ -132,7 +132,8 @@ def _schedule(function: Any, conv: Conv, dot: Dot, name: str) -> Any:
         decoded = s.get_sblock("decoded")
         s.compute_at(decoded, po)
     s.reverse_compute_at(out, jo)
-    s.vectorize(s.get_loops(out)[-1])
+    if conv.y.shape[2] > 1:  # TVM leaves out loops of 1: the last one would be another
+        s.vectorize(s.get_loops(out)[-1])
     rows = s.fuse(b, i)
     s.parallel(rows)
     if dot.intrinsic is None:

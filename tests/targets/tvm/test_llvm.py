@@ -41,7 +41,7 @@ def differences(graph: IntegerGraph, folder: Path, dot: Dot) -> int:
 @pytest.mark.parametrize("dot", DOTS)
 @pytest.mark.parametrize(
     ("bits", "is_signed", "channels", "N"),
-    [(8, False, 3, 17), (8, True, 20, 40), (4, False, 5, 16), (4, True, 16, 7)],
+    [(8, False, 3, 17), (8, True, 20, 40), (4, False, 5, 16), (4, True, 16, 7), (8, False, 8, 1)],
 )
 def test_convolutions(
     tmp_path: Path, dot: Dot, bits: int, is_signed: bool, channels: int, N: int
