@@ -101,6 +101,7 @@ def test_the_report_has_a_row_a_kernel(
     assert {"network.so", "libcudart.so.13"} <= set(facts["bytes"]) and facts["ops"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["a multiplier", "the padding"])
 def test_a_wrong_kernel_writes_nothing(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
