@@ -40,6 +40,6 @@ def qpool_average(
 
 
 def qpool_max(x: NDArray, window: Window) -> NDArray:
-    """Codes [B, H, W, C], of 8 bits in any type, to [B, OH, OW, C] (N22)."""
-    lowest = np.iinfo(np.int16).min  # a padded tap is left out
-    return patches(x.astype(np.int16), window, pad=lowest).max(axis=3).astype(x.dtype)
+    """Codes uint8 or int16 [B, H, W, C] to [B, OH, OW, C] (N22)."""
+    taps = patches(x.astype(np.int16), window, pad=np.iinfo(np.int16).min)
+    return np.maximum(taps.max(axis=3), np.iinfo(x.dtype).min).astype(x.dtype)
