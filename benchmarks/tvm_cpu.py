@@ -56,9 +56,9 @@ def _built(library: Path, size: int, bits: int, weight_bits: int) -> str:
     assert DEPTHS[50] == resnet50.FULL.depths
     begun = time.process_time()
     graph = resnet(50, 1, bits, size, resnet50.FULL.stem, weight_bits)
-    dot = tvm_cpu.build(graph, library)
+    built = tvm_cpu.build(graph, library)
     print(f"built in {time.process_time() - begun:.0f} s of CPU time")
-    return dot
+    return str(built.kernels[0]["instruction"])
 
 
 def _measured(
@@ -66,12 +66,14 @@ def _measured(
 ) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
     """Seconds of ours and of ONNX Runtime's runs, in turns: of the clock, and of CPU time."""
     from qcompile.session import open_model, session_options
-    from qcompile.targets.tvm.runner import Runner
+    from qcompile.targets.tvm.run import Library
+    from qcompile.targets.tvm.toolchain import runtime_libraries
 
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 256, (1, size, size, 3)).astype(np.uint8)
     image = rng.standard_normal((1, 3, size, size)).astype(np.float32)
-    runner, session = Runner(library), open_model(resnet50.build(), session_options(threads))
+    runner = Library(library, runtime_libraries("cpu"))
+    session = open_model(resnet50.build(), session_options(threads))
     runs = (lambda: runner.run(codes), lambda: session.run(None, {"image": image}))
     times: tuple[list[tuple[float, float]], list[tuple[float, float]]] = ([], [])
     for run in runs:

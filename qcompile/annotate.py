@@ -10,6 +10,7 @@ from qcompile.errors import InputError
 from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.integer_only import check_plan, problems_of
+from qcompile.network_check import check_network
 from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
 from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
@@ -31,6 +32,7 @@ from qcompile.weighted import (
     not_codable,
     nothing_to_quantize,
 )
+from qcompile.widen import widen
 
 NO_RANGES = "nothing calibrates static activations inside them"
 BATCH_NORM = "BatchNorm statistics"
@@ -58,6 +60,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     inner, more, why = _plan_bodies(model, recipe, preset, target)
     if problems := [p for p in (*problems, *more) if p]:
         raise InputError("\n".join(problems))
+    check_network(model, target, recipe)
     nodes |= imported | inner
     notes += why
     if not any(p.is_quantized for p in nodes.values()):
@@ -76,8 +79,10 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
     plan = replace(plan, is_integer_only=recipe.integer_only)
-    spread = spread_activations(model.graph, plan, target, has_data=has_data)
-    return check_plan(_with_origin(spread, has_data=has_data))
+    plan = spread_activations(model.graph, plan, target, has_data=has_data)
+    if plan.is_integer_only and recipe.activation_format is None:
+        plan = widen(model.graph, plan)
+    return check_plan(_with_origin(plan, has_data=has_data))
 
 
 def _plan_graph(

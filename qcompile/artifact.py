@@ -14,12 +14,14 @@ import onnxruntime as ort
 import qcompile.runtime_ops as runtime_ops
 from qcompile.errors import InputError, VerificationError
 from qcompile.load import read
-from qcompile.manifest import mismatch
+from qcompile.manifest import NETWORK, mismatch
+from qcompile.network_session import NetworkSession, emulated_network, open_network
 from qcompile.provenance import attach
 from qcompile.session import session_options
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+LIBRARY = "network.so"  # of targets that make one
 WEIGHTS = "model.onnx.data"
 MANIFEST_VERSION = 1
 
@@ -72,15 +74,21 @@ class Artifact:
         (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     def model(self) -> ir.Model:
-        """The compiled graph, its nodes and values marked with what they stand for."""
+        """The compiled graph, its nodes and values marked with what they stand for.
+
+        Of a library: a graph with its inputs and outputs, and no nodes.
+        """
+        if (facts := self.content.get("network")) is not None:
+            return _shell(facts)
         model = read(self.folder / MODEL)
         attach(model, self.content.get("provenance", {}))
         return model
 
     @property
     def model_bytes(self) -> int:
-        """Bytes on disk of the model and its weights, without library and manifest."""
-        return sum(f["bytes"] for n, f in self.content["files"].items() if n in (MODEL, WEIGHTS))
+        """Bytes on disk of the model and its weights, without op library, runtime and manifest."""
+        parts = MODEL, WEIGHTS, LIBRARY
+        return sum(f["bytes"] for n, f in self.content["files"].items() if n in parts)
 
 
 def plain(data: Any) -> Any:
@@ -97,7 +105,7 @@ def plain(data: Any) -> Any:
 
 
 _CONTENT = {
-    **{"source": dict, "target": str, "preset": str, "onnx": dict, "files": dict},
+    **{"source": dict, "target": str, "preset": str, "files": dict},
     **{"coverage": float, "nodes": list, "float_nodes": dict, "notes": list},
 }
 
@@ -112,8 +120,14 @@ def _missing(data: Any) -> str | None:
     for key, kind in _CONTENT.items():
         if not isinstance(content.get(key), kind):
             return f'content has no "{key}"'
-    if not {MODEL} <= set(content["files"]):
-        return f"files has no {MODEL}"
+    network = content.get("network")
+    if network is None and not isinstance(content.get("onnx"), dict):
+        return 'content has no "onnx"'
+    if problem := mismatch(network, NETWORK, "network") if network is not None else None:
+        return problem
+    needed = {MODEL} if network is None else {LIBRARY, network["library"], *network["runtime"]}
+    if lost := sorted(needed - set(content["files"])):
+        return f"files has no {lost[0]}"
     for name, facts in content["files"].items():
         if not isinstance(facts, dict) or not {"bytes", "sha256"} <= set(facts):
             return f"{name} has no bytes or no sha256"
@@ -137,6 +151,29 @@ def _check_file(folder: Path, name: str, facts: dict[str, Any]) -> None:
         )
 
 
+def _shell(facts: dict[str, Any]) -> ir.Model:
+    """Inputs and outputs of a network."""
+    ports = [
+        ir.val(p["name"], ir.DataType.FLOAT, ["n", *p["dims"]])
+        for p in (facts["input"], facts["output"])
+    ]
+    graph = ir.Graph(ports[:1], ports[1:], nodes=[], opset_imports={"": 20}, name="network")
+    return ir.Model(graph, ir_version=9)
+
+
+def _load_network(
+    artifact: Artifact, facts: dict[str, Any], threads: int | None, *, trust: bool, emulate: bool
+) -> NetworkSession:
+    if not trust:
+        raise InputError(
+            f"{artifact.folder} holds a library, which is code: load it with trust_library=True if "
+            "you trust whoever built it"
+        )
+    if emulate:
+        return emulated_network(artifact.folder, artifact.content["target"], facts)
+    return open_network(artifact.folder, facts, threads)
+
+
 def sha256(path: Path) -> str:
     """The file's digest, read in pieces."""
     with path.open("rb") as file:
@@ -152,10 +189,17 @@ def load(
     """A ready InferenceSession of an artifact.
 
     The installed op library runs it; the copy inside the artifact is code and is loaded only with
-    trust_library=True. `emulate` is for targets whose hardware may be absent, and changes nothing
-    for those of this build.
+    trust_library=True. A network (targets tvm-cpu and t4) is a library, and is never loaded without
+    it; its session takes any number of samples, and run(…, raw=True) gives integers. `emulate` runs
+    the kernels of target t4 on the CPU, from the source in the artifact, which is code as well;
+    other targets refuse it.
     """
     artifact = Artifact.read(folder)
+    if (facts := artifact.content.get("network")) is not None:
+        return _load_network(artifact, facts, threads, trust=trust_library, emulate=emulate)
+    if emulate:
+        target = artifact.content["target"]
+        raise InputError(f"target {target} has nothing to emulate: leave out emulate")
     options = session_options(threads)
     library = artifact.content["library"]
     if library is not None and trust_library:

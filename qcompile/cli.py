@@ -93,6 +93,9 @@ def compile_command(
     integer_only: Annotated[
         bool, typer.Option("--integer-only", help="no float between quantizer and output")
     ] = False,
+    batch: Annotated[
+        int | None, typer.Option(help="samples a call of t4 and tvm-cpu (the model's, or 1)")
+    ] = None,
     min_sqnr: Annotated[float | None, typer.Option(help="fail below this many dB")] = None,
     metric: Annotated[
         str | None, typer.Option(help="MODULE:FUNCTION of a session; more is better")
@@ -130,6 +133,7 @@ def compile_command(
         if op_types_to_quantize is None
         else tuple(op_types_to_quantize.split(",")),
         integer_only=integer_only or None,
+        batch=batch,
         seed=seed,
     )
     chosen = chosen.with_flags(rules=(*chosen.rules, *_rules(nodes_to_exclude)))

@@ -26,6 +26,9 @@ from qcompile.recipe import Recipe
 
 DATA = "FILE.npz, FILE.npy, DIR or MODULE:FUNCTION"
 AsJson = Annotated[bool, typer.Option("--json")]
+Trust = Annotated[
+    bool, typer.Option("--trust-library", help="load the library of a tvm-cpu or t4 artifact")
+]
 
 
 def console() -> Console:
@@ -105,10 +108,11 @@ def compare(
     b: Annotated[Path, typer.Argument(help=".onnx file or artifact")],
     data: Annotated[str, typer.Option(help=DATA)],
     num_samples: Annotated[int, typer.Option(help="at most")] = 64,
+    trust_library: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Outputs side by side: SQNR, cosine, top-1 agreement, worst nodes."""
-    result = run_compare(a, b, data, num_samples)
+    result = run_compare(a, b, data, num_samples, trust=trust_library)
     if as_json:
         print_json(asdict(result))
     else:
@@ -124,10 +128,12 @@ def bench(
         list[str] | None, typer.Option(help="INPUT=1x3x224x224, once for each free input")
     ] = None,
     seconds: Annotated[float | None, typer.Option(help="of measuring (1)")] = None,
+    trust_library: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Time of one run; with --vs the ratio of the two, interleaved in one run."""
-    found = run_bench(path, vs, threads, data, seconds, shapes=tuple(shape or ()))
+    chosen = tuple(shape or ())
+    found = run_bench(path, vs, threads, data, seconds, chosen, trust=trust_library)
     if as_json:
         print_json({"path": str(path), "vs": None if vs is None else str(vs)} | found)
         return

@@ -45,10 +45,13 @@ class Comparison:
     num_samples: int
 
 
-def open_path(path: str | Path, threads: int | None = None) -> ort.InferenceSession:
-    """A session of an .onnx file or an artifact."""
+def open_path(
+    path: str | Path, threads: int | None = None, *, trust: bool = False
+) -> ort.InferenceSession:
+    """A session of an .onnx file or an artifact; trust: libraries may be loaded."""
     if Path(path).is_dir():
-        return load(path, threads)
+        has_network = Artifact.read(path).content.get("network") is not None
+        return load(path, threads, trust_library=trust and has_network)
     return open_model(load_model(path), session_options(threads))
 
 
@@ -59,11 +62,13 @@ def model_of(path: str | Path) -> ir.Model:
     return Artifact.read(path).model()
 
 
-def compare(a: str | Path, b: str | Path, data: Any, limit: int = 64) -> Comparison:
+def compare(
+    a: str | Path, b: str | Path, data: Any, limit: int = 64, *, trust: bool = False
+) -> Comparison:
     """Run both on the data; A is the reference. InputError where inputs or outputs do not match."""
     if limit < 1:
         raise InputError(f"{limit} samples: at least 1 is needed")
-    first, second = open_path(a), open_path(b)
+    first, second = (open_path(path, trust=trust) for path in (a, b))
     _check_alike(first, second)
     inputs = [list(model_of(path).graph.inputs) for path in (a, b)]
     # A batch that either fixes cuts the data for both.
@@ -150,6 +155,8 @@ def bench(
     data: Any = None,
     seconds: float | None = None,
     shapes: tuple[str, ...] = (),
+    *,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Milliseconds of `path`, interleaved with `versus` where given (ratio = versus ÷ path).
 
@@ -170,8 +177,8 @@ def bench(
         if data is not None
         else synthetic_data(model, 0, 1, shapes=given)
     )
-    second = open_path(path, threads)
-    first = open_path(versus, threads) if versus is not None else second
+    second = open_path(path, threads, trust=trust)
+    first = open_path(versus, threads, trust=trust) if versus is not None else second
     if versus is not None:
         _check_alike(first, second)
     feed = next(iter(samples))

@@ -24,6 +24,7 @@ from qcompile.load import external_tensors
 from qcompile.load import load as load_model
 from qcompile.lower import lower
 from qcompile.memory import Budget
+from qcompile.network_stage import finish_network, for_target, network_of, reference_folder
 from qcompile.normalise import normalise
 from qcompile.pack import pack
 from qcompile.plan import Plan
@@ -75,6 +76,7 @@ def compile(
     """
     recipe, limits, chosen = recipe or Recipe(), limits or Limits(), targets.get(target)
     path, out = Path(model), Path(output) if output is not None else default_output(Path(model))
+    recipe = for_target(recipe, chosen)
     _check_request(path, out, chosen, recipe, calibration_data)
     if limits.max_drop is not None and metric is None:
         raise InputError(
@@ -106,11 +108,17 @@ def compile(
         stats = run(compensate_weights, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
         lowered = run(lower, quantized, plan, chosen, inspect)
+        network = network_of(lowered, chosen, recipe)
         packed = run(pack, lowered, chosen)
         described = _describe(path)
-        artifact = run(emit, packed, plan, recipe, chosen, described, folder, shown_to.step)
+        place = folder if network is None else reference_folder(folder)
+        artifact = run(emit, packed, plan, recipe, chosen, described, place, shown_to.step)
         models = source, normalised, quantized, lowered
         verdict = run(verify, artifact, *models, plan, chosen, shown, stats, division)
+        if network is not None:
+            artifact, verdict = run(
+                finish_network, artifact, verdict, network, chosen, folder, source, shown
+            )
         if metric is not None:
             verdict = _with_metric(verdict, metric, path, artifact)
         _judge(verdict, limits)
@@ -124,6 +132,7 @@ def plan_only(
 ) -> tuple[Plan, ir.Model]:
     """What --dry-run shows: the plan and the normalised model; nothing is calibrated or written."""
     chosen = targets.get(target)
+    recipe = for_target(recipe, chosen)
     check_input_range(recipe, has_data=calibration_data is not None)
     check_source(calibration_data)
     has_data, source = calibration_data is not None, load_model(model)
@@ -150,6 +159,8 @@ def _check_request(path: Path, out: Path, target: Target, recipe: Recipe, data: 
         raise InputError(f"{path} lies in the output folder {out}: give another -o")
     check_input_range(recipe, has_data=data is not None)
     check_source(data)
+    if target.compiler is not None:
+        target.compiler.check()
     if target.needs_library:
         runtime_ops.library_path()
 
@@ -171,7 +182,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 def _with_metric(verdict: Verdict, metric: Metric, path: Path, artifact: Artifact) -> Verdict:
     before = float(metric(open_model(load_model(path), session_options())))
-    after = float(metric(load(artifact.folder)))
+    after = float(metric(load(artifact.folder, trust_library=True)))  # which we just wrote
     return replace(verdict, metric={"float": before, "compiled": after, "drop": before - after})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import onnx_ir as ir
 
 import qcompile.runtime_ops as runtime_ops
-from qcompile.artifact import MANIFEST, MODEL, WEIGHTS, Artifact
+from qcompile.artifact import LIBRARY, MANIFEST, MODEL, WEIGHTS, Artifact
 from qcompile.bodies import nodes_of
 from qcompile.graph import DOMAIN
 from qcompile.load import external_tensors
@@ -23,7 +23,9 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
     files = artifact.content["files"]
     library = artifact.content["library"]
     nodes = nodes_of(artifact.model())
-    sizes = {name: int(files[name]["bytes"]) for name in (MODEL, WEIGHTS) if name in files}
+    network = artifact.content.get("network")
+    parts = (MODEL, WEIGHTS, LIBRARY, *(network["runtime"] if network is not None else ()))
+    sizes = {name: int(files[name]["bytes"]) for name in parts if name in files}
     if library is not None:
         sizes["library"] = int(files[library["file"]]["bytes"])
     sizes["manifest"] = (artifact.folder / MANIFEST).stat().st_size

@@ -42,9 +42,11 @@ class Culprit:
 
 def problems_of(recipe: Recipe, preset: Preset | None, target: Target) -> list[str]:
     """What the recipe asks that cannot be integer-only."""
-    if not recipe.integer_only:
-        return []
     found = []
+    if recipe.batch is not None and target.compiler is None:
+        found.append(f"--batch: an artifact of target {target.name} takes any batch: leave it out")
+    if not recipe.integer_only:
+        return found
     if preset is None:
         found.append(
             "--integer-only: the model's own codes are kept as they are: give --preset too"
@@ -85,11 +87,15 @@ def check_integer_only(lowered: ir.Model, plan: Plan) -> None:
         )
 
 
-def message_of(found: list[Culprit]) -> str:
-    """All of them, and the cure."""
+def message_of(
+    found: list[Culprit],
+    what: str = "--integer-only: {} without an integer form",
+    cure: str = CURE,
+) -> str:
+    """All of them, and the cure; `what` has {} for their number."""
     lines = [f"  {' '.join(w for w in (c.op_type, c.node) if w)}: {c.reason}" for c in found]
     count = f"{len(found)} node{'s' * (len(found) > 1)}"
-    return f"--integer-only: {count} without an integer form\n" + "\n".join(lines) + f"\n{CURE}"
+    return what.format(count) + "\n" + "\n".join(lines) + f"\n{cure}"
 
 
 def culprits(graph: ir.Graph) -> Iterator[Culprit]:

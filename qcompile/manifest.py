@@ -21,6 +21,18 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31
+
+
+def _is_axis(value: Any) -> bool:
+    return _is_count(value) and value < 3
+
+
+def _is_kind(value: Any) -> bool:
+    return value in ("uint8", "int8", "int32")
+
+
 def _is_finite(value: Any) -> bool:
     return _is_number(value) and not isinstance(value, str) and math.isfinite(value)
 
@@ -43,12 +55,25 @@ _NODE = {
     **{"weight": _WORD, "activation": _WORD, "kernel": _WORD, "layout?": _WORD},
     "packed_bytes?": _is_count,
 }
+_BORDER = {
+    **{"name": str, "dims": [_is_count], "order": [_is_axis], "map": [_is_count]},
+    **{"kind": _is_kind, "scale": _is_finite, "zero_point": _is_whole, "limits": [_is_whole]},
+}
+NETWORK = {
+    **{"library": str, "device": str, "batch": _is_count, "runtime": [str], "instructions": [str]},
+    **{"minimum_driver": (_NONE, _is_count), "input": _BORDER, "output": _BORDER},
+    "kernels": [{"node": str, "instruction": str, "computes": [str]}],
+}
 _SPEED = {"float_ms": _is_finite, "compiled_ms": _is_finite, "ratio": _is_finite}
 SHAPE = {
     "content": {
         "source": {"file": str, "sha256": str, "bytes": _is_count},
         **{"target": str, "preset": str, "notes": [str], "coverage": _is_finite},
-        "onnx": {"opset": _is_count, "ir_version": _is_count, "oldest_onnxruntime": str},
+        "onnx": (
+            _NONE,
+            {"opset": _is_count, "ir_version": _is_count, "oldest_onnxruntime": str},
+        ),
+        "network?": (_NONE, NETWORK),
         "library": (_NONE, {"file": str, "abi": _is_count}),
         "files": {"*": {"bytes": _is_count, "sha256": str}},
         "nodes": [_NODE],

@@ -111,6 +111,7 @@ class Recipe:
     input_range: str | None = None
     op_types_to_quantize: tuple[str, ...] = ()
     integer_only: bool = False
+    batch: int | None = None
     bias_correction: bool = True
     seed: int = 0
     rules: tuple[Rule, ...] = field(default_factory=tuple)
@@ -142,6 +143,8 @@ class Recipe:
                 f"calibration percentile {self.calibration_percentile:g}: above 50, at most 100"
             )
         found += [] if self.input_range is None else [_message(parse, self.input_range)]
+        if self.batch is not None and self.batch < 1:
+            found.append(f"batch {self.batch}: at least 1 is needed")
         if self.seed < 0:
             found.append(f"seed {self.seed}: 0 or more is needed")
         found += _op_problems(self.op_types_to_quantize)

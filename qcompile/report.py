@@ -15,6 +15,7 @@ from qcompile.formats import FORMATS
 from qcompile.imported_plan import AS_THE_MODEL_SAYS
 from qcompile.node_specs import request_of
 from qcompile.plan import NodePlan, Plan
+from qcompile.report_network import kernel_rows, network_lines
 from qcompile.targets.target import Request, Target
 
 
@@ -44,9 +45,15 @@ def report(artifact: Artifact, console: Console) -> None:
     rows.add_row("target, preset", f"{content['target']}, {content['preset']}")
     rows.add_row("size", f"{size(before)} → {size(after)} ({before / max(after, 1):.2f}× smaller)")
     rows.add_row("coverage", coverage_line(content))
-    for name, text in _measured_lines(measured, _original(content)):
+    network = content.get("network")
+    for name, text in [] if network is None else network_lines(network):
+        rows.add_row(name, text)
+    inputs = 1 if network is None else int(network["batch"])
+    for name, text in _measured_lines(measured, _original(content), inputs):
         rows.add_row(name, text)
     console.print(rows)
+    if network is not None and network["device"] == "cuda":
+        _print_kernels(network, console)
     for note in content["notes"]:
         console.print(f"note: {note}")
     for warning in warnings(artifact):
@@ -59,7 +66,15 @@ def _original(content: dict[str, Any]) -> str:
     return "given" if content["preset"] == AS_THE_MODEL_SAYS else "float"
 
 
-def _measured_lines(measured: dict[str, Any], original: str) -> list[tuple[str, str]]:
+def _print_kernels(network: dict[str, Any], console: Console) -> None:
+    columns, found = kernel_rows(network)
+    rows = table(*columns, right=tuple(range(3, len(columns) - 1)))
+    for row in found:
+        rows.add_row(*row)
+    console.print(rows)
+
+
+def _measured_lines(measured: dict[str, Any], original: str, inputs: int) -> list[tuple[str, str]]:
     lines = []
     if measured.get("sqnr_db") is not None:
         where = "random inputs" if measured.get("synthetic_data") else "calibration data"
@@ -82,7 +97,7 @@ def _measured_lines(measured: dict[str, Any], original: str) -> list[tuple[str, 
             f"{s['float_ms']:.3f} ms → {s['compiled_ms']:.3f} ms "
             f"({s['ratio']:.2f}× the {original} model's speed, 1 thread)"
         )
-        lines.append(("time of one input", text))
+        lines.append((f"time of {'one input' if inputs == 1 else f'{inputs} inputs'}", text))
     checks = measured.get("checks", [])
     if checks:
         lines.append(
@@ -142,8 +157,12 @@ def inspect_artifact(artifact: Artifact, facts: dict[str, Any], console: Console
     for r in artifact.content["nodes"]:
         if r["weight"] is not None:
             how = (r["weight"], r["activation"] or "f32", r["kernel"], r["layout"] or "")
-            rows.add_row(r["node"], r["op"], *how, f"{r['elements']:,}", f"{r['packed_bytes']:,}")
+            held = f"{r['packed_bytes']:,}" if "packed_bytes" in r else ""
+            rows.add_row(r["node"], r["op"], *how, f"{r['elements']:,}", held)
     console.print(rows)
+    network = artifact.content.get("network")
+    if network is not None and network["device"] != "cuda":  # the report has those of a GPU
+        _print_kernels(network, console)
     model_lines(facts, console)
     report(artifact, console)
 
@@ -157,7 +176,8 @@ def model_lines(facts: dict[str, Any], console: Console) -> None:
         rows.add_row("bits per weight", text)
     if facts.get("isa") is not None:
         rows.add_row("instructions", f"{facts['isa']} on this machine")
-    rows.add_row("ops", ", ".join(f"{count} {name}" for name, count in facts["ops"].items()))
+    if facts["ops"]:
+        rows.add_row("ops", ", ".join(f"{count} {name}" for name, count in facts["ops"].items()))
     for r in facts["recurrent"]:
         text = f"{r['op']} {r['node']}: {r['elements']:,} weights in {r['bytes']:,} bytes"
         rows.add_row("recurrent", text)

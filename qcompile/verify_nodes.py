@@ -63,14 +63,14 @@ def record(
     runs = [Recorded(dict(feed), feed) for feed in parts]
     file = ArrayFile() if len(groups) > 1 else None
     for group in groups:
-        session = _probe(artifact, packed, group)
+        session = probe(artifact, packed, group)
         for run in runs:
             for name, value in zip(group, session.run(group, run.feed), strict=True):
                 run.values[name] = value if file is None else file.put(value).read()
     return runs
 
 
-def _probe(artifact: Artifact, packed: ir.Model, names: list[str]) -> ort.InferenceSession:
+def probe(artifact: Artifact, packed: ir.Model, names: list[str]) -> ort.InferenceSession:
     """The artifact's model, which gives these values."""
     probe = with_outputs(packed, names)
     options = session_options()

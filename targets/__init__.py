@@ -7,10 +7,12 @@ RESERVED names are spoken for and not built yet.
 from qcompile.errors import InputError, nearest
 from qcompile.targets.cpu import CPU
 from qcompile.targets.ort import ORT
+from qcompile.targets.t4 import T4
 from qcompile.targets.target import Request, Target
+from qcompile.targets.tvm_cpu import TVM_CPU
 
-TARGETS: dict[str, Target] = {target.name: target for target in [CPU, ORT]}
-RESERVED = ("arm64", "edge", "t4", "web", "tvm-cpu", "c")
+TARGETS: dict[str, Target] = {target.name: target for target in [CPU, ORT, TVM_CPU, T4]}
+RESERVED = ("arm64", "edge", "web", "c")
 
 
 def get(name: str) -> Target:

@@ -2,10 +2,13 @@
 """Target: what a backend runs, and the passes that lower to it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
+from qcompile.integer_graph import IntegerGraph
 from qcompile.spec import QuantSpec
 
 
@@ -22,6 +25,35 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Built:
+    """What a target says of a library that it wrote.
+
+    runtime: the libraries that it needs, in the order of loading. instructions: what the processor
+    must have, as /proc/cpuinfo names it. kernels: a row each, for the manifest.
+    """
+
+    runtime: tuple[Path, ...]
+    instructions: tuple[str, ...] = ()
+    minimum_driver: int | None = None
+    kernels: tuple[dict[str, Any], ...] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """How a target makes a library of an integer graph.
+
+    check: raises UnsupportedError where a tool is missing. build: writes the library, and what
+    belongs to it beside it. device: "cpu" or "cuda". emulate: where the
+    device may be absent, the same kernels on the CPU; from the CUDA source given, or a fresh one.
+    """
+
+    device: str
+    check: Callable[[], None]
+    build: Callable[[IntegerGraph, Path], Built]
+    emulate: Callable[[IntegerGraph, str | None], Any] | None = None
+
+
+@dataclass(frozen=True)
 class Target:
     """A backend. `refuse(request)` gives None or the reason with its cure; `lower` the passes.
 
@@ -31,6 +63,7 @@ class Target:
     gives_floats: whether a static product may give floats.
     lower_integer: the passes of --integer-only, where the target has that form.
     has_row_ops: whether LayerNormalization, RMSNorm and Softmax run on codes.
+    compiler: of targets whose artifact is a library; they are always integer-only.
     """
 
     name: str
@@ -48,3 +81,4 @@ class Target:
     gives_floats: bool = True
     lower_integer: Callable[[], list[ir.passes.InPlacePass]] | None = None
     has_row_ops: bool = True
+    compiler: Compiler | None = None

@@ -4,7 +4,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from qcompile.numerics.dyadic import dyadic_pair, shift_half_up
+from qcompile.numerics.dyadic import DyadicPair, shift_half_up
 
 
 def qadd(
@@ -26,12 +26,24 @@ def qadd(
     [105]
     """
     if is_dyadic:
-        m_a, m_b, e = dyadic_pair(*(float(np.float32(v)) for v in (a_multiplier, b_multiplier)))
-        total = (a.astype(np.int64) - a_zero_point) * m_a + (
-            b.astype(np.int64) - b_zero_point
-        ) * m_b
-        return np.clip(shift_half_up(total, e) + y_zero_point, y_min, y_max).astype(np.uint8)
+        pair = DyadicPair.of(*(float(np.float32(v)) for v in (a_multiplier, b_multiplier)))
+        points = a_zero_point, b_zero_point, y_zero_point
+        return add_dyadic(a, b, pair, points, (y_min, y_max)).astype(np.uint8)
     left = (a.astype(np.int32) - a_zero_point).astype(np.float32) * np.float32(a_multiplier)
     right = (b.astype(np.int32) - b_zero_point).astype(np.float32) * np.float32(b_multiplier)
     code = np.rint(left + right).astype(np.float64) + y_zero_point
     return np.clip(code, y_min, y_max).astype(np.uint8)
+
+
+def add_dyadic(
+    a: NDArray,
+    b: NDArray,
+    pair: DyadicPair,
+    zero_points: tuple[int, int, int],
+    limits: tuple[int, int],
+) -> NDArray[np.int64]:
+    """Codes of a + b, broadcast, rounded once (N18); zero points of a, b and the sum."""
+    a_zero_point, b_zero_point, y_zero_point = zero_points
+    left = (a.astype(np.int64) - a_zero_point) * pair.a
+    right = (b.astype(np.int64) - b_zero_point) * pair.b
+    return np.clip(shift_half_up(left + right, pair.exponent) + y_zero_point, *limits)

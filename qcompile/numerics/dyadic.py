@@ -5,6 +5,8 @@ HAWQ-V3 (Yao et al. 2021, section 3.1) rescales every sum by such a number; here
 31 bits.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -30,14 +32,24 @@ def dyadic(ratio: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.where(is_carried, m >> 1, m), e - is_carried
 
 
-def dyadic_pair(a: float, b: float) -> tuple[int, int, int]:
-    """(m_a, m_b, e) of two ratios with the exponent of the larger (N18).
+@dataclass(frozen=True)
+class DyadicPair:
+    """The numbers a / 2^exponent and b / 2^exponent (N18)."""
 
-    >>> dyadic_pair(0.5, -0.25)
-    (1073741824, -536870912, 31)
-    """
-    _, e = dyadic(max(abs(a), abs(b)))
-    return int(np.rint(np.ldexp(a, int(e)))), int(np.rint(np.ldexp(b, int(e)))), int(e)
+    a: int
+    b: int
+    exponent: int
+
+    @classmethod
+    def of(cls, a: float, b: float) -> "DyadicPair":
+        """Two ratios with the exponent of the larger (N18).
+
+        >>> DyadicPair.of(0.5, -0.25)
+        DyadicPair(a=1073741824, b=-536870912, exponent=31)
+        """
+        _, e = dyadic(max(abs(a), abs(b)))
+        left, right = (int(np.rint(np.ldexp(ratio, int(e)))) for ratio in (a, b))
+        return cls(left, right, int(e))
 
 
 def shift_half_up(value: ArrayLike, e: ArrayLike) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from qcompile.numerics.conv import Window, patches
 from qcompile.numerics.dyadic import dyadic
-from qcompile.numerics.requantize import requantize_dyadic
+from qcompile.numerics.requantize import requantize_to_codes
 
 
 def qpool_average(
@@ -33,14 +33,13 @@ def qpool_average(
         count = np.full_like(count, window.kernel[0] * window.kernel[1])
     if is_dyadic:
         m, e = dyadic(float(np.float32(multiplier)) / np.maximum(count, 1))
-        scaled = requantize_dyadic(sums, m, e) + y_zero_point
-        return np.clip(scaled, y_min, y_max).astype(np.uint8)
+        return requantize_to_codes(sums, m, e, y_zero_point, y_min, y_max).astype(np.uint8)
     each = np.float32(multiplier) / np.maximum(count, 1).astype(np.float32)
     code = np.rint(sums.astype(np.float32) * each).astype(np.float64) + y_zero_point
     return np.clip(code, y_min, y_max).astype(np.uint8)
 
 
-def qpool_max(x: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
-    """uint8 [B, H, W, C] to uint8 [B, OH, OW, C] (N22)."""
-    taps = patches(x.astype(np.int16), window, pad=-1)
-    return np.maximum(taps.max(axis=3), 0).astype(np.uint8)  # of padding alone: the least code
+def qpool_max(x: NDArray, window: Window) -> NDArray:
+    """Codes uint8 or int16 [B, H, W, C] to [B, OH, OW, C] (N22)."""
+    taps = patches(x.astype(np.int16), window, pad=np.iinfo(np.int16).min)
+    return np.maximum(taps.max(axis=3), np.iinfo(x.dtype).min).astype(x.dtype)

@@ -4,10 +4,20 @@
 A multiplier is float32 [N], or int32 [2, N], m then e (dyadic.py): its type decides.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qcompile.numerics.dyadic import INT32, shift_half_up
+
+
+@dataclass(frozen=True)
+class Dyadic:
+    """The numbers multiplier / 2^exponent: int32 [N], or [1] for all channels (N12)."""
+
+    multiplier: NDArray[np.int32]
+    exponent: NDArray[np.int32]
 
 
 def saturate_int32(value: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -35,8 +45,8 @@ def requantize(
     """
     total = saturate_int32(acc + np.asarray(bias, np.int64))
     if is_dyadic(multiplier):
-        scaled = requantize_dyadic(total, *np.asarray(multiplier))
-        return np.clip(scaled + y_zero_point, y_min, y_max).astype(np.uint8)
+        m, e = np.asarray(multiplier)
+        return requantize_to_codes(total, m, e, y_zero_point, y_min, y_max).astype(np.uint8)
     rounded = np.rint(total.astype(np.float32) * np.asarray(multiplier, np.float32))
     return np.clip(rounded.astype(np.float64) + y_zero_point, y_min, y_max).astype(np.uint8)
 
@@ -69,6 +79,19 @@ def requantize_dyadic(
     [2, -1, 3]
     """
     return shift_half_up(acc.astype(np.int64) * np.asarray(multiplier, np.int64), exponent)
+
+
+def requantize_to_codes(
+    acc: NDArray,
+    multiplier: ArrayLike,
+    exponent: ArrayLike,
+    y_zero_point: int,
+    y_min: int,
+    y_max: int,
+) -> NDArray[np.int64]:
+    """`clamp(((acc · m + 2^(e−1)) >> e) + y_zero_point)` of exact sums, codes of any sign (N12)."""
+    scaled = requantize_dyadic(acc, multiplier, exponent)
+    return np.clip(scaled + y_zero_point, y_min, y_max)
 
 
 def rescale_sum(

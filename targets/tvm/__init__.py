@@ -3,7 +3,9 @@
 
 cuda_*      kernels of words on tensor cores, their compilation without a GPU, their emulation
 llvm_*      kernels of bytes on a CPU
-plan        what both make of a graph; relax_module, runner: what both become
+plan        what both make of a graph; relax_module: what both become
+run, run_cc what runs them where neither qcompile nor TVM is
 
-Every module but `toolchain`, `words`, `tile`, `ptxas` and `runner` needs TVM when it is imported.
+Modules that need TVM when they are imported: all but `toolchain`, `words`, `tile`, `ptxas`, `plan`,
+`requests` and `run`.
 """

@@ -4,13 +4,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from qcompile.numerics.integer import Dyadic
+from qcompile.numerics.requantize import Dyadic
 
 MULTIPLIER, EXPONENT, BIAS = 0, 1, 2  # rows of the channel table
 
 
 def channel_table(
-    scale: Dyadic | None, bias: NDArray[np.int64] | None, channels: int, padded: int
+    scale: Dyadic, bias: NDArray[np.int64] | None, channels: int, padded: int
 ) -> NDArray[np.int32]:
     """int32 [3, padded]: multiplier, exponent and folded bias of each channel.
 
@@ -18,9 +18,8 @@ def channel_table(
     """
     table = np.zeros((3, padded), np.int32)
     table[EXPONENT] = 1
-    if scale is not None:
-        table[MULTIPLIER, :channels] = scale.multiplier
-        table[EXPONENT, :channels] = scale.exponent
+    table[MULTIPLIER, :channels] = scale.multiplier
+    table[EXPONENT, :channels] = scale.exponent
     if bias is not None:
         table[BIAS, :channels] = bias
     return table

@@ -94,7 +94,7 @@ class ConvKernel:
         self.s, self.t, self.conv, self.name = shapes, shapes.tile, shapes.conv, name
 
     def build(self) -> Any:
-        """The function (x, weight, table, [residual,] y)."""
+        """The function (x, weight, channels, [residual,] y)."""
         return function(self.name, self._emit)
 
     def _emit(self) -> None:
@@ -114,8 +114,7 @@ class ConvKernel:
         self.table = parameter("channels", (3, s.padded_outputs))
         self.residual = None
         if conv.residual is not None:
-            self.residual = parameter("residual", word_shape(conv.residual.x, s.batch))
-            self.residual_table = parameter("residual_channels", (3, s.padded_outputs))
+            self.residual = parameter("residual", word_shape(conv.residual.other, s.batch))
         self.y = parameter("y", word_shape(conv.y, s.batch))
 
     def _body(self) -> None:
@@ -141,7 +140,7 @@ class ConvKernel:
             with when(chunk + 1 < self.s.num_chunks):
                 self._stage((chunk + 1) % 2)
             barrier()
-        if self.conv.scale is None:
+        if self.conv.y.bits == 32:
             store_sums(self)
         else:
             store_codes(self)

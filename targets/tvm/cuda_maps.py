@@ -3,13 +3,10 @@
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tvm.tirx.script.builder import ir as T
 
-from qcompile.integer_graph import Add, Branch, CodeMap, GlobalAveragePool, MaxPool
+from qcompile.integer_graph import Add, CodeMap, Excerpt, GlobalAveragePool, MaxPool
 from qcompile.targets.tvm import cuda_epilogue as epilogue
-from qcompile.targets.tvm.channels import channel_table
 from qcompile.targets.tvm.cuda_frame import flat, function, parameter, threads_over, when
 from qcompile.targets.tvm.plan import code_kind
 from qcompile.targets.tvm.words import num_words, per_word
@@ -133,25 +130,22 @@ def global_average_kernel(node: GlobalAveragePool, batch: int, name: str) -> Any
 
 
 def add_kernel(node: Add, batch: int, name: str) -> Any:
-    """(a words, a_channels, b words, b_channels, y words)."""
+    """(a words, b words, y words)."""
     H, W, _ = node.y.shape
     bits, words = node.y.bits, num_words(node.y.shape[2], node.y.bits)
 
     def emit() -> None:
-        sources = []
-        for label, branch in (("a", node.a), ("b", node.b)):
-            words_of = parameter(label, word_shape(branch.x, batch))
-            table = parameter(f"{label}_channels", (3, padded_channels(node.y)))
-            sources.append((branch.x, words_of, table))
+        a, b = (parameter(n, word_shape(x, batch)) for n, x in (("a", node.a), ("b", node.b)))
         y = flat(parameter("y", word_shape(node.y, batch)))
-        sources = [(x, flat(words_of), table) for x, words_of, table in sources]
+        a, b = flat(a), flat(b)
 
         def one(item: Any) -> None:
             pixel, first = item // words, item % words * per_word(bits)
             fields = []
             for f in range(per_word(bits)):
-                values = [epilogue.branch_value(*source, pixel, first + f) for source in sources]
-                total = values[0] + values[1]
+                left = epilogue.centred(node.a, a, pixel, first + f)
+                right = epilogue.centred(node.b, b, pixel, first + f)
+                total = epilogue.add(left, right, node.scale)
                 fields.append(epilogue.to_code(total, node.y.zero_point, node.limits))
             T.buffer_store(y, epilogue.join(fields, bits), [item])
 
@@ -160,11 +154,45 @@ def add_kernel(node: Add, batch: int, name: str) -> Any:
     return function(name, emit)
 
 
+def excerpt_kernel(node: Excerpt, batch: int, name: str) -> Any:
+    """(x words, y words)."""
+    x, bits = node.x, node.y.bits
+    (H, W, C), (OH, OW, OC) = x.shape, node.y.shape
+    fields, x_words, words = per_word(bits), num_words(C, bits), num_words(OC, bits)
+
+    def emit() -> None:
+        source = parameter("x", word_shape(x, batch))
+        y = flat(parameter("y", word_shape(node.y, batch)))
+        source = flat(source)
+
+        def at(i: Any, axis: int) -> tuple[Any, Any]:
+            """Whether element i of an axis is one of x, and which."""
+            k = i - node.before[axis]
+            is_real = T.And(k >= 0, k < node.count[axis])
+            return is_real, node.start[axis] + node.step[axis] * k
+
+        def one(item: Any) -> None:
+            pixel, first = item // words, item % words * fields
+            has_row, row = at(pixel // OW % OH, 0)
+            has_column, column = at(pixel % OW, 1)
+            held = T.alloc_buffer((fields,), "int32", scope="local")
+            for f in range(fields):
+                T.buffer_store(held, T.int32(x.zero_point), [f])
+            with when(T.And(has_row, has_column)):
+                start = ((pixel // (OH * OW) * H + row) * W + column) * x_words
+                for f in range(fields):
+                    is_real, c = at(first + f, 2)
+                    with when(is_real):
+                        word = source[start + c // fields]
+                        code = epilogue.extract(word, c % fields, bits, is_signed=x.is_signed)
+                        T.buffer_store(held, code, [f])
+            T.buffer_store(y, epilogue.join([held[f] for f in range(fields)], bits), [item])
+
+        threads_over(batch * OH * OW * words, THREADS, one)
+
+    return function(name, emit)
+
+
 def padded_channels(y: CodeMap) -> int:
     """Channels with the padding of the last word."""
     return num_words(y.shape[2], y.bits) * per_word(y.bits)
-
-
-def branch_table(branch: Branch, y: CodeMap) -> NDArray[np.int32]:
-    """Multipliers and exponents of a branch, for the channels of y."""
-    return channel_table(branch.scale, None, y.shape[2], padded_channels(y))

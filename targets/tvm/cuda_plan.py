@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from qcompile.integer_graph import (
     Add,
     Conv,
+    Excerpt,
     GlobalAveragePool,
     IntegerGraph,
     MaxPool,
@@ -55,13 +56,12 @@ def _step(node: Node, batch: int, index: int, tile_of: Chooser) -> Step:
         function, arguments = _conv(node, batch, name, tile_of)
     elif isinstance(node, Add):
         function = cuda_maps.add_kernel(node, batch, name)
-        tables = [cuda_maps.branch_table(branch, node.y) for branch in (node.a, node.b)]
-        arguments = (
-            *(("a", node.a.x.name), ("a_channels", tables[0])),
-            *(("b", node.b.x.name), ("b_channels", tables[1])),
-        )
+        arguments = (("a", node.a.name), ("b", node.b.name))
     elif isinstance(node, MaxPool):
         function = cuda_maps.max_pool_kernel(node, batch, name)
+        arguments = (("x", node.x.name),)
+    elif isinstance(node, Excerpt):
+        function = cuda_maps.excerpt_kernel(node, batch, name)
         arguments = (("x", node.x.name),)
     else:
         assert isinstance(node, GlobalAveragePool)
@@ -84,10 +84,5 @@ def _conv(conv: Conv, batch: int, name: str, tile_of: Chooser) -> tuple[object, 
     table = channel_table(conv.scale, conv.folded_bias, N, padded)
     arguments: Arguments = (("x", conv.x.name), ("weight", weight), ("channels", table))
     if conv.residual is not None:
-        added = channel_table(conv.residual.scale, None, N, padded)
-        residual: Arguments = (
-            ("residual", conv.residual.x.name),
-            ("residual_channels", added),
-        )
-        arguments = (*arguments, *residual)
+        arguments = (*arguments, ("residual", conv.residual.other.name))
     return function, arguments

@@ -16,11 +16,10 @@ from typing import Any
 import tvm
 import tvm_ffi
 
-from qcompile.errors import UnsupportedError
-from qcompile.targets.tvm.toolchain import compiler, nvcc, run
+from qcompile.targets.tvm.toolchain import compiler, cuda_runtime, run
 
 CREATE = "ffi.Module.create.cuda"
-DRIVER, RUNTIME = "libcuda.so.1", "libcudart.so.13"
+DRIVER = "libcuda.so.1"
 
 
 @contextmanager
@@ -51,7 +50,7 @@ def _load() -> None:
         ctypes.CDLL(DRIVER, ctypes.RTLD_GLOBAL)
     except OSError:
         _load_stand_in()
-    ctypes.CDLL(str(_cudart()), ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(cuda_runtime()), ctypes.RTLD_GLOBAL)
     library = Path(tvm.__file__).parent / "lib" / "libtvm_runtime_cuda.so"
     ctypes.CDLL(str(library), os.RTLD_LAZY | ctypes.RTLD_GLOBAL)
 
@@ -62,14 +61,3 @@ def _load_stand_in() -> None:
         source.write_text("")
         run([compiler(), "-shared", f"-Wl,-soname,{DRIVER}", str(source), "-o", str(library)])
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-
-
-def _cudart() -> Path:
-    home = Path(nvcc()).resolve().parents[1]
-    for folder in ("/usr/local/cuda", "/usr/local/cuda-13.0"):
-        found = [p for root in (home, Path(folder)) for p in root.glob(f"**/{RUNTIME}")]
-        if found:
-            return found[0]
-    raise UnsupportedError(
-        f"target t4 needs {RUNTIME} of CUDA 13 beside nvcc ({home}): install the CUDA runtime"
-    )

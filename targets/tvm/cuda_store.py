@@ -14,13 +14,13 @@ Kernel = Any
 
 
 def store_sums(kernel: Kernel) -> None:
-    """int32 sums to y [batch, OH, OW, N], each lane its own."""
+    """Rescaled int32 sums to y [batch, OH, OW, N], each lane its own (N17)."""
     N = kernel.conv.y.shape[2]
     y = flat(kernel.y)
     for i, j, h in fragments(kernel):
         pixel, n = kernel.row_block * kernel.t.rows + kernel.row(i), kernel.output(j, h)
         with T.If(T.And(pixel < kernel.s.num_rows, n < N)), T.Then():
-            T.buffer_store(y, kernel.sums[kernel.sum(i, j, h)], [pixel * N + n])
+            T.buffer_store(y, _finished(kernel, i, j, h), [pixel * N + n])
 
 
 def store_codes(kernel: Kernel) -> None:
@@ -31,7 +31,7 @@ def store_codes(kernel: Kernel) -> None:
     shared = T.alloc_buffer((t.rows * pairs_per_row,), kind, scope="shared")
     for i in range(t.row_tiles):
         for j in range(t.col_tiles):
-            codes = [_code(kernel, i, j, h) for h in range(2)]
+            codes = [_finished(kernel, i, j, h) for h in range(2)]
             place = kernel.row(i) * pairs_per_row + kernel.column(j, 0) // 2
             T.buffer_store(shared, T.cast(epilogue.join(codes, bits), kind), [place])
     barrier()
@@ -57,14 +57,11 @@ def fragments(kernel: Kernel) -> list[tuple[int, int, int]]:
     return [(i, j, h) for i in range(t.row_tiles) for j in range(t.col_tiles) for h in range(2)]
 
 
-def _code(kernel: Kernel, i: int, j: int, h: int) -> Any:
-    n = kernel.output(j, h)
-    value = epilogue.requantize(kernel.sums[kernel.sum(i, j, h)], kernel.table, n)
-    residual = kernel.conv.residual
-    if residual is not None:
+def _finished(kernel: Kernel, i: int, j: int, h: int) -> Any:
+    conv, n, pixel, words = kernel.conv, kernel.output(j, h), None, None
+    if conv.residual is not None:
         # Rows beyond the last pixel read the last one and are not stored.
         pixel = T.min(kernel.row_block * kernel.t.rows + kernel.row(i), kernel.s.num_rows - 1)
-        value = value + epilogue.branch_value(
-            residual.x, flat(kernel.residual), kernel.residual_table, pixel, n
-        )
-    return epilogue.to_code(value, kernel.conv.y.zero_point, kernel.conv.limits)
+        words = flat(kernel.residual)
+    total = kernel.sums[kernel.sum(i, j, h)]
+    return epilogue.finish(conv, total, kernel.table, n, words, pixel)

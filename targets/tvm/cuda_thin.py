@@ -72,7 +72,7 @@ def pack_weight(s: ThinShapes) -> NDArray[np.int32]:
 
 
 class ThinKernel:
-    """Emits (x, weight, channels, [residual, residual_channels,] y)."""
+    """Emits (x, weight, channels, [residual,] y)."""
 
     def __init__(self, shapes: ThinShapes, name: str) -> None:
         self.s, self.conv, self.name = shapes, shapes.conv, name
@@ -88,8 +88,7 @@ class ThinKernel:
         self.weight = parameter("weight", (s.num_words, padded))
         self.table = parameter("channels", (3, padded))
         if conv.residual is not None:
-            self.residual = parameter("residual", word_shape(conv.residual.x, s.batch))
-            self.residual_table = parameter("residual_channels", (3, padded))
+            self.residual = parameter("residual", word_shape(conv.residual.other, s.batch))
         self.y = parameter("y", word_shape(conv.y, s.batch))
         self.x, self.y = flat(self.x), flat(self.y)
         if conv.residual is not None:
@@ -149,16 +148,10 @@ class ThinKernel:
                 T.buffer_store(self.y, result, [row * y_words + column])
 
     def _value(self, row: Any, column: Any) -> Any:
-        """The sum or code of one output."""
+        """The rescaled sum or code of one output."""
         conv, n = self.conv, self.block * LANES + column
         total = self.table[BIAS, n]
         for warp in range(WARPS):
             total = total + self.shared[(warp * self.s.num_rows + row) * LANES + column]
-        if conv.scale is None:
-            return total
-        value = epilogue.requantize(total, self.table, n)
-        if conv.residual is not None:
-            value = value + epilogue.branch_value(
-                conv.residual.x, self.residual, self.residual_table, row, n
-            )
-        return epilogue.to_code(value, conv.y.zero_point, conv.limits)
+        residual = None if conv.residual is None else self.residual
+        return epilogue.finish(conv, total, self.table, n, residual, row)

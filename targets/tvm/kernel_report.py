@@ -14,6 +14,7 @@ class KernelReport:
     """One kernel as compiled for sm_75, and the roofline of its layer (None for packing)."""
 
     name: str
+    node: str
     instruction: str
     blocks: int
     threads: int
@@ -25,7 +26,7 @@ class KernelReport:
     bound: str
 
 
-def report(built: CudaBuild) -> list[KernelReport]:
+def report(built: CudaBuild, ptx: str) -> list[KernelReport]:
     """What the user reads: resources and roofline of every kernel, in the order of the plan."""
     rows = []
     for step in built.plan.steps:
@@ -34,7 +35,8 @@ def report(built: CudaBuild) -> list[KernelReport]:
         rows.append(
             KernelReport(
                 name=step.name,
-                instruction=instruction_of(built.source, step.name),
+                node=step.output,
+                instruction=instruction_of(ptx, step.name),
                 blocks=math.prod(launch.grid),
                 threads=launch.threads,
                 registers=used.registers,
@@ -48,12 +50,12 @@ def report(built: CudaBuild) -> list[KernelReport]:
     return rows
 
 
-def instruction_of(source: str, name: str) -> str:
-    """The product that a kernel calls: its PTX name, or nothing."""
-    kernels = re.split(r'(?=extern "C" __global__)', source)
-    body = next(k for k in kernels if f" {name}_kernel(" in k and ") {" in k)
-    called = re.search(r"\b(qc_\w+)\(", body)
-    if called is None:
-        return ""
-    assembly = re.search(rf"{called[1]}\([^)]*\) {{[^}}]*?asm[^\"]*\"([\w.]+)", source)
-    return assembly[1] if assembly else ""
+def instruction_of(ptx: str, name: str) -> str:
+    """The product that a kernel's PTX holds, or nothing.
+
+    >>> instruction_of(".entry a_kernel(){ dp4a.s32.s32 %r1, %r2; } .entry b_kernel(){ }", "a")
+    'dp4a.s32.s32'
+    """
+    body = next(p for p in ptx.split(".entry ") if p.startswith(f"{name}_kernel("))
+    found = re.search(r"(?:mma\.sync|dp4a)[\w.]*", body)
+    return found[0] if found else ""

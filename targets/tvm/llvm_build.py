@@ -30,6 +30,16 @@ def host_target() -> Any:
     return tvm.target.Target({"kind": "llvm", **level(frozenset(flags))})
 
 
+def host_needs() -> tuple[str, ...]:
+    """The flags of /proc/cpuinfo that code for this machine relies on."""
+    if platform.machine() != "x86_64" or not CPUINFO.exists():
+        return ()
+    flags = set(CPUINFO.read_text().split())
+    needed = V4 if flags >= V4 else V3 if flags >= V3 else frozenset()
+    vnni = {"avx512_vnni"} & flags if needed == V4 else set()
+    return tuple(sorted(needed | vnni))
+
+
 def level(flags: frozenset[str]) -> dict[str, Any]:
     """LLVM's processor, and what goes beyond it, for flags of /proc/cpuinfo.
 

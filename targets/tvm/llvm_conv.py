@@ -6,7 +6,6 @@ takes the shift back with the zero point. Weights of 4 bits lie two in a byte an
 by panel. Sums of a tile stay in registers over the whole reduction; the epilogue follows at once.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from tvm.s_tir import Schedule
 
 from qcompile.integer_graph import Conv
 from qcompile.targets.tvm.llvm_dot import LANES, Dot, Rows, place, register, sums
-from qcompile.targets.tvm.llvm_epilogue import Scaling, scaling, to_code, value_kind
+from qcompile.targets.tvm.llvm_epilogue import Scaling, finish, scaling
 from qcompile.targets.tvm.plan import code_kind
 
 BYTE_SHIFT = 128
@@ -57,72 +56,39 @@ def pack_weight(conv: Conv, dot: Dot) -> NDArray:
     return np.ascontiguousarray(nibbles[:, :, :, 0::2] | (nibbles[:, :, :, 1::2] << 4))
 
 
-@dataclass(frozen=True)
-class Epilogue:
-    """What follows the sums of a convolution: one scaling, one of the residual, and their type."""
-
-    own: Scaling | None
-    residual: Scaling | None
-    bias: NDArray[np.int64]
-    kind: str
-
-
-def epilogue(conv: Conv) -> Epilogue:
+def epilogue(conv: Conv) -> Scaling:
     """The bias includes the zero point, and the shift of signed codes."""
-    N, flat = len(conv.weight), conv.weight.reshape(len(conv.weight), -1).astype(np.int64)
+    flat = conv.weight.reshape(len(conv.weight), -1).astype(np.int64)
     shift = BYTE_SHIFT if conv.x.is_signed else 0
     bias = conv.folded_bias - shift * flat.sum(axis=1)
     largest = max(abs(code) for code in conv.x.range)
     bound = np.abs(flat).sum(axis=1) * largest + np.abs(conv.folded_bias)
-    padded, own, residual = panels(N) * LANES, None, None
-    if conv.scale is not None:
-        own = scaling(conv.scale, bias, bound, padded)
-    if conv.residual is not None:
-        branch = conv.residual
-        zero = np.full(N, -branch.x.zero_point, np.int64)
-        residual = scaling(branch.scale, zero, np.full(N, 255), padded)
-    return Epilogue(own, residual, bias, value_kind(conv, bound))
-
-
-def tables(conv: Conv) -> tuple[NDArray, NDArray | None]:
-    """What the kernel reads as `channels` and as `residual_channels`; without a scale the bias."""
-    found = epilogue(conv)
-    if found.own is None:
-        bias = np.zeros((1, panels(len(conv.weight)) * LANES), np.int64)
-        bias[0, : len(found.bias)] = found.bias
-        return bias, None
-    return found.own.table, None if found.residual is None else found.residual.table
+    return scaling(conv.scale, bias, bound, panels(len(conv.weight)) * LANES)
 
 
 def conv_function(conv: Conv, batch: int, dot: Dot, name: str) -> Any:
-    """The scheduled function (x, weight, channels, [residual, residual_channels,] y [M, N])."""
+    """The scheduled function (x, weight, channels, [residual,] y [M, N])."""
     register()
     N, M = conv.y.shape[2], num_rows(conv, batch)
     x = te.placeholder((batch, *conv.x.shape), code_kind(conv.x), "x")
     packed = pack_weight(conv, dot)
     weight = te.placeholder(packed.shape, packed.dtype.name, "weight")
-    after, (own, added) = epilogue(conv), tables(conv)
-    channels = te.placeholder(own.shape, "int64", "channels")
+    after = epilogue(conv)
+    channels = te.placeholder(after.table.shape, "int64", "channels")
     decoded = _decode(weight, chunks(conv.x.shape[2], dot)) if is_packed(conv, dot) else weight
     rows = tile_rows(M, dot)
     total = sums(_pad(x, conv, dot), decoded, Rows(M, rows, conv))
     parameters = [x, weight, channels]
     residual: Any = None
-    if conv.residual is not None and added is not None:
-        other = conv.residual.x
+    if conv.residual is not None:
+        other = conv.residual.other
         residual = te.placeholder((batch, *other.shape), code_kind(other), "residual")
-        residual_channels = te.placeholder(added.shape, "int64", "residual_channels")
-        parameters += [residual, residual_channels]
+        parameters.append(residual)
 
     def one(m: Any, n: Any) -> Any:
-        value = total[n // LANES, m, n % LANES]
-        if after.own is None:
-            return value + channels[0, n].astype("int32")
-        wide = after.own.apply(value, channels, n).astype(after.kind)
-        if after.residual is not None:
-            code = residual[(*place(m, conv.y.shape), n)].astype("int32")
-            wide = wide + after.residual.apply(code, residual_channels, n).astype(after.kind)
-        return to_code(wide, conv.y, conv.limits, after.kind)
+        value = after.apply(total[n // LANES, m, n % LANES], channels, n)
+        code = None if conv.residual is None else residual[(*place(m, conv.y.shape), n)]
+        return finish(conv, value, after.kind, code)
 
     y = te.compute((M, N), one, name="y")
     function = te.create_prim_func([*parameters, y]).with_attr("global_symbol", name)

@@ -7,8 +7,8 @@ import tvm
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
-from qcompile.integer_graph import Add, GlobalAveragePool, MaxPool
-from qcompile.targets.tvm.llvm_epilogue import requantize, to_code
+from qcompile.integer_graph import Add, Excerpt, GlobalAveragePool, MaxPool
+from qcompile.targets.tvm.llvm_epilogue import added, centred, requantize, to_code
 from qcompile.targets.tvm.plan import code_kind
 
 
@@ -48,23 +48,35 @@ def global_average_function(node: GlobalAveragePool, batch: int, name: str) -> A
 
 
 def add_function(node: Add, batch: int, name: str) -> Any:
-    """(a, a_channels, b, b_channels, y)."""
-    H, W, C = node.y.shape
-    parameters: list[Any] = []
-    for label, branch in (("a", node.a), ("b", node.b)):
-        codes = te.placeholder((batch, H, W, C), code_kind(branch.x), label)
-        table = te.placeholder((3, C), "int32", f"{label}_channels")
-        parameters += [codes, table]
-    a, a_table, b, b_table = parameters
+    """(a, b, y)."""
+    shape = (batch, *node.y.shape)
+    a, b = (
+        te.placeholder(shape, code_kind(x), label) for label, x in (("a", node.a), ("b", node.b))
+    )
 
-    def one(s: Any, i: Any, j: Any, c: Any) -> Any:
-        left = a[s, i, j, c].astype("int32") - node.a.x.zero_point
-        right = b[s, i, j, c].astype("int32") - node.b.x.zero_point
-        total = requantize(left, a_table, c) + requantize(right, b_table, c)
-        return to_code(total, node.y, node.limits)
+    def one(*index: Any) -> Any:
+        left, right = centred(a[index], node.a), centred(b[index], node.b)
+        return added(left, right, node.scale, node.y, node.limits)
 
-    y = te.compute((batch, H, W, C), one, name="y")
-    return _schedule([*parameters, y], name)
+    return _schedule([a, b, te.compute(shape, one, name="y")], name)
+
+
+def excerpt_function(node: Excerpt, batch: int, name: str) -> Any:
+    """(x, y)."""
+    kind = code_kind(node.x)
+    x = te.placeholder((batch, *node.x.shape), kind, "x")
+
+    def one(s: Any, *index: Any) -> Any:
+        places = [i - before for i, before in zip(index, node.before, strict=True)]
+        inside = tirx.all(
+            *(tirx.all(k >= 0, k < n) for k, n in zip(places, node.count, strict=True))
+        )
+        source = [
+            start + step * k for start, step, k in zip(node.start, node.step, places, strict=True)
+        ]
+        return tirx.if_then_else(inside, x[(s, *source)], tirx.const(node.x.zero_point, kind))
+
+    return _schedule([x, te.compute((batch, *node.y.shape), one, name="y")], name)
 
 
 def _schedule(tensors: list[Any], name: str) -> Any:

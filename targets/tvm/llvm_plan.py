@@ -3,8 +3,7 @@
 
 from numpy.typing import NDArray
 
-from qcompile.integer_graph import Add, Conv, IntegerGraph, MaxPool, Node
-from qcompile.numerics.integer import Dyadic
+from qcompile.integer_graph import Add, Conv, Excerpt, IntegerGraph, MaxPool, Node
 from qcompile.targets.tvm import llvm_conv, llvm_maps
 from qcompile.targets.tvm.channels import channel_table
 from qcompile.targets.tvm.llvm_dot import Dot, dot_of
@@ -23,10 +22,6 @@ def plan(graph: IntegerGraph, dot: Dot) -> Plan:
 def _step(node: Node, batch: int, index: int, dot: Dot) -> Step:
     name = f"{type(node).__name__.lower()}_{index}"
     channels = node.y.shape[2]
-
-    def table(scale: Dyadic) -> NDArray:
-        return channel_table(scale, None, channels, channels)
-
     arguments: Arguments
     if isinstance(node, Conv):
         dot = dot_of(node, dot)
@@ -34,16 +29,17 @@ def _step(node: Node, batch: int, index: int, dot: Dot) -> Step:
         arguments = _conv_arguments(node, dot)
     elif isinstance(node, Add):
         function = llvm_maps.add_function(node, batch, name)
-        arguments = (
-            *(("a", node.a.x.name), ("a_channels", table(node.a.scale))),
-            *(("b", node.b.x.name), ("b_channels", table(node.b.scale))),
-        )
+        arguments = (("a", node.a.name), ("b", node.b.name))
     elif isinstance(node, MaxPool):
         function = llvm_maps.max_pool_function(node, batch, name)
         arguments = (("x", node.x.name),)
+    elif isinstance(node, Excerpt):
+        function = llvm_maps.excerpt_function(node, batch, name)
+        arguments = (("x", node.x.name),)
     else:
         function = llvm_maps.global_average_function(node, batch, name)
-        arguments = (("x", node.x.name), ("channels", table(node.scale)))
+        table = channel_table(node.scale, None, channels, channels)
+        arguments = (("x", node.x.name), ("channels", table))
     view = (batch, *node.y.shape)
     shape: tuple[int, ...] = view
     if isinstance(node, Conv):
@@ -52,13 +48,11 @@ def _step(node: Node, batch: int, index: int, dot: Dot) -> Step:
 
 
 def _conv_arguments(conv: Conv, dot: Dot) -> Arguments:
-    channels, added = llvm_conv.tables(conv)
     arguments: Arguments = (
         ("x", conv.x.name),
         ("weight", llvm_conv.pack_weight(conv, dot)),
-        ("channels", channels),
+        ("channels", llvm_conv.epilogue(conv).table),
     )
-    if conv.residual is None or added is None:
+    if conv.residual is None:
         return arguments
-    residual: Arguments = (("residual", conv.residual.x.name), ("residual_channels", added))
-    return (*arguments, *residual)
+    return (*arguments, ("residual", conv.residual.other.name))

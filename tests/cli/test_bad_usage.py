@@ -13,11 +13,11 @@ FLAGS: dict[str, tuple[list[str], str]] = {
     "target": (["--target", "cpuu"], 'unknown target "cpuu": did you mean "cpu"?'),
     "unlike any target": (
         ["--target", "zzz"],
-        'unknown target "zzz": known: cpu, ort, arm64, edge, t4, web, tvm-cpu, c',
+        'unknown target "zzz": known: cpu, ort, tvm-cpu, t4, arm64, edge, web, c',
     ),
     "reserved target": (
-        ["--target", "t4"],
-        'target "t4" is not in this build; it has: cpu, ort',
+        ["--target", "web"],
+        'target "web" is not in this build; it has: cpu, ort, tvm-cpu, t4',
     ),
     "preset": (["--preset", "w4a9"], 'unknown preset "w4a9": did you mean "w4a8"?'),
     "flag": (

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 import qcompile
-from qcompile import cli
+from qcompile import cli, targets
 from qcompile.formats import FORMATS
 from qcompile.runtime_ops import ISAS
 from tests.cli.run import names, run
@@ -135,13 +135,17 @@ def test_inspect_of_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     found = run(capsys, "targets").out
-    assert [line.split()[0] for line in found.splitlines()] == ["target", "cpu", "ort"]
+    assert [line.split()[0] for line in found.splitlines()] == ["target", *targets.TARGETS]
     found = run(capsys, "formats").out
     assert [line.split()[0] for line in found.splitlines()[1:]] == list(FORMATS)
     found = run(capsys, "passes").out
     stages = [line.split()[0] for line in found.splitlines()[1:]]
     assert list(dict.fromkeys(stages)) == ["normalise", "transform", "lower"]
-    for command, count in (("targets", 2), ("formats", len(FORMATS)), ("passes", len(stages))):
+    for command, count in (
+        ("targets", len(targets.TARGETS)),
+        ("formats", len(FORMATS)),
+        ("passes", len(stages)),
+    ):
         listed = json.loads(run(capsys, command, "--json").out)
         assert len(listed) == count and all(row["name"] for row in listed)
 

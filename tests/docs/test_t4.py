@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of docs/t4.md run: Python's, and C++'s with TVM's runtime alone."""
+"""The programs of docs/t4.md run: Python's on a graph, C++'s inside an artifact."""
 
 import os
 import re
@@ -11,38 +11,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-MISSING = "TVM is not installed: make tvm"
-tvm = pytest.importorskip("tvm", reason=MISSING)
-tvm_ffi = pytest.importorskip("tvm_ffi", reason=MISSING)
+import qcompile
+from tests.networks.nets import rows
+from tests.pipeline.nets import samples
+
+pytest.importorskip("tvm", reason="TVM is not installed: make tvm")
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "t4.md").read_text(encoding="utf-8")
 (PYTHON,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 (CPP,) = re.findall(r"^```cpp\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-(COMMAND,) = re.findall(r"^    (g\+\+ .*)$", PAGE, re.MULTILINE)
-LIBRARIES = [Path(p).parent / "lib" for p in (tvm.__file__, tvm_ffi.__file__)]
 
 
-def test_the_programs(tmp_path: Path) -> None:
-    if shutil.which("g++") is None:
-        pytest.skip("no g++")
-    save = '\nnp.save("codes.npy", codes)\nnp.save("expected.npy", on_cpu)\n'
-    (tmp_path / "edges.py").write_text(PYTHON + save)
+def test_the_python_program(tmp_path: Path) -> None:
+    (tmp_path / "edges.py").write_text(PYTHON)
     path = os.pathsep.join([str(ROOT), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path}
     subprocess.run([sys.executable, "edges.py"], cwd=tmp_path, env=environment, check=True)
 
-    (tmp_path / "run.cc").write_text(CPP)
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "TVM": str(LIBRARIES[0].parent), "PATH": tools}
-    subprocess.run(["sh", "-c", COMMAND], cwd=tmp_path, env=environment, check=True)
-    codes = np.load(tmp_path / "codes.npy")
-    found = os.pathsep.join(map(str, LIBRARIES))
-    done = subprocess.run(
-        [tmp_path / "run", tmp_path / "edges.so", "cpu", *map(str, codes.shape)],
-        input=codes.tobytes(),
-        env={"LD_LIBRARY_PATH": found},
-        capture_output=True,
-        check=True,
+
+def test_the_cpp_program(tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    net = rows()
+    artifact = qcompile.compile(
+        net.save(tmp_path / "net.onnx"), "tvm-cpu", calibration_data=samples(net, 16)
     )
-    assert done.stdout == np.load(tmp_path / "expected.npy").tobytes()
+    (artifact.folder / "own.cc").write_text(CPP)
+    build = ["g++", "-std=c++17", "own.cc", "-ldl", "-o", "own"]
+    subprocess.run(build, cwd=artifact.folder, check=True)
+    done = subprocess.run(
+        ["./own"], cwd=artifact.folder, env={}, capture_output=True, text=True, check=True
+    )
+    found = np.array([line.split() for line in done.stdout.splitlines()], np.float64)
+    session = qcompile.load(artifact.folder, trust_library=True)
+    x = {"x": np.full((2, 24), 0.5, np.float32)}
+    np.testing.assert_array_equal(found[:, 0], session.run(None, x, raw=True)[0].ravel())
+    np.testing.assert_allclose(found[:, 1], session.run(None, x)[0].ravel(), rtol=1e-5)

@@ -7,21 +7,27 @@ from numpy.typing import NDArray
 
 from qcompile.integer_graph import (
     Add,
-    Branch,
     CodeMap,
     Conv,
+    Excerpt,
     GlobalAveragePool,
     IntegerGraph,
     MaxPool,
+    Residual,
 )
 from qcompile.numerics.conv import Window
-from qcompile.numerics.dyadic import as_operand
-from qcompile.numerics.integer import Dyadic
+from qcompile.numerics.dyadic import DyadicPair, as_operand
+from qcompile.numerics.requantize import Dyadic
 
 
 def scale(rng: Generator, count: int, low: float, high: float) -> Dyadic:
     """Dyadic numbers, evenly spread over the logarithms."""
     return Dyadic(*as_operand(np.exp(rng.uniform(np.log(low), np.log(high), count))))
+
+
+def pair(rng: Generator, low: float, high: float) -> DyadicPair:
+    """Two ratios of codes to those of a sum."""
+    return DyadicPair.of(*rng.uniform(low, high, 2))
 
 
 def window(kernel: int, stride: int = 1, pad: int | None = None) -> Window:
@@ -41,12 +47,12 @@ def conv(
     weight_bits: int | None = None,
     zero_point: int = 0,
     is_signed: bool = False,
-    residual: Branch | None = None,
+    residual: CodeMap | None = None,
     clip: tuple[int, int] | None = None,
 ) -> Conv:
     """Random weights of all codes, and scales that use most of the output's range.
 
-    bits 32 gives sums.
+    bits 32 gives rescaled sums. A residual is added to codes of 8 bits around 120.
     """
     weight_bits = x.bits if weight_bits is None else weight_bits
     half, C = 1 << (weight_bits - 1), x.shape[2]
@@ -55,9 +61,14 @@ def conv(
     weight = rng.integers(-half, half, (N, kh, kw, C)).astype(np.int8)
     typical = np.sqrt(kh * kw * C) * half * (1 << (x.bits - 1))
     bias = rng.integers(-typical // 4, typical // 4 + 1, N).astype(np.int32)
-    spread = typical / (1 << min(bits - 1, 8))
-    scales = None if bits == 32 else scale(rng, N, 0.5 / spread, 1 / spread)
-    return Conv(x, y, weight, bias, scales, where, weight_bits, residual, clip)
+    spread = 1 if bits == 32 else typical / (1 << (7 if residual is not None else bits - 1))
+    scales = scale(rng, N, 0.5 / spread, 1 / spread)
+    added = None
+    if residual is not None:
+        own = CodeMap(f"{name}_own", y.shape, 8, False, 120)
+        ratios = np.array([1 / (1 << (8 - bits)), 1 / (1 << max(residual.bits - bits, 0))])
+        added = Residual(own, residual, DyadicPair.of(*(ratios * rng.uniform(0.4, 0.9, 2))))
+    return Conv(x, y, weight, bias, scales, where, weight_bits, added, clip)
 
 
 def residual_net(bits: int, batch: int, seed: int = 0) -> IntegerGraph:
@@ -80,14 +91,15 @@ def residual_net(bits: int, batch: int, seed: int = 0) -> IntegerGraph:
         window(3),
         bits=bits,
         zero_point=zero,
-        residual=Branch(pooled, scale(rng, 16, 0.3, 0.9)),
+        residual=pooled,
         clip=(zero, 255),
     )
-    side = conv(rng, block.y, "side", 24, window(1, 2), bits=bits, zero_point=zero)
+    size = tuple((n + 1) // 2 for n in block.y.shape[:2])
+    cut = CodeMap("side", (*size, 24), bits, False, zero)
+    side = Excerpt(block.y, cut, step=(2, 2, 1), before=(0, 0, 5), count=(*size, 16))
     main = conv(rng, block.y, "main", 24, window(3, 2), bits=bits, zero_point=zero)
     total = CodeMap("total", main.y.shape, bits, False, zero)
-    branches = [Branch(y, scale(rng, 1, 0.3, 0.9)) for y in (side.y, main.y)]
-    add = Add(branches[0], branches[1], total)
+    add = Add(side.y, main.y, total, pair(rng, 0.3, 0.9))
     mean = CodeMap("mean", (1, 1, 24), 8, True, -5)
     area = total.shape[0] * total.shape[1]
     average = GlobalAveragePool(total, mean, scale(rng, 1, 1 / area, 1.5 / area))

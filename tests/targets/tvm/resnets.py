@@ -9,7 +9,6 @@ import numpy as np
 from numpy.random import Generator
 
 from qcompile.integer_graph import (
-    Branch,
     CodeMap,
     Conv,
     GlobalAveragePool,
@@ -108,7 +107,6 @@ def _closed(
     if stride > 1 or x.shape[2] != width:
         nodes.append(conv(rng, x, f"{name}p", width, window(1, stride), **kinds))
         side = nodes[-1].y
-    residual = Branch(side, scale(rng, 1, 0.5, 0.9))
     source = before[-1].y
-    nodes.append(conv(rng, source, f"{name}o", width, where, **kinds, residual=residual))
+    nodes.append(conv(rng, source, f"{name}o", width, where, **kinds, residual=side))
     return nodes

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcompile.errors import InputError, UnsupportedError
+from qcompile.errors import UnsupportedError
 from qcompile.integer_graph import CodeMap, Conv, IntegerGraph
+from qcompile.numerics.dyadic import as_operand
+from qcompile.numerics.requantize import Dyadic
 from qcompile.targets import t4
 from qcompile.targets.tvm.cuda_build import launch_of
 from qcompile.targets.tvm.cuda_plan import plan
-from qcompile.targets.tvm.kernel_report import KernelReport
-from qcompile.targets.tvm.runner import Runner
+from qcompile.targets.tvm.run import Library, RunError
+from qcompile.targets.tvm.toolchain import runtime_libraries
 from tests.targets.tvm.nets import conv, residual_net, window
 from tests.targets.tvm.resnets import resnet
 
@@ -44,28 +46,29 @@ def fatbin_entries(data: bytes) -> list[tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[KernelReport]]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     path = tmp_path_factory.mktemp("t4") / "net.so"
-    return path, t4.build(residual_net(4, batch=2), path)
+    return path, list(t4.build(residual_net(4, batch=2), path).kernels)
 
 
 @NEEDS_NVCC
-def test_every_kernel_is_reported_without_spills(built: tuple[Path, list[KernelReport]]) -> None:
-    rows = {row.name: row for row in built[1]}
+def test_every_kernel_is_reported_without_spills(built: tuple[Path, list[dict]]) -> None:
+    rows = {row["name"]: row for row in built[1]}
     assert len(rows) == 10
-    assert all(row.spill_bytes == 0 for row in rows.values())
-    assert all(0 < row.registers <= 255 and 0 < row.occupancy <= 1 for row in rows.values())
-    assert rows["conv_0"].instruction == INT8
-    assert rows["conv_2"].instruction == INT4
-    assert rows["conv_8"].instruction == "dp4a.s32.s32"
-    assert rows["maxpool_1"].instruction == rows["pack_input"].instruction == ""
-    assert rows["pack_input"].roofline_seconds is None
-    assert rows["conv_2"].bound in ("compute", "memory")
+    assert all(row["spill_bytes"] == 0 for row in rows.values())
+    assert all(0 < row["registers"] <= 255 and 0 < row["occupancy"] <= 1 for row in rows.values())
+    assert rows["conv_0"]["instruction"] == INT8
+    assert rows["conv_2"]["instruction"] == INT4
+    assert rows["conv_8"]["instruction"] == "dp4a.s32.s32"
+    assert rows["maxpool_1"]["instruction"] == rows["pack_input"]["instruction"] == ""
+    assert rows["pack_input"]["roofline_seconds"] is None
+    assert rows["conv_2"]["bound"] in ("compute", "memory")
+    assert rows["conv_3"]["node"] == "block"
 
 
 @NEEDS_NVCC
 def test_ptx_holds_the_instructions_that_the_source_asks_for(
-    built: tuple[Path, list[KernelReport]],
+    built: tuple[Path, list[dict]],
 ) -> None:
     text = built[0].with_suffix(".ptx").read_text()
     assert ".target sm_75" in text
@@ -74,7 +77,7 @@ def test_ptx_holds_the_instructions_that_the_source_asks_for(
 
 
 @NEEDS_NVCC
-def test_the_library_holds_machine_code_and_ptx(built: tuple[Path, list[KernelReport]]) -> None:
+def test_the_library_holds_machine_code_and_ptx(built: tuple[Path, list[dict]]) -> None:
     data = built[0].read_bytes()
     assert sorted(fatbin_entries(data)) == [(PTX, 75), (MACHINE_CODE, 75)]
     assert b"__CUDACC_RTC__" not in data, "source would need nvcc where the library runs"
@@ -82,21 +85,21 @@ def test_the_library_holds_machine_code_and_ptx(built: tuple[Path, list[KernelRe
 
 @NEEDS_NVCC
 def test_a_machine_without_a_gpu_says_what_is_missing(
-    built: tuple[Path, list[KernelReport]],
+    built: tuple[Path, list[dict]],
 ) -> None:
     """Asked in another process: this one holds the stand-in of the driver."""
     program = f"""
 from pathlib import Path
-from qcompile.errors import InputError, UnsupportedError
-from qcompile.targets.tvm.runner import Runner
+from qcompile.targets.tvm.run import Library, RunError
+from qcompile.targets.tvm.toolchain import runtime_libraries
 try:
-    Runner(Path({str(built[0])!r}), "cuda")
+    Library(Path({str(built[0])!r}), runtime_libraries("cuda"), "cuda")
     print("runs")
-except UnsupportedError as error:
+except RunError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "runs" or "driver of 580 or later" in done.stdout
+    assert done.stdout.strip() == "runs" or "libtvm_runtime_cuda.so is part of" in done.stdout
 
 
 @NEEDS_NVCC
@@ -110,10 +113,10 @@ def test_layers_of_resnet_50_do_not_spill(tmp_path: Path, bits: int) -> None:
     for size, C, N, kernel, stride in layers:
         x = CodeMap("x", (size, size, C), bits)
         node = conv(rng, x, "y", N, window(kernel, stride), bits=bits)
-        rows = t4.build(IntegerGraph(x, (node,), 8), tmp_path / f"{size}-{C}-{N}.so")
-        (row,) = (row for row in rows if row.name == "conv_0")
-        assert row.spill_bytes == 0
-        assert row.instruction == (INT4 if bits == 4 else INT8)
+        built = t4.build(IntegerGraph(x, (node,), 8), tmp_path / f"{size}-{C}-{N}.so")
+        (row,) = (row for row in built.kernels if row["name"] == "conv_0")
+        assert row["spill_bytes"] == 0
+        assert row["instruction"] == (INT4 if bits == 4 else INT8)
 
 
 MOST_CPU_SECONDS = 300
@@ -172,9 +175,9 @@ def test_without_nvcc_the_error_says_what_to_do(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_library_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no such library"):
-        Runner(tmp_path / "none.so")
+def test_a_missing_library_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"none\.so"):
+        Library(tmp_path / "none.so", runtime_libraries("cpu"))
 
 
 def test_one_weight_more_is_one_product_more() -> None:
@@ -182,5 +185,5 @@ def test_one_weight_more_is_one_product_more() -> None:
     x = CodeMap("x", (4, 4, 2))
     weight = np.ones((3, 3, 3, 2), np.int8)
     y = CodeMap("y", (4, 4, 3), 32)
-    node = Conv(x, y, weight, np.zeros(3, np.int32), None, window(3))
+    node = Conv(x, y, weight, np.zeros(3, np.int32), Dyadic(*as_operand([1.0])), window(3))
     assert node.num_products == 4 * 4 * 3 * 3 * 3 * 2

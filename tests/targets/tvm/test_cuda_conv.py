@@ -7,8 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from qcompile.integer_graph import Branch, CodeMap, Conv, IntegerGraph
+from qcompile.integer_graph import CodeMap, Conv, IntegerGraph
 from qcompile.numerics.conv import Window
+from qcompile.numerics.dyadic import as_operand
+from qcompile.numerics.requantize import Dyadic
 from qcompile.targets.tvm import words
 from qcompile.targets.tvm.cuda_build import source_of
 from qcompile.targets.tvm.cuda_emulator import EmulationError
@@ -16,7 +18,7 @@ from qcompile.targets.tvm.cuda_plan import plan
 from qcompile.targets.tvm.emulated import EmulatedPlan
 from qcompile.targets.tvm.plan import Plan
 from qcompile.targets.tvm.tile import Tile
-from tests.targets.tvm.nets import codes_of, conv, scale, window
+from tests.targets.tvm.nets import codes_of, conv, window
 
 SMALL = Tile(1, 1, 1, 1, 4)
 # Every value of every knob, ragged against the maps below.
@@ -80,7 +82,7 @@ def kinds_of_codes(bits: int) -> list[Conv]:
             window(3),
             bits=bits,
             zero_point=y_zero,
-            residual=Branch(residual, scale(rng, 9, 0.2, 0.6)),
+            residual=residual,
         ),
     ]
     return made if bits == 4 else [*made, conv(rng, x, "w4", 9, window(3), weight_bits=4)]
@@ -140,7 +142,8 @@ def test_extreme_codes_and_weights_meet_no_overflow() -> None:
     x, y = CodeMap("x", (4, 4, 64), 8), CodeMap("y", (4, 4, 8), 32)
     weight = np.full((8, 3, 3, 64), -128, np.int8)
     bias = np.full(8, -(2**31 - 1) + 9 * 64 * 128 * 255, np.int32)
-    node = Conv(x, y, weight, bias, None, window(3))
+    one = Dyadic(*as_operand([1.0]))
+    node = Conv(x, y, weight, bias, one, window(3))
     emulated = EmulatedPlan(plan_of([node], 1, SMALL))
     codes = np.full((1, 4, 4, 64), 255)
     found = emulated.codes(emulated.run(codes))["y"]

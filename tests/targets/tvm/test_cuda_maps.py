@@ -6,8 +6,8 @@ import pytest
 
 from qcompile.integer_graph import (
     Add,
-    Branch,
     CodeMap,
+    Excerpt,
     GlobalAveragePool,
     IntegerGraph,
     MaxPool,
@@ -17,7 +17,7 @@ from qcompile.numerics.conv import Window
 from qcompile.targets.tvm.cuda_plan import plan
 from qcompile.targets.tvm.emulated import EmulatedPlan
 from qcompile.targets.tvm.tile import Tile
-from tests.targets.tvm.nets import codes_of, conv, residual_net, scale, window
+from tests.targets.tvm.nets import codes_of, conv, pair, residual_net, scale, window
 
 
 def differences(graph: IntegerGraph) -> dict[str, int]:
@@ -60,14 +60,31 @@ def test_pools_and_sums(bits: int, is_signed: bool, channels: int) -> None:
     x = CodeMap("x", (7, 6, channels), bits, is_signed, 2)
     mean = CodeMap("mean", (1, 1, channels), 12 - bits, not is_signed, 1)
     total = CodeMap("total", x.shape, bits, is_signed, 3)
-    twice = Add(
-        Branch(x, scale(rng, channels, 0.2, 0.9)),
-        Branch(x, scale(rng, 1, 0.2, 0.9)),
-        total,
-        clip=(-6, 200),
-    )
+    twice = Add(x, x, total, pair(rng, 0.2, 0.9), clip=(-6, 200))
     average = GlobalAveragePool(x, mean, scale(rng, channels, 1 / 42, 3 / 42))
     found = differences(IntegerGraph(x, (*pools(x), average, twice), 2))
+    assert found == dict.fromkeys(found, 0)
+
+
+@pytest.mark.parametrize(("bits", "is_signed"), [(4, False), (4, True), (8, False), (8, True)])
+def test_excerpts(bits: int, is_signed: bool) -> None:
+    """Strides, borders and channels that do not start at a word."""
+    x = CodeMap("x", (7, 6, 13), bits, is_signed, 3)
+    nodes = [
+        Excerpt(
+            x,
+            CodeMap(f"y{i}", shape, bits, is_signed, 3),
+            **dict(zip(("start", "step", "before", "count"), where, strict=True)),
+        )
+        for i, (shape, where) in enumerate(
+            [
+                ((4, 3, 29), ((0, 0, 0), (2, 2, 1), (0, 0, 8), (4, 3, 13))),
+                ((3, 2, 5), ((1, 2, 2), (3, 3, 2), (1, 0, 0), (2, 2, 5))),
+                ((9, 8, 14), ((0, 0, 0), (1, 1, 1), (1, 1, 1), (7, 6, 13))),
+            ]
+        )
+    ]
+    found = differences(IntegerGraph(x, tuple(nodes), 2))
     assert found == dict.fromkeys(found, 0)
 
 
@@ -88,7 +105,7 @@ def test_thin_products(is_signed: bool) -> None:
             37,
             Window((3, 2)),
             bits=4,
-            residual=Branch(residual, scale(rng, 37, 0.02, 0.05)),
+            residual=residual,
         ),
     )
     graph = IntegerGraph(x, nodes, 3)

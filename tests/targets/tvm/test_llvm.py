@@ -11,7 +11,6 @@ import pytest
 from qcompile.errors import InputError
 from qcompile.integer_graph import (
     Add,
-    Branch,
     CodeMap,
     Conv,
     GlobalAveragePool,
@@ -19,13 +18,16 @@ from qcompile.integer_graph import (
     MaxPool,
 )
 from qcompile.numerics.conv import Window
-from qcompile.numerics.integer import Dyadic
+from qcompile.numerics.dyadic import as_operand
+from qcompile.numerics.requantize import Dyadic
 from qcompile.targets import tvm_cpu
-from qcompile.targets.tvm import llvm_build, llvm_conv, llvm_plan
+from qcompile.targets.tvm import llvm_build, llvm_conv, llvm_plan, run
 from qcompile.targets.tvm.llvm_dot import AVX2, NARROW, PLAIN, VNNI, Dot, dot_of, is_narrow
+from qcompile.targets.tvm.llvm_epilogue import Scaling
 from qcompile.targets.tvm.relax_module import export
-from qcompile.targets.tvm.runner import Runner
-from tests.targets.tvm.nets import codes_of, conv, residual_net, scale, window
+from qcompile.targets.tvm.run import Library, RunError, instructions
+from qcompile.targets.tvm.toolchain import runtime_libraries
+from tests.targets.tvm.nets import codes_of, conv, pair, residual_net, scale, window
 
 HAS_AVX2 = "avx2" in llvm_build.features(llvm_build.host_target())
 DOTS = [
@@ -40,7 +42,7 @@ def differences(graph: IntegerGraph, folder: Path, dot: Dot) -> int:
     export(llvm_build.build(graph, dot=dot).executable, path)
     codes = codes_of(np.random.default_rng(1), graph.input, graph.batch)
     kind = "int8" if graph.input.is_signed else "uint8"
-    found = Runner(path).run(codes.astype(kind))
+    found = Library(path, runtime_libraries("cpu")).run(codes.astype(kind))
     expected = graph.run(codes)[graph.output.name]
     assert len(np.unique(expected)) > 4, "the test must see a range"
     return int((found != expected).sum())
@@ -49,7 +51,7 @@ def differences(graph: IntegerGraph, folder: Path, dot: Dot) -> int:
 @pytest.mark.parametrize("dot", DOTS)
 @pytest.mark.parametrize(
     ("bits", "is_signed", "channels", "N"),
-    [(8, False, 3, 17), (8, True, 20, 40), (4, False, 5, 16), (4, True, 16, 7)],
+    [(8, False, 3, 17), (8, True, 20, 40), (4, False, 5, 16), (4, True, 16, 7), (8, False, 8, 1)],
 )
 def test_convolutions(
     tmp_path: Path, dot: Dot, bits: int, is_signed: bool, channels: int, N: int
@@ -58,8 +60,7 @@ def test_convolutions(
     x = CodeMap("x", (9, 8, channels), bits, is_signed, 3)
     w = Window((3, 2), (2, 1), (1, 0, 1, 1))
     first = conv(rng, x, "first", N, w, bits=8, zero_point=5)
-    residual = Branch(first.y, scale(rng, N, 0.2, 0.6))
-    last = conv(rng, x, "last", N, w, bits=bits, zero_point=1, residual=residual, weight_bits=4)
+    last = conv(rng, x, "last", N, w, bits=bits, zero_point=1, residual=first.y, weight_bits=4)
     assert differences(IntegerGraph(x, (first, last), 2), tmp_path, dot) == 0
 
 
@@ -70,7 +71,7 @@ def test_pools_and_sums(tmp_path: Path, is_signed: bool) -> None:
     w = window(3, 1)
     top = CodeMap("top", (7, 6, 19), 8, is_signed, 2)
     total = CodeMap("total", x.shape, 4, not is_signed, 3)
-    added = Add(Branch(x, scale(rng, 19, 0.02, 0.1)), Branch(top, scale(rng, 1, 0.02, 0.1)), total)
+    added = Add(x, top, total, pair(rng, 0.02, 0.1))
     mean = CodeMap("mean", (1, 1, 19), 8, True, 1)
     average = GlobalAveragePool(total, mean, scale(rng, 19, 0.5, 1.5))
     graph = IntegerGraph(x, (MaxPool(x, top, w), added, average), 2)
@@ -114,31 +115,27 @@ def test_every_way_to_requantize(tmp_path: Path, name: str, is_signed: bool) -> 
     weight = rng.integers(-128, 128, (18, 3, 3, 6)).astype(np.int8)
     y = CodeMap("y", (5, 4, 18), 8, True, -3)
     dyadic = Dyadic(np.array([m], np.int32), np.array([e], np.int32))
-    added = Branch(x, dyadic) if name == "wide values" else None
     some = rng.integers(-999, 1000, 18)
-    if added is not None:
-        y = CodeMap("y", (5, 4, 6), 8, True, -3)
-        weight, some = weight[:6], some[:6]
-    node = Conv(x, y, weight, (some + bias).astype(np.int32), dyadic, window(3), 8, added)
+    node = Conv(x, y, weight, (some + bias).astype(np.int32), dyadic, window(3))
     found = llvm_conv.epilogue(node)
-    assert found.own is not None
-    assert (found.own.is_shifted, found.kind) == expected
+    assert (found.is_shifted, found.kind) == expected
     codes = codes_of(rng, x, 2)
     graph = IntegerGraph(x, (node,), 2)
     export(llvm_build.build(graph, dot=PLAIN).executable, tmp_path / "net.so")
-    made = Runner(tmp_path / "net.so").run(codes.astype("int8" if is_signed else "uint8"))
+    library = Library(tmp_path / "net.so", runtime_libraries("cpu"))
+    made = library.run(codes.astype("int8" if is_signed else "uint8"))
     np.testing.assert_array_equal(made, graph.run(codes)["y"])
 
 
 def test_a_wrong_offset_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = llvm_conv.tables
+    epilogue = llvm_conv.epilogue
 
-    def broken(node: Conv) -> tuple[np.ndarray, np.ndarray | None]:
-        own, added = tables(node)
-        own[-1] += 1
-        return own, added
+    def broken(node: Conv) -> Scaling:
+        found = epilogue(node)
+        found.table[-1] += 1
+        return found
 
-    monkeypatch.setattr(llvm_conv, "tables", broken)
+    monkeypatch.setattr(llvm_conv, "epilogue", broken)
     assert differences(residual_net(8, batch=1), tmp_path, PLAIN) > 0
 
 
@@ -154,7 +151,7 @@ def test_tiles_that_do_not_fit(tmp_path: Path, dot: Dot, size: tuple[int, int]) 
         path = tmp_path / f"{N}.so"  # a library of the same path would not be loaded again
         export(llvm_build.build(graph, dot=dot).executable, path)
         codes = codes_of(rng, x, 1)
-        made = Runner(path).run(codes.astype(np.uint8))
+        made = Library(path, runtime_libraries("cpu")).run(codes.astype(np.uint8))
         np.testing.assert_array_equal(made, graph.run(codes)["y"])
 
 
@@ -168,7 +165,8 @@ def narrow_conv(weights: list[int], is_signed: bool, bits: int = 8) -> Conv:
     x = CodeMap("x", (1, 1, len(weights)), bits, is_signed)
     weight = np.array(weights, np.int8).reshape(1, 1, 1, -1)
     y = CodeMap("y", (1, 1, 1), 32)
-    return Conv(x, y, weight, np.zeros(1, np.int32), None, weight_bits=bits)
+    one = Dyadic(*as_operand([1.0]))
+    return Conv(x, y, weight, np.zeros(1, np.int32), one, weight_bits=bits)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +191,7 @@ def test_pairs_that_fit_int16(
     assert is_narrow(node) == expected
     assert (dot_of(node, AVX2) == NARROW) == expected and dot_of(node, VNNI) == VNNI
     export(llvm_build.build(IntegerGraph(node.x, (node,)), dot=AVX2).executable, tmp_path / "m.so")
-    runner = Runner(tmp_path / "m.so")
+    runner = Library(tmp_path / "m.so", runtime_libraries("cpu"))
     for code in node.x.range:
         codes = np.full((1, *node.x.shape), code, "int8" if is_signed else "uint8")
         np.testing.assert_array_equal(runner.run(codes), node.run(codes))
@@ -207,7 +205,9 @@ def test_a_pair_beyond_int16_would_be_wrong(
     monkeypatch.setattr(llvm_plan, "dot_of", lambda *_: NARROW)
     export(llvm_build.build(IntegerGraph(node.x, (node,)), dot=AVX2).executable, tmp_path / "m.so")
     codes = np.full((1, *node.x.shape), 255, np.uint8)
-    assert (Runner(tmp_path / "m.so").run(codes) != node.run(codes)).all()
+    assert (
+        Library(tmp_path / "m.so", runtime_libraries("cpu")).run(codes) != node.run(codes)
+    ).all()
 
 
 def test_vnni_is_what_a_processor_with_it_gets() -> None:
@@ -232,18 +232,24 @@ def test_the_schedule_of_vnni_by_plain_products(
 def test_a_library_runs_without_a_compiler(tmp_path: Path) -> None:
     path = tmp_path / "net.so"
     graph = residual_net(8, batch=1)
-    assert (
-        tvm_cpu.build(graph, path)
-        == llvm_build.dot_for(llvm_build.features(llvm_build.host_target())).name
-    )
+    built = tvm_cpu.build(graph, path)
+    dot = llvm_build.dot_for(llvm_build.features(llvm_build.host_target()))
+    convs = {node.y.name: dot_of(node, dot).name for node in graph.nodes if isinstance(node, Conv)}
+    for row in built.kernels:
+        assert row["instruction"] == convs.get(row["node"], "loops")
+    assert len(built.kernels) == len(graph.nodes)
+    assert set(built.instructions) <= instructions()
+    assert [p.name for p in built.runtime] == ["libtvm_ffi.so", "libtvm_runtime.so"]
     codes = codes_of(np.random.default_rng(2), graph.input, 1).astype(np.uint8)
     np.save(tmp_path / "x.npy", codes)
     program = f"""
 import sys, numpy as np
 from pathlib import Path
-from qcompile.targets.tvm.runner import Runner
-y = Runner(Path({str(path)!r})).run(np.load({str(tmp_path / "x.npy")!r}))
-assert "tvm" not in sys.modules
+sys.path.insert(0, {str(Path(run.__file__).parent)!r})
+from run import Library
+libraries = {[str(p) for p in built.runtime]!r}
+y = Library(Path({str(path)!r}), libraries).run(np.load({str(tmp_path / "x.npy")!r}))
+assert not {{"tvm", "tvm_ffi", "qcompile"}} & set(sys.modules)
 assert "libtvm_compiler" not in Path("/proc/self/maps").read_text()
 np.save({str(tmp_path / "y.npy")!r}, y)
 """
@@ -255,10 +261,10 @@ np.save({str(tmp_path / "y.npy")!r}, y)
 def test_wrong_inputs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.so"
     tvm_cpu.build(residual_net(8, batch=1), path)
-    runner = Runner(path)
-    with pytest.raises(InputError, match=r"does not take uint8 \[2, 13, 13, 3\]"):
+    runner = Library(path, runtime_libraries("cpu"))
+    with pytest.raises(RunError, match=r"shape\[0\] mismatch"):
         runner.run(np.zeros((2, 13, 13, 3), np.uint8))
-    with pytest.raises(InputError, match=r"does not take float32"):
+    with pytest.raises(RunError, match="codes are uint8, int8, int32, not float32"):
         runner.run(np.zeros((1, 13, 13, 3), np.float32))
 
 

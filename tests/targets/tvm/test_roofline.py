@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qcompile.integer_graph import CodeMap, Conv, MaxPool
-from qcompile.numerics.integer import Dyadic
+from qcompile.numerics.requantize import Dyadic
 from qcompile.targets.tvm.cuda_conv import Shapes
 from qcompile.targets.tvm.roofline import T4, blocks_per_sm, choose_tile, model_seconds, roof
 from qcompile.targets.tvm.tile import Tile, tiles
