@@ -50,11 +50,12 @@ def _build(graph: object) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "net.so")
         clock = time.perf_counter()
-        rows = t4.build(graph, path)  # type: ignore[arg-type]
+        rows = t4.build(graph, path).kernels  # type: ignore[arg-type]
         clock, used = time.perf_counter() - clock, os.times()
         size = path.stat().st_size
     cpu = sum(used[:4]) - sum(begun[:4])
-    spills, registers = sum(r.spill_bytes for r in rows), max(r.registers for r in rows)
+    spills = sum(row["spill_bytes"] for row in rows)
+    registers = max(row["registers"] for row in rows)
     print(f"{len(rows)} kernels in {cpu:.0f} s of CPU time ({clock:.0f} s)")
     print(f"{size / 1e6:.1f} MB, {spills} bytes of spills, at most {registers} registers")
 
