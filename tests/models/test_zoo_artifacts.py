@@ -31,7 +31,6 @@ LOST_DB = 1.0  # of SQNR against the QDQ graph
 LOST_DB_IN_LSTM = 10 * math.log10(2)
 MOST_SHARE = {"w8a8": 0.30, "w4a8": 0.30, "w4a16": 0.30, "w8a8-dynamic": 0.30}  # of the float file
 OLDEST_ORT = (1, 20)
-OLDEST_ORT_OF_MOVED_CODES = (1, 21)  # DepthToSpace of uint8: a ConvTranspose for cpu
 OLDEST_ORT_OF_8_BIT_BLOCKS = (1, 23)  # MatMulNBits of 8 bits: the edges of w4a16
 MOST_BYTES = {8: 0.27, 4: 0.16}  # of float32: codes and scales, K ≥ 64, N a multiple of 16
 
@@ -87,8 +86,6 @@ def check(run: Run) -> None:
     oldest = run.artifact.content["onnx"]["oldest_onnxruntime"]
     blocks = {row["kernel"].split()[0] for row in run.artifact.content["nodes"] if row["kernel"]}
     limit = OLDEST_ORT_OF_8_BIT_BLOCKS if "MatMulNBits" in blocks else OLDEST_ORT
-    if "ConvTranspose" in {n.op_type for n in run.source.graph}:
-        limit = OLDEST_ORT_OF_MOVED_CODES
     assert tuple(int(part) for part in oldest.split(".")) <= limit
     for bits, share in packed_shares(run):
         assert share <= MOST_BYTES[bits]
