@@ -2,12 +2,16 @@
 """Codes against ONNX Runtime's float QDQ nodes: a tie may go either way, nothing else may."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
-from qcompile import verify_nodes
+import qcompile
+from qcompile import Recipe, verify_nodes
 from qcompile.passes import LOWER_CPU
 from qcompile.verdict import Check
 from qcompile.verify_nodes import QDQ_SHARE, Recorded, check_qdq, compiled_nodes
@@ -141,3 +145,32 @@ def test_one_element_of_a_small_product(is_tie: bool, monkeypatch: pytest.Monkey
     changed = values | {node.outputs[0].name or "": codes}
     near, share = check_qdq(lowered, found.quantized, [Recorded(changed)])
     assert near.passed and share.passed == is_tie
+
+
+def test_the_input_of_a_quantized_transpose_is_what_the_node_gives(tmp_path: Path) -> None:
+    """ONNX Runtime, optimising, would give it dequantized where it is shown."""
+    nodes = [
+        helper.make_node("Gather", ["table", "i"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["turned", "w"], ["y"]),
+    ]
+    rng = np.random.default_rng(0)
+    stored = {"table": rng.standard_normal((11, 32)), "w": rng.standard_normal((5, 16))}
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, ["b", 5])],
+        [
+            helper.make_tensor_value_info("turned", TensorProto.FLOAT, ["b", 32, 5]),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 32, 16]),
+        ],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items()],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    data = {"i": rng.integers(0, 11, (6, 5))}
+    made = qcompile.compile(
+        tmp_path / "m.onnx", recipe=Recipe(preset="w8a8"), calibration_data=data
+    )
+    (floats,) = (c for c in made.measured["checks"] if c["rung"] == "lower: floats")
+    assert floats["count"] > 0 and floats["passed"]

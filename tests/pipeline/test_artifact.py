@@ -186,6 +186,10 @@ DAMAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
         edit("content", "library", "file", value="../evil.so"),
         "{path} is damaged: the library ../evil.so is not among its files" + AGAIN,
     ),
+    "library of another kind": (
+        edit("content", "library", "file", value={}),
+        "{path} is damaged: the library {{}} is not among its files" + AGAIN,
+    ),
     "file outside": (
         edit("content", "files", "../evil.so", value={"bytes": 1, "sha256": ""}),
         "{folder}: ../evil.so of the manifest does not exist",
