@@ -134,7 +134,8 @@ def _missing(data: Any) -> str | None:
     library = content.get("library", "")
     if library is not None and (not isinstance(library, dict) or "abi" not in library):
         return 'content has no "library"'
-    if library is not None and library.get("file") not in list(content["files"]):
+    names = list(content["files"])  # a damaged name may be of a kind that no dict takes
+    if library is not None and library.get("file") not in names:
         return f"the library {library.get('file')} is not among its files"
     return None
 

@@ -46,7 +46,7 @@ class LowerGather(NodePass):
             cast = new_node("Cast", [indices], f"{name}/cast", name, dtype=int64, to=int(int64))
             inserted, indices = [cast], cast.outputs[0]
         codes, n, k = matrix_codes(graph, found)
-        is_shared = _is_of_static_product(codes)
+        is_shared = found.zero_point is None and _is_of_static_product(codes)
         inputs: list[ir.Value | None] = [indices, codes]
         if is_shared:
             inputs += [row_scales(graph, found, n)]
@@ -67,7 +67,7 @@ class LowerGather(NodePass):
 
 
 def _is_of_static_product(codes: ir.Value) -> bool:
-    """Static products have one scale an output and no zero points."""
+    """Static products have one scale an output, which their multipliers hold."""
     return any(
         is_op(use.node, "QMatMul", domain=DOMAIN) and attribute(use.node, "activation") == "static"
         for use in codes.uses()

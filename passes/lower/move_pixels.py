@@ -23,7 +23,7 @@ from qcompile.graph import (
     remove_dead,
     replace,
 )
-from qcompile.passes.lower.lowered import TO_NCHW, permuted, transpose
+from qcompile.passes.lower.lowered import TO_NCHW, transpose
 
 SWAP = (0, 1, 3, 2, 4, 5)  # of rows and pixels in a block, or back
 
@@ -69,7 +69,6 @@ def _rewrite(
     end = _reshape(graph, swap.outputs[0], outer, f"{name}_nhwc", dtype)
     end.outputs[0].metadata_props.update({**out.metadata_props, LAYOUT: NHWC})
     after = transpose(end.outputs[0], TO_NCHW, f"{name}_nchw")
-    after.outputs[0].shape = permuted(end.outputs[0].shape, TO_NCHW)
     graph.insert_after(node, [blocks, swap, end, after])
     replace(out, after.outputs[0])
     out.name, after.outputs[0].name = f"{name}_before", name

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.graph import attribute, is_constant, unique_name
+from qcompile.passes.normalise.channel_statistics import keep, statistics_of
 from qcompile.passes.normalise.rewiring import derived, dims, graph_of, sole_source
 from qcompile.passes.rewrite import NodePass
 
@@ -53,7 +54,10 @@ class MovePixelOrderIntoConv(NodePass):
                 size, order = dims(value), _pixels_first(b)
                 found.replace_input_with(index, derived(found, value, f"_pixels_{b}", size, order))
         node.attributes["mode"] = ir.AttrString("mode", "DCR")
-        out = found.outputs[0]
+        out, known = found.outputs[0], statistics_of(found.outputs[0])
+        if known is not None:
+            order = _pixels_first(b)
+            keep(out, order(known.mean), order(known.deviation))
         out.name = unique_name(graph_of(found), f"{out.name}_pixels")
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A convolution before DepthToSpace gives the channels of a pixel together."""
 
+import numpy as np
 import pytest
 
+from qcompile.passes.normalise.channel_statistics import keep, statistics_of
 from qcompile.passes.normalise.move_pixel_order_into_conv import MovePixelOrderIntoConv
-from tests.passes.graphs import assert_left_alone, assert_rewritten
+from tests.passes.graphs import assert_left_alone, assert_rewritten, parse
 
 CRD = 'DepthToSpace <blocksize = 2, mode = "CRD">'
 W = "float[8,1,1,1] w = {1, 2, 3, 4, 5, 6, 7, 8}"
@@ -21,6 +23,17 @@ def test_weight_and_bias() -> None:
         {{ c_pixels = Conv (x, w_pixels_2, b_pixels_2)
           y = DepthToSpace <blocksize = 2, mode = "DCR"> (c_pixels) }}""",
     )
+
+
+def test_statistics_of_channels_follow() -> None:
+    model = parse(f"{HEAD} <{W}> {{ c = Conv (x, w)   y = {CRD} (c) }}")
+    out = model.graph[0].outputs[0]
+    keep(out, np.arange(8.0), np.arange(8.0) + 10)
+    assert MovePixelOrderIntoConv()(model).modified
+    found = statistics_of(out)
+    assert found is not None
+    assert found.mean.tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert found.deviation.tolist() == [10, 14, 11, 15, 12, 16, 13, 17]
 
 
 @pytest.mark.parametrize(
