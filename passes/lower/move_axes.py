@@ -7,12 +7,13 @@ import onnx_ir as ir
 from qcompile.graph import add_initializer, attribute, constant, input_of, is_constant, is_op
 
 AXES = ("Concat", "Split", "Slice", "Pad", "Resize")
+_SCALES, _SIZES = 2, 3  # inputs of Resize
 
 Perm = tuple[int, ...]
 
 
-def can_move_axes(node: ir.Node) -> bool:
-    """Whether the op's axes are constant, so that they can be renamed."""
+def can_move_axes(node: ir.Node, perm: Perm) -> bool:
+    """Whether the op's axes are constant, and ORT has the op with these axes renamed."""
     if is_op(node, "Concat", "Split"):
         return True
     if is_op(node, "Slice"):
@@ -21,7 +22,8 @@ def can_move_axes(node: ir.Node) -> bool:
         # A size of one axis beside scales of others (`axes`) stays; so does a region of interest.
         roi = constant(input_of(node, 1))
         has_roi = input_of(node, 1) is not None and (roi is None or roi.size > 0)
-        return not has_roi and "axes" not in node.attributes and len(_sizes(node)) == 1
+        is_plain = not has_roi and "axes" not in node.attributes and len(_sizes(node)) == 1
+        return is_plain and _is_resized_there(node, perm)
     return (
         len(node.inputs) < 4
         and constant(input_of(node, 1)) is not None
@@ -29,9 +31,26 @@ def can_move_axes(node: ir.Node) -> bool:
     )
 
 
+def _is_resized_there(node: ir.Node, perm: Perm) -> bool:
+    """Whether ORT interpolates along the renamed axes.
+
+    Its linear mode has maps whose batch and first or last axis stay, its cubic mode only the first.
+    """
+    mode, shape = attribute(node, "mode", "nearest"), node.inputs[0].shape  # type: ignore[union-attr]
+    if mode == "nearest":
+        return True
+    (index,) = _sizes(node)
+    given = np.asarray(constant(node.inputs[index]))
+    same = [1] * len(perm) if index == _SCALES else shape
+    if same is None or mode == "cubic":
+        return False
+    changed = {perm[i] for i, (a, b) in enumerate(zip(given, same, strict=True)) if a != b}
+    return changed <= {1, 2} or changed <= {2, 3}
+
+
 def _sizes(node: ir.Node) -> list[int]:
     """The inputs of a Resize that hold one constant number an axis: scales or sizes."""
-    found = [(i, constant(input_of(node, i))) for i in (2, 3)]
+    found = [(i, constant(input_of(node, i))) for i in (_SCALES, _SIZES)]
     return [i for i, array in found if array is not None and array.size]
 
 

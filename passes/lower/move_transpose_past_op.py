@@ -6,7 +6,8 @@ Before:
       u = Transpose <perm = [0, 2, 3, 1]> (r)   y = com.qcompile.QConv (u) }
 After:
     { r_nhwc = Relu (x)   y = com.qcompile.QConv (r_nhwc) }
-Refuses: inputs with different transposes; Slice and Pad whose axes are not constant.
+Refuses: inputs with different transposes; Slice and Pad whose axes are not constant;
+an interpolation that ORT does not have along the renamed axes.
 
 Quantized regions stay NHWC from their first op to their last; a transpose remains where floats in
 NCHW enter or leave.
@@ -123,9 +124,11 @@ def _share(graph: ir.Graph, node: ir.Node) -> bool:
 def _move(graph: ir.Graph, node: ir.Node) -> bool:
     """Apply the op to the sources, and transpose its outputs instead."""
     found = _sources(node)
-    if found is None or (is_op(node, *AXES) and not can_move_axes(node)):
+    if found is None:
         return False
     sources, perm = found
+    if is_op(node, *AXES) and not can_move_axes(node, perm):
+        return False
     producers = [v.producer() for v in node.inputs if v is not None and perm_of(v) is not None]
     if is_op(node, *AXES):
         move_axes(graph, node, perm)

@@ -43,6 +43,8 @@ SHAPES = {
     "Concat <axis = -1> (t, t, t)": "1,4,15,3",
     'Resize <mode = "nearest"> (t, , scales)': "1,8,5,3",
     'Resize <mode = "nearest"> (t, , , sizes)': "1,2,10,3",
+    'Resize <mode = "linear"> (t, , scales)': "1,8,5,3",
+    'Resize <mode = "linear"> (t, , , sizes)': "1,2,10,3",
 }
 
 
@@ -54,6 +56,16 @@ def test_cancelled_with_its_inverse(op: str, shape: str) -> None:
     model = parse(text)
     assert MoveTransposePastOp()(model).modified
     assert [n.op_type for n in model.graph] == [op.split()[0], "Neg"]
+    assert_equal_outputs(parse(text), model)
+
+
+def test_interpolation_keeps_axes_that_ort_has() -> None:
+    """Before both transposes it would be along axes 1 and 3, where ORT has no linear mode."""
+    text = f"""f ({NHWC}) => (float[1,5,6,8] y) <float[4] scales = {{1, 1, 2, 2}}>
+    {{ a = {TO_NCHW} (x)   t = {TO_NCHW} (a)   y = Resize <mode = "linear"> (t, , scales) }}"""
+    model = parse(text)
+    assert MoveTransposePastOp()(model).modified
+    assert [n.op_type for n in model.graph] == ["Transpose", "Resize", "Transpose"]
     assert_equal_outputs(parse(text), model)
 
 
@@ -212,6 +224,7 @@ def test_codes() -> None:
             "[1] j = {2}", "[1] j = {-1}"
         ),
         net("y = Relu (x)"),
+        net(f't = {TO_NCHW} (x)   y = Resize <mode = "cubic"> (t, , scales)', "float[1,3,8,5] y"),
     ],
     ids=[
         "softmax",
@@ -225,6 +238,7 @@ def test_codes() -> None:
         "concat with a map of another layout",
         "a reshape of many pixels",
         "none",
+        "cubic",
     ],
 )
 def test_left_alone(text: str) -> None:
