@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | test-all | test-arm64 | check | env | tvm | clean. Each creates .venv when it is not there and
-# rebuilds the op library when its sources changed.
+# make demo | test | test-slow | test-all | test-arm64 | check | env | tvm | clean.
+# Each creates .venv when it is not there and rebuilds the op library when its sources changed.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -15,7 +15,7 @@ CXX_FOUND = $(shell command -v "$${CXX:-c++}" || command -v g++ || command -v cl
 PYTHON_FOUND = $(shell { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; } 2>/dev/null && echo yes)
 VENV_FOUND = $(shell { $(PYTHON) -c 'import ensurepip, venv'; } 2>/dev/null && echo yes)
 
-.PHONY: help demo test test-all test-arm64 check env tvm clean
+.PHONY: help demo test test-slow test-all test-arm64 check env tvm clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -26,8 +26,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow"
 
-test-all: $(STAMP)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+test-slow: $(STAMP)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m slow
+
+test-all: test test-slow
 
 # Fetches a cross compiler, qemu and Debian's arm64 Python, once; they lie in build/arm64.
 test-arm64: $(STAMP)

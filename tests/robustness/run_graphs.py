@@ -65,4 +65,4 @@ def fates(seed: int, count: int, folder: Path) -> Counter[str]:
 
 if __name__ == "__main__":
     found = fates(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
-    print(found["compiled"], found["refused"])
+    sys.stdout.write(f"{found['compiled']} {found['refused']}\n")
