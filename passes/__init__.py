@@ -34,6 +34,8 @@ from qcompile.passes.lower.lower_resize import LowerResize
 from qcompile.passes.lower.lower_softmax import LowerSoftmax
 from qcompile.passes.lower.lower_split import LowerSplit
 from qcompile.passes.lower.move_dequantize_past_data_op import MoveDequantizePastDataOp
+from qcompile.passes.lower.move_gather_to_transposed_codes import MoveGatherToTransposedCodes
+from qcompile.passes.lower.move_quantize_before_transpose import MoveQuantizeBeforeTranspose
 from qcompile.passes.lower.move_shape_before_dequantize import MoveShapeBeforeDequantize
 from qcompile.passes.lower.move_transpose_into_codes import MoveTransposeIntoCodes
 from qcompile.passes.lower.move_transpose_past_op import MoveTransposePastOp
@@ -190,6 +192,7 @@ def LOWER_CPU() -> list[Pass]:
         RemoveUnused(),  # dequantizers whose readers are gone would hide who reads the codes
         MoveTransposePastOp(),
         LowerMaskIntoWhere(),
+        MoveQuantizeBeforeTranspose(),
         RemoveUnused(),
     ]
 
@@ -209,8 +212,11 @@ def LOWER_ORT() -> list[Pass]:
         LowerLstmIntoDynamicQuantizeLstm(),
         InsertOutputsIntoStaticProduct(),
         MoveTransposeIntoCodes(),
+        RemoveUnused(),  # dequantizers of products that have other codes now
+        MoveGatherToTransposedCodes(),
         SplitSharedWeight(),
         InsertZeroPointIntoWeight(),
         LowerMaskIntoWhere(),
+        MoveQuantizeBeforeTranspose(),
         RemoveUnused(),
     ]

@@ -14,6 +14,7 @@ DOMAIN_VERSION = 1
 # Metadata keys. FLOAT: the value of the float model that a value, or a compiled node's output,
 # stands for. LAYOUT: "NHWC" where an activation's channels are last.
 FLOAT, LAYOUT, NHWC = "qcompile.float", "qcompile.layout", "NHWC"
+_DERIVED = "derived from"  # meta of a derived initializer: the one that it comes from, the suffix
 _MAPPING = Lock()  # two workers that map one tensor at once make onnx_ir assert
 
 
@@ -111,7 +112,17 @@ def derived_initializer(
     if known is None:
         known = add_initializer(graph, f"{source.name}{suffix}", make())
         source.meta[suffix] = known.name
+        known.meta[_DERIVED] = source, suffix
     return known
+
+
+def derivation(value: ir.Value) -> tuple[ir.Value, tuple[str, ...]]:
+    """The initializer that a value was derived from in the end, and the suffixes of the steps."""
+    suffixes: tuple[str, ...] = ()
+    while _DERIVED in value.meta:
+        value, suffix = value.meta[_DERIVED]
+        suffixes = (suffix, *suffixes)
+    return value, suffixes
 
 
 def values(graph: ir.Graph) -> Iterable[ir.Value]:

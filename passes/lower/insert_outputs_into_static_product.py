@@ -19,9 +19,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.graph import (
-    add_initializer,
     attribute,
     constant,
+    derived_initializer,
     input_of,
     is_constant,
     is_op,
@@ -125,4 +125,4 @@ def _padded(graph: ir.Graph, value: ir.Value, n: int, wide: int, fill: int) -> i
         return ir.tensor(np.concatenate([array, rest]))
 
     lazy = ir.LazyTensor(pad, tensor.dtype, ir.Shape([wide, *dims[1:]]))
-    return add_initializer(graph, f"{value.name}_wide", lazy)
+    return derived_initializer(graph, value, "_wide", lambda: lazy)

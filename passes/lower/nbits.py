@@ -20,6 +20,7 @@ from qcompile.passes.lower.qdq import Weight
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 LONGEST_BLOCK = 128
+_B = "_B"  # suffix of the bytes' name
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ def nbits_of(graph: ir.Graph, weight: Weight) -> NBits:
         )
 
     shapes = {
-        "B": (ir.DataType.UINT8, (n, num_blocks, blob), lambda: blobs(read(), block_size)),
-        "nbits_scale": (
+        _B: (ir.DataType.UINT8, (n, num_blocks, blob), lambda: blobs(read(), block_size)),
+        "_nbits_scale": (
             ir.DataType.FLOAT,
             (n, num_blocks),
             lambda: repeated(read().scale, num_blocks),
         ),
-        "nbits_zero_point": (
+        "_nbits_zero_point": (
             ir.DataType.UINT8,
             (n, -(-num_blocks * spec.bits // 8)),
             lambda: zero_points(read(), num_blocks),
@@ -71,8 +72,13 @@ def nbits_of(graph: ir.Graph, weight: Weight) -> NBits:
             dtype,
             ir.Shape(shape),
         )
-        made.append(derived_initializer(graph, codes, f"_{suffix}", lambda made=lazy: made))  # type: ignore[misc]
+        made.append(derived_initializer(graph, codes, suffix, lambda made=lazy: made))  # type: ignore[misc]
     return NBits(made[0], made[1], made[2], n, k, spec.bits, block_size)
+
+
+def is_packed_as_nbits(weight: Weight) -> bool:
+    """Whether `nbits_of` was asked for these codes."""
+    return _B in weight.codes.meta
 
 
 def block_of_row(k: int) -> int:

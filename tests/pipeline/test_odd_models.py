@@ -145,3 +145,20 @@ def test_batches_of_a_fixed_size(count: int, tmp_path: Path) -> None:
     ]
     assert found[0].content == found[1].content
     assert found[0].measured["sqnr_db"] == found[1].measured["sqnr_db"]
+
+
+@pytest.mark.parametrize("target", ["cpu", "ort"])
+def test_an_output_whose_transpose_is_quantized_is_the_models(target: str, tmp_path: Path) -> None:
+    """ONNX Runtime alone would move the quantizer before the Transpose, onto the output."""
+    net = Net()
+    out = net.node("Relu", [net.input("x", ["batch", 64, 8])], "a")
+    turned = net.node("Transpose", [out], "turned", perm=[0, 2, 1])
+    net.output(out, ["batch", 64, 8])
+    net.linear(turned, 64, 16, "y")
+    net.output("y", ["batch", 8, 16])
+    x = np.random.default_rng(5).standard_normal((8, 64, 8)).astype(np.float32)
+    path, recipe = net.save(tmp_path / "m.onnx"), qcompile.Recipe(preset="w8a8")
+    made = qcompile.compile(path, target, recipe=recipe, calibration_data={"x": x})
+    assert made.content["coverage"] == 1
+    found, _ = qcompile.load(made.folder).run(None, {"x": x})
+    assert np.array_equal(found, np.maximum(x, 0))
