@@ -44,6 +44,7 @@ class Size:
 
 
 MEDIUM = Size(layers=4, hidden=1536, inner=4096, heads=24, groups=4, vocabulary=16000)  # 0.6 GB
+LONG = Size(layers=26, hidden=1024, inner=2816, heads=16, groups=4, vocabulary=8000)  # 1.2 GB
 SMALL = Size(layers=2, hidden=128, inner=320, heads=4, groups=2, vocabulary=500)
 
 
