@@ -18,7 +18,7 @@ from qcompile.products import odd_groups, weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.recurrent import origin, plan_recurrent, recurrent_notes, rule_for, why_left
 from qcompile.spec import QuantSpec
-from qcompile.spread import spread_activations
+from qcompile.spread import keep_float_at_poles, spread_activations
 from qcompile.targets.target import Target
 from qcompile.weighted import (
     FLOAT_OPS,
@@ -79,6 +79,10 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
     plan = replace(plan, is_integer_only=recipe.integer_only)
+    if not plan.is_integer_only:
+        plan = keep_float_at_poles(model.graph, plan)
+        if not any(p.is_quantized for p in plan.nodes.values()):
+            raise InputError(nothing_to_quantize(plan.nodes))
     plan = spread_activations(model.graph, plan, target, has_data=has_data)
     if plan.is_integer_only and recipe.activation_format is None:
         plan = widen(model.graph, plan)

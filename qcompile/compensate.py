@@ -2,9 +2,10 @@
 """compensate: codes of weights that make up for one another's errors on the data (gptq.py).
 
 The inputs are those of the float model. A weight keeps its nearest codes where they give a smaller
-error on held-out samples; so does a table that Gather reads, whose rows are outputs themselves, and
-a weight too wide to solve for in the memory there is. Layers go in groups whose moments fit the
-memory, with one run of the model over the data a group; what is found waits in a file.
+error on held-out samples; so does a table that Gather reads, whose rows are outputs themselves, a
+weight too wide to solve for in the memory there is, and one whose results go into Log or Sqrt,
+which negative codes for small weights could make negative. Layers go in groups whose moments fit
+the memory, with one run of the model over the data a group; what is found waits in a file.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ from qcompile.passes.transform.correct_bias import bias_place
 from qcompile.passes.transform.gptq import compensate, output_error
 from qcompile.passes.transform.stats import Compensated, Stats
 from qcompile.plan import Plan
-from qcompile.products import weight_of, window_of
+from qcompile.poles import edge_of
+from qcompile.products import fused_end, weight_of, window_of
 from qcompile.recipe import Recipe
 from qcompile.spec import QuantSpec
 
@@ -195,10 +197,12 @@ def _sites(model: ir.Model, plan: Plan, recipe: Recipe) -> list[Site]:
 
 
 def _source(node: ir.Node) -> Source | None:
-    """What a product reads; None for a table or an LSTM."""
+    """What a product reads; None for a table or an LSTM, and where signs have to stay."""
     value = weight_of(node)
     dims = static_shape(value) if value is not None else None
     if dims is None or node.inputs[0] is None or is_op(node, "Gather", "LSTM"):
+        return None
+    if edge_of(fused_end(node)) is not None:
         return None
     name = node.inputs[0].name or ""
     if not is_op(node, "Conv"):

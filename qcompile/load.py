@@ -42,6 +42,7 @@ def load(path: str | Path) -> ir.Model:
     path = Path(path)
     model = read(path)
     _name_standard_domain(model)
+    _free_unknown_sizes(model)
     _check_graph(model, path)
     _check_domains(model, path)
     _check_values(model, path)
@@ -111,6 +112,24 @@ def _name_standard_domain(model: ir.Model) -> None:
     found = [f.opset_imports[""] for f in model.functions.values() if "" in f.opset_imports]
     if found or not any(node.domain == "" for node in model.graph.all_nodes()):
         model.graph.opset_imports.setdefault("", max(found, default=UNUSED_OPSET))
+
+
+def _free_unknown_sizes(model: ir.Model) -> None:
+    """Sizes below 0 and those named "?", as Paddle's exporter writes what is not known, are free.
+
+    Each on its own: "?" for height and for width does not make a map square.
+    """
+    outputs = (v for graph in model.graphs() for v in graph.outputs)
+    for value in {*all_values(model), *outputs}:
+        if value.shape is None or value.const_value is not None:
+            continue
+        known = [None if _is_unknown(dim) else dim for dim in value.shape]
+        if None in known:
+            value.shape = ir.Shape(known)
+
+
+def _is_unknown(dim: int | ir.SymbolicDim) -> bool:
+    return dim < 0 if isinstance(dim, int) else dim.value == "?"
 
 
 def _check_graph(model: ir.Model, path: Path) -> None:

@@ -84,9 +84,7 @@ def problems(model: ir.Model) -> Iterator[str]:
     recurrent = next((n for n in model.graph.all_nodes() if is_op(n, "LSTM", "GRU", "RNN")), None)
     for value in model.graph.inputs:
         sizes = [d for d in value.shape or () if isinstance(d, int)]
-        if any(d < 0 for d in sizes):
-            yield f'input "{value.name}" has the shape {value.shape}; sizes are 0 or more'
-        elif 0 in sizes and recurrent is not None:  # a thread of ORT ends the process (1.32)
+        if 0 in sizes and recurrent is not None:  # a thread of ORT ends the process (1.32)
             yield (
                 f'input "{value.name}" has the shape {value.shape}, and ONNX Runtime\'s '
                 f'{recurrent.op_type} ("{recurrent.name}") takes no batch of 0'

@@ -33,10 +33,12 @@ from qcompile.int8_ops import (
 )
 from qcompile.norms import LAYER_NORM, RMS_NORMS, Norm, norm_at
 from qcompile.plan import Plan
+from qcompile.poles import pole_of, why_not_zero
 from qcompile.products import fused_end
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Target
 
+NEVER_ZERO = "what reads its result has none for the code of 0"
 STREAM = "other nodes read its input too, and a residual stream stays float"
 SILENT = ("Shape", "Size", "QuantizeLinear", "DequantizeLinear")
 
@@ -61,6 +63,24 @@ def spread_activations(
         spread.read |= spread.maps if not has_data else set(spread.specs)
     spread.keep_what_products_read()
     return replace(plan, activations=spread.specs, leaders=spread.leaders, reasons=spread.reasons)
+
+
+def keep_float_at_poles(graph: ir.Graph, plan: Plan) -> Plan:
+    """Without the static products whose result goes into Log or a divisor.
+
+    Even where it stayed float, the nearest code of what is added to it for safety, 1e-9, is 0.
+    """
+    nodes = dict(plan.nodes)
+    for node in graph:
+        known = nodes.get(node.name or "")
+        spec = known.activation if known is not None and known.is_rounded else None
+        pole = None if spec is None or spec.is_dynamic else pole_of(fused_end(node))
+        if known is not None and pole is not None:
+            reason = (
+                f'{pole.op_type} "{pole.name}" reads its result, and has none for the code of 0'
+            )
+            nodes[node.name or ""] = replace(known, weight=None, activation=None, reason=reason)
+    return replace(plan, nodes=nodes)
 
 
 @dataclass
@@ -124,6 +144,8 @@ class _Spread:
         if is_function(node) and len(roots) == 1 and None not in roots:
             self.roots[node.outputs[0].name or ""] = roots.pop() or ""
             return None
+        if self._meets_pole(node.outputs[0]):
+            return f"{node.op_type}: {NEVER_ZERO}"
         if is_op(node, *ARITHMETIC):
             if len(data) < 2:
                 return f"{node.op_type}: its other operand is a constant that sets no range"
@@ -173,13 +195,22 @@ class _Spread:
         norm = norm_at(node) if self.has_row_ops else None
         if not isinstance(norm, Norm) or not self._can_be_codes(norm.source):
             return False
-        if not norm.reads_alone():
-            self.reasons[node.name or ""] = f"{node.op_type}: {STREAM}"
+        end = fused_end(norm.inside[-1])
+        if not norm.reads_alone() or self._meets_pole(end):
+            why = NEVER_ZERO if norm.reads_alone() else STREAM
+            self.reasons[node.name or ""] = f"{node.op_type}: {why}"
             return True
-        self._step(node, [norm.source], [fused_end(norm.inside[-1])])
+        self._step(node, [norm.source], [end])
         for each in norm.inside:
             self.reasons.pop(each.name or "", None)
         return True
+
+    def _meets_pole(self, value: ir.Value) -> bool:
+        """Whether the value has to stay float because of who reads it, who is told why."""
+        pole = pole_of(value) if self.has_floats else None
+        if pole is not None:
+            self.reasons[pole.name or ""] = why_not_zero(pole)
+        return pole is not None
 
     def _root(self, value: ir.Value) -> str | None:
         """The codes that the value is a function of, or itself where it is quantized."""

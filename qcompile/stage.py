@@ -45,8 +45,8 @@ def run_passes(
 
 def _check_names(model: ir.Model) -> None:
     """The names that passes give (x_codes, x_nhwc, …) must not be the user's own."""
-    all_values = (v for graph in compiled_graphs(model) for v in values(graph))
-    counts = Counter(v.name for v in all_values if not v.is_graph_input() or v.uses())
+    named = (v for graph in compiled_graphs(model) for v in values(graph) if v.name)
+    counts = Counter(v.name for v in named if not v.is_graph_input() or v.uses())
     twice = sorted(str(name) for name, count in counts.items() if count > 1)
     if twice:
         raise InputError(

@@ -40,6 +40,8 @@ def check_normalised(
     paths = [body.path for body in all_bodies(normalised.graph) if body.path in inside]
     names = [n.outputs[0].name or "" for n in _products(normalised.graph)]
     outputs = [v.name or "" for v in normalised.graph.outputs]
+    # An If of a constant became its branch, whose values have other names than the If's in a body.
+    theirs = dict(zip(outputs, (v.name or "" for v in source.graph.outputs), strict=True))
     depth = _depth(normalised.graph) + _depth_inside(normalised, inside)
     division = division or Division()
     wide = list(dict.fromkeys([*outputs, *names]))
@@ -50,8 +52,8 @@ def check_normalised(
     for group in groups:
         found = division.open(with_outputs(normalised, group), optimise=False)
         ends = [n for n in group if n in gaps]
-        for feed in parts:
-            expected = run_float(wanted, ends, feed) if ends else []  # refuses bad data, so first
+        for feed in parts:  # the source first: it refuses bad data
+            expected = run_float(wanted, [theirs[n] for n in ends], feed) if ends else []
             actual = dict(zip(group, found.run(group, feed), strict=True))
             are_float |= {n: is_float(actual[n]) for n in group}
             for name in (n for n in group if are_float[n]):

@@ -6,7 +6,7 @@ Before:
 After:
     { y = Conv (x, w, b_corrected) }      b_corrected = b − E[(Ŵ − W) x]
 Refuses: no calibration data; MatMul without a constant vector added to it, or whose input a Conv
-reads as maps of 1 × 1; Gather.
+reads as maps of 1 × 1; what goes into Log or Sqrt; Gather.
 
 Nagel et al. 2019 (Data-Free Quantization, section 4.2) with the mean input taken from data; for a
 Conv the mean patch, border included. Ŵ is what round_weights writes. The bias of a MatMul is the
@@ -22,7 +22,8 @@ from qcompile.numerics.conv import patches
 from qcompile.passes.rewrite import NodePass
 from qcompile.passes.transform.code_store import CodeStore, as_matrix
 from qcompile.passes.transform.stats import Work
-from qcompile.products import end_of_bias, weight_of, window_of
+from qcompile.poles import edge_of
+from qcompile.products import end_of_bias, fused_end, weight_of, window_of
 
 CORRECTED = "qcompile.bias_corrected"
 
@@ -50,6 +51,9 @@ class CorrectBias(NodePass):
         bias = input_of(*place)
         if bias is not None and bias.meta.get(CORRECTED):
             return "corrected already"
+        edge = edge_of(fused_end(node))
+        if edge is not None:
+            return f"{edge.op_type} reads its result, which could become negative"
         mean = self.work.stats.means.get(node.inputs[0].name or "")
         if mean is None:
             return "no calibration data"

@@ -15,6 +15,7 @@ from qcompile.errors import InputError
 from qcompile.load import load
 from qcompile.normalise import normalise
 from qcompile.session import newest_opset, open_model, session_options
+from tests.pipeline.nets import Net
 
 RNG = np.random.default_rng(11)
 WEIGHTS = {name: (RNG.standard_normal((32, 32)) / 6).astype(np.float32) for name in ("w", "v", "u")}
@@ -91,6 +92,23 @@ def test_float_types_of_the_interface_stay(name: str, tmp_path: Path) -> None:
     found, wanted = outputs(path, {"x": rows(5, dtype.numpy())})
     assert found[0].dtype == wanted[0].dtype == dtype.numpy()
     assert sqnr(found[0], wanted[0]) > MIN_SQNR
+
+
+@pytest.mark.parametrize("unknown", [-1, "?"])
+def test_unknown_sizes_of_paddle_are_free(unknown: int | str, tmp_path: Path) -> None:
+    """A map of 6 × 10 though both sizes have the same name."""
+    net = Net()
+    x = net.conv(net.input("x", [-1, 3, unknown, unknown]), 8, 3, "first")
+    net.conv(x, 4, 8, "y")
+    net.output("y", [-1, 4, unknown, unknown])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(net.proto(check=False).SerializeToString())
+    x = np.random.default_rng(1).standard_normal((4, 3, 6, 10)).astype(np.float32)
+    artifact = compiled(path, recipe=qcompile.Recipe(preset="w8a8"), calibration_data={"x": x})
+    assert artifact.content["coverage"] == 1
+    for batch in (x, x[:1, :, :, :6]):
+        found, wanted = outputs(path, {"x": batch})
+        assert sqnr(found[0], wanted[0]) > MIN_SQNR
 
 
 BFLOAT16 = """(float[n,32] x, bfloat16[32,32] w, bfloat16[32,32] v) => (float[n,32] y)

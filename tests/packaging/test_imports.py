@@ -19,6 +19,7 @@ ORDER = (
     ("integer_graph", "integer_maps", "input_range"),
     (
         "int8_ops",
+        "poles",
         "layouts",
         "norms",
         "observers",

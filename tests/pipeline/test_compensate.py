@@ -22,8 +22,9 @@ from qcompile.memory import BASE_BYTES, Budget
 from qcompile.moments import Moments, Source
 from qcompile.normalise import normalise
 from qcompile.observers.weight_range import code_weight
-from qcompile.passes.transform.code_store import as_matrix, scale_method
-from qcompile.passes.transform.stats import Stats
+from qcompile.passes.transform.code_store import CodeStore, as_matrix, scale_method
+from qcompile.passes.transform.correct_bias import CorrectBias
+from qcompile.passes.transform.stats import Stats, Work
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.transform import transform
@@ -110,6 +111,20 @@ def test_errors_are_smaller_and_verification_agrees(preset: str, weights: set[st
     checks += check_weights(found.model, quantized, found.plan, found.stats)
     assert [c.passed for c in checks] == [True] * 3
     assert checks[0].count + checks[2].count == len(weights)
+
+
+@pytest.mark.parametrize("reader", ["Sqrt", "Neg"])
+def test_codes_and_bias_stay_where_a_sign_matters(reader: str) -> None:
+    text = f"""f (float[b,16] x, float w, float a) => (float[b,8] y)
+    {{ p = MatMul (x, w)   s = Add (p, a)   y = {reader} (s) }}"""
+    feed = {"x": correlated((96, 16))}
+    found = Found(text, "w3a8-dynamic", feed, w=(16, 8), a=(8,))
+    assert ("w_nk" in found.stats.compensated) == (reader == "Neg")
+    work = Work(found.plan, found.before, found.recipe)
+    each = CorrectBias(work, CodeStore(work))
+    assert each(found.model.clone()).modified == (reader == "Neg")
+    why = "Sqrt reads its result, which could become negative"
+    assert [r.reason for r in each.refusals] == ([why] if reader == "Sqrt" else [])
 
 
 @pytest.mark.parametrize("name", ["w", "d", "g", "k", "m_nk"])
