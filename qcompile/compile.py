@@ -34,9 +34,10 @@ from qcompile.recipe import Recipe
 from qcompile.recurrent import split_for
 from qcompile.session import open_model, session_options
 from qcompile.stage import Inspector
-from qcompile.synthetic import made_up
+from qcompile.synthetic import LENGTH, made_up
 from qcompile.targets.target import Target
 from qcompile.transform import transform
+from qcompile.trial import has_free_length, length_that_runs
 from qcompile.verdict import Verdict
 from qcompile.verify import verify
 
@@ -100,7 +101,7 @@ def compile(
         threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
         plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
-        shown = data or replace(made_up(normalised, recipe), watch=shown_to.step)
+        shown = data or _made_up(path, normalised, recipe, budget, shown_to)
         division = Division(budget, Footprint.of(normalised, shown))
         division.check()
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
@@ -125,6 +126,16 @@ def compile(
         artifact.measured.update(verdict.as_dict() | {"synthetic_data": shown.is_synthetic})
         artifact.write_manifest()
     return replace(artifact, folder=out)
+
+
+def _made_up(
+    path: Path, model: ir.Model, recipe: Recipe, budget: Budget, shown_to: Progress
+) -> Data:
+    """Random inputs; of a length that the model takes, where it is not too large to try."""
+    length = LENGTH
+    if has_free_length(model) and not budget.is_large(model):
+        length = shown_to.run(length_that_runs, path, model, recipe)
+    return replace(made_up(model, recipe, length), watch=shown_to.step)
 
 
 def plan_only(

@@ -10,17 +10,20 @@ from qcompile.errors import InputError, nearest
 from qcompile.input_range import Range
 from qcompile.recipe import Recipe
 
+LENGTH = 16  # of free sizes besides the batch
 
-def made_up(model: ir.Model, recipe: Recipe) -> Data:
+
+def made_up(model: ir.Model, recipe: Recipe, length: int = LENGTH) -> Data:
     """Random inputs, within the ranges that the recipe gives."""
-    return synthetic_data(model, recipe.seed, ranges=input_ranges(model.graph, recipe))
+    ranges = input_ranges(model.graph, recipe)
+    return synthetic_data(model, recipe.seed, length=length, ranges=ranges)
 
 
 def synthetic_data(
     model: ir.Model,
     seed: int,
     samples: int = 2,
-    length: int = 16,
+    length: int = LENGTH,
     shapes: dict[str, tuple[int, ...]] | None = None,
     ranges: dict[str, Range] | None = None,
 ) -> Data:
@@ -35,6 +38,10 @@ def synthetic_data(
     rng = np.random.default_rng(seed)
     feed: Feed = {}
     batch = Batch.of(list(model.graph.inputs))
+    inner = batch_inside(model, batch)
+    if inner:  # a state [layers, batch, …], which no one cuts along the second axis
+        samples = 1
+        named = dict.fromkeys(inner, 1) | named
     for value in model.graph.inputs:
         name, dtype = value.name or "", dtype_of(value)
         if (value.shape is None and name not in shapes) or dtype.kind == "O":
@@ -55,6 +62,14 @@ def synthetic_data(
         else:
             feed[name] = rng.standard_normal(dims).astype(dtype)
     return Data([feed], batch, is_synthetic=True)
+
+
+def batch_inside(model: ir.Model, batch: Batch) -> set[str]:
+    """The names of free leading sizes that are another axis of some input, too."""
+    shapes = {v.name or "": list(v.shape or ()) for v in model.graph.inputs}
+    leading = {str(dims[0]) for n, dims in shapes.items() if n in batch.sizes and dims}
+    inner = {str(dim) for dims in shapes.values() for dim in dims[1:] if not isinstance(dim, int)}
+    return (leading & inner) - {"None", "?"}
 
 
 def _named_sizes(inputs: list[ir.Value], shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:

@@ -57,6 +57,7 @@ ORDER = (
             "imported_plan",
             "sum_bounds",
             "synthetic",
+            "trial",
             "verify_activations",
             "verify_imported",
             "verify_lowered",
