@@ -13,6 +13,8 @@ from qcompile.division import Division, Footprint
 from qcompile.memory import Budget
 from qcompile.verdict import Check
 
+_CODED = ("DequantizeLinear", "Dequantize")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -40,11 +42,13 @@ def body_part(
     types = {v.name: v.type for v in lowered.graph.inputs}
     for value in packed.graph.inputs:  # the artifact has no types of what it captures
         value.type = value.type or types.get(value.name)
-    found, notes = body_data(recording, normalised), []
+    found = body_data(recording, normalised)
+    notes: list[str] = []
     data = None if isinstance(found, str) else found
-    if data is None:
+    is_compiled = any(n.op_type in _CODED for n in quantized.graph)
+    if is_compiled and data is None:
         notes = [f"{path}, node by node: its inputs are not known: {str(found).splitlines()[0]}"]
-    elif data.is_synthetic:
+    elif is_compiled and data is not None and data.is_synthetic:
         notes = [f"{path} on its own inputs: the data never runs it; it ran on random ones"]
     division = (
         Division(budget) if data is None else Division(budget, Footprint.of(normalised, data))

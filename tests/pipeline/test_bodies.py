@@ -23,6 +23,7 @@ from qcompile.recipe import Recipe, Rule
 from qcompile.session import session_options
 from qcompile.targets import get
 from tests.body_nets import NETS, NODES, save
+from tests.pipeline.nets import Net
 
 PIPELINE = sys.modules["qcompile.compile"]
 LEAST_DB = {"w8a8-dynamic": 25.0, "w8a8": 20.0, "w4a16": 10.0}  # 4 products in a row, untrained
@@ -93,6 +94,32 @@ def test_a_branch_that_no_data_runs_is_checked_on_random_inputs(tmp_path: Path) 
     assert "random" in skipped[0]
     counts = {c["rung"]: c["count"] for c in made.measured["checks"]}
     assert counts["pack"] == 3
+
+
+def test_a_branch_without_weights_is_not_reported(tmp_path: Path) -> None:
+    """Nor does it have to run on random inputs: no map of 7 becomes one of 8."""
+    net = Net()
+    x, c = net.input("x", ["batch", 32]), net.input("c", [], onnx.TensorProto.BOOL)
+    a = net.linear(x, 32, 32, "a")
+    seven = net.array("seven", np.array([-1, 7]))
+    branches = {
+        "then_branch": helper.make_node("Reshape", [a, seven], ["t"]),
+        "else_branch": helper.make_node("Neg", [a], ["e"]),
+    }
+    graphs = {
+        name: helper.make_graph(
+            [node],
+            name,
+            [],
+            [helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)],
+        )
+        for name, node in branches.items()
+    }
+    net.node("If", [c], "y", **graphs)
+    net.output("y", ["m", "n"])
+    data = {"x": np.ones((4, 32), np.float32), "c": np.array(False)}
+    made = qcompile.compile(net.save(tmp_path / "m.onnx"), calibration_data=data)
+    assert not made.measured["skipped"]
 
 
 def test_equal_weights_are_written_once(tmp_path: Path) -> None:
