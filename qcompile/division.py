@@ -26,7 +26,7 @@ from qcompile.soundness import misfits
 Key = TypeVar("Key", bound=Hashable)
 _UNITS = 4  # bytes of a float32
 _COPIES = 2  # of a recorded value: ONNX Runtime's, and NumPy's
-_RUN_BYTES = 1 << 30  # of a run of several samples, whatever memory there is: more gains no time
+_RUN_BYTES = 1 << 27  # of a run of several samples, whatever memory there is; more saves no tenth
 
 
 @dataclass(frozen=True)
