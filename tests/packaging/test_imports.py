@@ -14,8 +14,8 @@ ORDER = (
     ("errors", "version"),
     ("external", "formats", "memory"),
     ("graph", "spec"),
-    ("bodies",),
-    ("numerics",),
+    ("bodies", "shape_inference"),
+    ("numerics", "windows"),
     ("integer_graph", "integer_maps", "input_range"),
     (
         "int8_ops",
