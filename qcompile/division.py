@@ -163,9 +163,15 @@ class Division:
                 found = dict(zip(fetched, ran, strict=True))
                 yield group, found | {n: feed[n] for n in names if n in given}
 
-    def open(self, model: ir.Model, *, optimise: bool = True) -> ort.InferenceSession:
+    def open(
+        self,
+        model: ir.Model,
+        *,
+        optimise: bool = True,
+        options: ort.SessionOptions | None = None,
+    ) -> ort.InferenceSession:
         """A session of a float model that keeps to the memory: where it is tight, a slower one."""
-        options = session_options(optimise=optimise)
+        options = options or session_options(optimise=optimise)
         if self.budget.is_tight:
             options.enable_cpu_mem_arena = False  # it would keep twice the most it ever held
         return open_model(model, options, lean=self.budget.is_large(model))
