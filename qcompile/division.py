@@ -19,9 +19,8 @@ from qcompile.data import Data
 from qcompile.errors import InputError
 from qcompile.graph import FLOAT, is_constant, static_shape
 from qcompile.memory import BASE_BYTES, Budget
-from qcompile.passes.normalise.shape_inference import infer_shapes
 from qcompile.session import open_model, run_float, session_options, with_outputs
-from qcompile.soundness import misfits
+from qcompile.windows import misfits, refuse_misfits, sized
 
 Key = TypeVar("Key", bound=Hashable)
 _UNITS = 4  # bytes of a float32
@@ -47,14 +46,8 @@ class Footprint:
     @classmethod
     def of(cls, model: ir.Model, data: Data) -> "Footprint":
         """For the first sample of the data, in float32 whatever the values are."""
-        outline = model.clone()
-        for node in outline.graph:
-            for value in node.outputs:
-                value.shape = None
         feed = data.batch.cut(data.feeds[0], 1)
-        for value in outline.graph.inputs:
-            value.shape = ir.Shape(feed[value.name or ""].shape)
-        infer_shapes(outline)
+        outline = sized(model, {name: array.shape for name, array in feed.items()})
         made = [v for n in outline.graph if not _is_constant(n) for v in n.outputs]
         known = {v.name or "": static_shape(v) for v in made}
         known |= {v.name or "": static_shape(v) for v in outline.graph.inputs}
@@ -119,12 +112,7 @@ class Division:
 
     def check(self) -> None:
         """InputError where not even one sample (or a fixed batch) runs, or not in the memory."""
-        if self.footprint.misfits:
-            shown = "\n  ".join(self.footprint.misfits[:8])
-            raise InputError(
-                "windows are larger than the maps of a sample: give larger samples "
-                f"(--calibration-data), or correct the model\n  {shown}"
-            )
+        refuse_misfits(list(self.footprint.misfits))
         largest = max(self.footprint.sizes.values(), default=0)
         need = self.footprint.live_bytes + _COPIES * largest
         if need <= self.working_bytes:
@@ -175,9 +163,15 @@ class Division:
                 found = dict(zip(fetched, ran, strict=True))
                 yield group, found | {n: feed[n] for n in names if n in given}
 
-    def open(self, model: ir.Model, *, optimise: bool = True) -> ort.InferenceSession:
+    def open(
+        self,
+        model: ir.Model,
+        *,
+        optimise: bool = True,
+        options: ort.SessionOptions | None = None,
+    ) -> ort.InferenceSession:
         """A session of a float model that keeps to the memory: where it is tight, a slower one."""
-        options = session_options(optimise=optimise)
+        options = options or session_options(optimise=optimise)
         if self.budget.is_tight:
             options.enable_cpu_mem_arena = False  # it would keep twice the most it ever held
         return open_model(model, options, lean=self.budget.is_large(model))

@@ -15,6 +15,7 @@ from qcompile.external import move_outside
 from qcompile.graph import attribute, is_op, remove_dead
 from qcompile.memory import LARGE_MODEL_BYTES, weight_bytes
 from qcompile.own_weights import shares_weights, split_shared_weights
+from qcompile.windows import open_windowed
 
 _LIMIT_BYTES = 64 << 20  # above it, serializing costs more time and memory than a file
 _LEAN_LIMIT_BYTES = 8 << 20
@@ -115,7 +116,7 @@ def _open(
     try:
         if size <= (_LEAN_LIMIT_BYTES if lean else _LIMIT_BYTES):
             proto = ir.to_proto(_with_weights_inside(model))
-            return _session(proto.SerializeToString(), options)
+            return open_windowed(model, proto.SerializeToString(), options)
         if not lean:
             return _open_mapped(model.clone(), options)
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -148,10 +149,6 @@ def check_opens(model: ir.Model) -> None:
         open_model(model, session_options(1, optimise=False))
 
 
-def _session(model: bytes | Path, options: ort.SessionOptions) -> ort.InferenceSession:
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def _open_mapped(model: ir.Model, options: ort.SessionOptions) -> ort.InferenceSession:
     """A session that reads its weights from mapped files; the model is changed."""
     tensors = [v.const_value for v in _initializers(model)]
@@ -162,12 +159,12 @@ def _open_mapped(model: ir.Model, options: ort.SessionOptions) -> ort.InferenceS
         for value, tensor in ((v, v.const_value) for v in _initializers(model)):
             if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _INLINE_BYTES:
                 value.const_value = ir.tensor(tensor.numpy(), name=value.name)
-        return _session(ir.to_proto(model).SerializeToString(), options)
+        return open_windowed(model, ir.to_proto(model).SerializeToString(), options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         move_outside(_initializers(model), path.with_name("weights"), _INLINE_BYTES)
         ir.save(model, path)
-        return _session(path, options)
+        return open_windowed(model, path, options)
 
 
 def _without_transposed_weights(model: ir.Model) -> ir.Model:
@@ -192,7 +189,7 @@ def run_float(
     """Run the user's model; InputError where it fails on the data."""
     try:
         return list(session.run(names, feed))
-    except (OSError, MemoryError):
+    except (InputError, OSError, MemoryError):
         raise
     except Exception as error:  # as above
         raise InputError(

@@ -13,7 +13,6 @@ from qcompile.graph import attribute, is_op, static_shape
 
 _LARGEST_INPUT = 1 << 34  # elements of one input: 64 GiB of floats
 _LARGEST_STEP = 1 << 20  # of a window: what the op library takes
-_SLIDING = ("Conv", "MaxPool", "AveragePool", "LpPool")
 _WINDOWED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 
 
@@ -101,33 +100,6 @@ def _window_problems(node: ir.Node) -> Iterator[str]:
                 f'{node.op_type} "{node.name}" has {name} {list(values)}; at most {_LARGEST_STEP} '
                 "of each are possible"
             )
-
-
-def misfits(graph: ir.Graph) -> Iterator[str]:
-    """Windows larger than their padded map, so that ONNX gives them no output, a line each.
-
-    ONNX Runtime's optimised pools of 8 channels and more then divide by 0, which ends the process
-    (1.32). With ceil_mode the last window may reach beyond the map by less than a stride.
-    """
-    for node in graph:
-        shape = static_shape(node.inputs[0]) if is_op(node, *_SLIDING) and node.inputs[0] else None
-        if shape is None or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-            continue
-        weight = node.inputs[1] if is_op(node, "Conv") else None
-        of_weight = (static_shape(weight) or ())[2:] if weight is not None else ()
-        kernel = tuple(attribute(node, "kernel_shape", ())) or of_weight
-        rank = len(kernel)
-        pads, sizes = attribute(node, "pads", (0,) * 2 * rank), shape[2:]
-        dilations = attribute(node, "dilations", (1,) * rank)
-        strides = attribute(node, "strides", (1,) * rank)
-        is_ceil = bool(attribute(node, "ceil_mode", 0))
-        for i, size in enumerate(sizes[:rank]):
-            span = dilations[i] * (kernel[i] - 1) + 1
-            if span - (size + pads[i] + pads[i + rank]) >= (strides[i] if is_ceil else 1):
-                yield (
-                    f'{node.op_type} "{node.name}" looks at {span} of {size} places of axis {i + 2}'
-                    f", padded by {pads[i]} and {pads[i + rank]}"
-                )
 
 
 def _group_problems(node: ir.Node) -> Iterator[str]:

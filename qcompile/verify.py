@@ -29,7 +29,8 @@ from qcompile.verdict import Check, Verdict
 from qcompile.verify_activations import check_activations
 from qcompile.verify_bodies import Part, body_part, joined
 from qcompile.verify_compensated import check_compensated
-from qcompile.verify_imported import check_codes, check_kept, makes_codes
+from qcompile.verify_imported import check_codes, makes_codes
+from qcompile.verify_kept import check_kept
 from qcompile.verify_lowered import check_constants, check_floats
 from qcompile.verify_nodes import (
     check_lowered,
@@ -170,7 +171,7 @@ def check_floats_of(
 ) -> list[Check]:
     """normalise: one graph against the user's, cut at its codes where it has some."""
     if makes_codes(normalised):
-        return check_codes(source, normalised, data)
+        return check_codes(source, normalised, data, division)
     return [check_normalised(source, normalised, data, inside, division)]
 
 

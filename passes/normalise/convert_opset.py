@@ -30,7 +30,7 @@ import onnx_ir.passes.common as common
 from qcompile.errors import InputError
 from qcompile.graph import attribute
 from qcompile.passes.normalise.opset_adapters import ADAPTERS
-from qcompile.passes.normalise.shape_inference import infer_shapes
+from qcompile.shape_inference import infer_shapes
 
 OLDEST_KEPT = 13  # per-axis QuantizeLinear; older models are converted
 CONVERTED = 17

@@ -18,7 +18,7 @@ import onnx_ir.passes.common as common
 from qcompile.bodies import all_bodies
 from qcompile.graph import values
 from qcompile.passes.normalise.schema_types import infer_types
-from qcompile.passes.normalise.shape_inference import infer_shapes
+from qcompile.shape_inference import infer_shapes
 
 
 class InsertNames(ir.passes.InPlacePass):

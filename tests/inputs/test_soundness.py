@@ -57,9 +57,11 @@ def test_opening_reads_no_large_weight(tmp_path: Path, monkeypatch: pytest.Monke
     net.output("y", ["batch", 64])
     path = net.save(tmp_path / "m.onnx")
     opened: list[int] = []
-    session = qcompile.session._session
+    session = qcompile.session.open_windowed
     monkeypatch.setattr(
-        qcompile.session, "_session", lambda m, o: opened.append(len(m)) or session(m, o)
+        qcompile.session,
+        "open_windowed",
+        lambda m, data, o: opened.append(len(data)) or session(m, data, o),
     )
     check_opens(load(path))
     assert max(opened) < 64 * 64 * 4

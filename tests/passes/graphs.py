@@ -9,9 +9,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.passes.normalise.remove_unused import RemoveUnused
-from qcompile.passes.normalise.shape_inference import infer_shapes
 from qcompile.passes.rewrite import NodePass
 from qcompile.session import open_model, session_options
+from qcompile.shape_inference import infer_shapes
 
 HEADER = '<ir_version: 9, opset_import: ["": 17, "com.qcompile": 1, "com.microsoft": 1]>\n'
 SEEDS = (0, 1, 2)

@@ -4,7 +4,7 @@
 import onnx_ir as ir
 
 from qcompile.passes.normalise.schema_types import infer_types
-from qcompile.passes.normalise.shape_inference import infer_shapes
+from qcompile.shape_inference import infer_shapes
 
 HEADER = '<ir_version: 9, opset_import: ["": 17, "com.microsoft": 1]>\n'
 

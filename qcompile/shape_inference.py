@@ -14,14 +14,7 @@ _SMALL_BYTES = 1024  # shapes, axes and other tensors whose elements matter to s
 
 def infer_shapes(model: ir.Model) -> bool:
     """Write what ONNX infers to the model's values; whether anything is new."""
-    outline = model.clone()
-    for graph in outline.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None and tensor.nbytes > _SMALL_BYTES:
-                value.const_value = _unread(tensor, value.name or "")
-            elif isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+    outline = without_weights(model)
     try:
         proto = onnx.shape_inference.infer_shapes(ir.to_proto(outline), data_prop=True)
         inferred = ir.from_proto(proto)
@@ -31,6 +24,19 @@ def infer_shapes(model: ir.Model) -> bool:
     for graph, found in zip(model.graphs(), inferred.graphs(), strict=True):
         modified |= _take_over(graph, found)
     return modified
+
+
+def without_weights(model: ir.Model) -> ir.Model:
+    """A copy whose large initializers have a type and a shape, and no data."""
+    outline = model.clone()
+    for graph in outline.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.nbytes > _SMALL_BYTES:
+                value.const_value = _unread(tensor, value.name or "")
+            elif isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+    return outline
 
 
 def _unread(tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
