@@ -9,8 +9,8 @@ from qcompile.bodies import all_bodies, closed_bodies, compiled_graphs
 from qcompile.errors import InputError
 from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
-from qcompile.integer_only import check_plan, problems_of
-from qcompile.network_check import check_network
+from qcompile.integer_only import problems_of
+from qcompile.network_check import check_plan
 from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
 from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
@@ -60,7 +60,6 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     inner, more, why = _plan_bodies(model, recipe, preset, target)
     if problems := [p for p in (*problems, *more) if p]:
         raise InputError("\n".join(problems))
-    check_network(model, target, recipe)
     nodes |= imported | inner
     notes += why
     if not any(p.is_quantized for p in nodes.values()):
@@ -86,7 +85,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     plan = spread_activations(model.graph, plan, target, has_data=has_data)
     if plan.is_integer_only and recipe.activation_format is None:
         plan = widen(model.graph, plan)
-    return check_plan(_with_origin(plan, has_data=has_data))
+    return check_plan(_with_origin(plan, has_data=has_data), model.graph, target, recipe)
 
 
 def _plan_graph(

@@ -36,6 +36,20 @@ def moved(node: ir.Node, groups: Groups, shape: Shape) -> Groups | None:
     return None
 
 
+def cut_ranges(node: ir.Node, groups: Groups, shape: Shape, zero_point: int) -> list[Range]:
+    """What a Slice or a Pad does to each axis of a map; Unfit where no kernel does it."""
+    sizes = places.sizes_of(groups, shape)
+    is_slice = node.op_type == "Slice"
+    found = slice_ranges(node, sizes) if is_slice else pad_ranges(node, sizes, zero_point)
+    ranges: list[Range] = [(0, 1, 0, 1, 1)] * 3
+    for group, each in zip(groups, found, strict=True):
+        if len(group) == 1:
+            ranges[group[0]] = each
+        elif group or each != (0, 1, 0, 1, 1):
+            raise Unfit("it cuts dimensions that hold several axes")
+    return ranges
+
+
 def slice_ranges(node: ir.Node, sizes: list[int]) -> list[Range]:
     """(start, step, 0, count, count) of every dimension behind the batch."""
     operands = [constant(input_of(node, i)) for i in range(1, 5)]

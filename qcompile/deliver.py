@@ -101,6 +101,7 @@ def header(facts: dict[str, Any]) -> str:
         f"constexpr const char* kRuntime[] = {{{runtime}}};",
         f'constexpr const char* kLibrary = "{facts["library"]}";',
         f'constexpr const char* kNeeds = "{needs}";',
+        f'constexpr const char* kInstructions = "{" ".join(facts["instructions"])}";',
         f"constexpr int kDevice = {run.DEVICES[facts['device']]};",
         f"constexpr int64_t kBatch = {facts['batch']};",
         f"using OutputCode = {kinds[facts['output']['kind']]};",

@@ -61,20 +61,17 @@ def problems_of(recipe: Recipe, preset: Preset | None, target: Target) -> list[s
     return found
 
 
-def check_plan(plan: Plan) -> Plan:
-    """The plan; InputError with every op that has no integer form, before any slow work."""
+def plan_culprits(plan: Plan) -> list[Culprit]:
+    """Every op of an integer-only plan that has no integer form."""
     if not plan.is_integer_only:
-        return plan
+        return []
     found = [Culprit(p.node, p.op_type, p.reason) for p in plan.counted() if not p.is_quantized]
     found += [
         Culprit(p.node, p.op_type, f"its activations are {p.activation or 'float'}")
         for p in plan.nodes.values()
         if p.is_quantized and (p.activation is None or p.activation.is_dynamic)
     ]
-    found += [Culprit(name, "", reason) for name, reason in plan.reasons.items()]
-    if found:
-        raise InputError(message_of(found))
-    return plan
+    return found + [Culprit(name, "", reason) for name, reason in plan.reasons.items()]
 
 
 def check_integer_only(lowered: ir.Model, plan: Plan) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from qcompile import code_places as places
-from qcompile.code_moves import Unfit, moved, pad_ranges, slice_ranges
+from qcompile.code_moves import Unfit, cut_ranges, moved
 from qcompile.code_places import Groups
 from qcompile.graph import constant, input_of, is_op
 from qcompile.integer_facts import clip_behind, first_perm, wide_values
@@ -86,20 +86,11 @@ class MapReader:
     def cut(self, node: ir.Node) -> None:
         """Slice and Pad."""
         seen = self.of(node)
-        sizes = places.sizes_of(seen.groups, seen.map.shape)
-        is_slice = node.op_type == "Slice"
-        point = seen.map.zero_point
-        ranges = slice_ranges(node, sizes) if is_slice else pad_ranges(node, sizes, point)
-        start, step, before, count, dims = [0, 0, 0], [1, 1, 1], [0, 0, 0], [1, 1, 1], [1, 1, 1]
-        for group, found in zip(seen.groups, ranges, strict=True):
-            if len(group) != 1:
-                raise Unfit("it cuts dimensions that hold several axes")
-            axis = group[0]
-            start[axis], step[axis], before[axis], count[axis], dims[axis] = found
+        ranges = cut_ranges(node, seen.groups, seen.map.shape, seen.map.zero_point)
+        start, step, before, count, dims = zip(*ranges, strict=True)
         y = node.outputs[0]
         made = replace(seen.map, name=y.name or "", shape=(dims[0], dims[1], dims[2]))
-        knobs = (tuple(values) for values in (start, step, before, count))
-        self.nodes.append(Excerpt(seen.map, made, *knobs))  # type: ignore[arg-type]
+        self.nodes.append(Excerpt(seen.map, made, start, step, before, count))
         self.seen[y] = Seen(made, seen.groups, seen.limits)
 
     def of(self, node: ir.Node, index: int = 0) -> Seen:

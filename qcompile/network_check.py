@@ -1,21 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What targets with a library refuse before any slow work: operators, borders, the batch."""
+"""What is refused before any slow work: nodes without an integer form, or without a kernel."""
 
 import onnx_ir as ir
 
 from qcompile.errors import InputError
 from qcompile.graph import attribute, is_op
-from qcompile.integer_only import FLOATS, Culprit, message_of
+from qcompile.integer_only import FLOATS, Culprit, message_of, plan_culprits
+from qcompile.network_places import misplaced
+from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.targets.target import Target
 from qcompile.to_integer_graph import CURE, why_no_kernel
 
 
-def check_network(normalised: ir.Model, target: Target, recipe: Recipe) -> None:
-    """InputError with every node that no kernel of the target computes; others pass as they are."""
+def check_plan(plan: Plan, graph: ir.Graph, target: Target, recipe: Recipe) -> Plan:
+    """The plan; InputError with every node that has no integer form or no kernel of the target."""
+    found = plan_culprits(plan)
     if target.compiler is None:
-        return
-    graph, found = normalised.graph, []
+        if found:
+            raise InputError(message_of(found))
+        return plan
+    first = {c.node: c for c in reversed([*_network_culprits(graph), *found])}
+    if first:
+        places = {node.name or "": i for i, node in enumerate(graph)}
+        ordered = sorted(first.values(), key=lambda c: places.get(c.node, -1))
+        raise InputError(message_of(ordered, f"target {target.name}: {{}} without a kernel", CURE))
+    batch_of(graph, recipe)
+    return plan
+
+
+def _network_culprits(graph: ir.Graph) -> list[Culprit]:
+    """What the normalised graph has and no kernel takes: its borders, operators and places."""
+    found = []
     for what, values in (("input", graph.inputs), ("output", graph.outputs)):
         if len(values) != 1:
             names = ", ".join(v.name or "" for v in values)
@@ -25,9 +41,7 @@ def check_network(normalised: ir.Model, target: Target, recipe: Recipe) -> None:
         reason = _why_not(node) if gives_floats and not is_op(node, "Constant") else None
         if reason is not None:
             found.append(Culprit(node.name or "", node.op_type, reason))
-    if found:
-        raise InputError(message_of(found, f"target {target.name}: {{}} without a kernel", CURE))
-    batch_of(graph, recipe)
+    return found + misplaced(graph, [culprit.node for culprit in found])
 
 
 def _why_not(node: ir.Node) -> str | None:

@@ -31,6 +31,7 @@ from qcompile.integer_graph import (
 from qcompile.integer_only import Culprit, message_of
 from qcompile.map_reader import MapReader, Seen
 from qcompile.network import Border, Network, fused
+from qcompile.network_places import BEFORE_CODES
 from qcompile.numerics.conv import Window
 from qcompile.numerics.dyadic import DyadicPair, as_operand
 from qcompile.numerics.requantize import Dyadic
@@ -97,6 +98,8 @@ class _Reader(MapReader):
                 continue
             data = [v for v in node.inputs if v is not None and not is_constant(v)]
             reason = why_no_kernel(node)
+            if reason is None and node.op_type not in _OPS:
+                reason = BEFORE_CODES
             if reason is None and not any(v in failed for v in data):
                 count = len(self.nodes)
                 try:
@@ -205,6 +208,8 @@ class _Reader(MapReader):
         """QPool: maxima, and the average of a whole map."""
         x, seen, window = self.map_of(node), self.of(node), window_of(node)
         if attribute(node, "mode") == "max":
+            if window.kernel == (0, 0):  # GlobalMaxPool
+                window = Window((x.shape[0], x.shape[1]))
             shape = (*window.output_size(*x.shape[:2]), x.shape[2])
             made: CodeMap = replace(x, name=node.outputs[0].name or "", shape=shape)
             self.nodes.append(MaxPool(x, made, window))

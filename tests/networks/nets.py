@@ -91,4 +91,14 @@ def grouped() -> Net:
     return net
 
 
-NETS = [shortcut, projected, channels_last, rows]
+def highest() -> Net:
+    """The greatest value of whole maps, before a classifier."""
+    net = Net(seed=5)
+    x = net.input("x", ["batch", 3, 7, 5])
+    x = net.node("GlobalMaxPool", [net.conv(x, 18, 3, "stem")], "top")
+    net.linear(net.node("Flatten", [x], "row"), 18, 5, "y")
+    net.output("y", ["batch", 5])
+    return net
+
+
+NETS = [shortcut, projected, channels_last, rows, highest]

@@ -65,7 +65,7 @@ try:
 except SystemExit as stop:
     assert not stop.code
 assert not {{"tvm", "tvm_ffi", "qcompile", "onnxruntime"}} & set(sys.modules)
-libraries = [line for line in open("/proc/self/maps") if "tvm" in line and ".so" in line]
+libraries = [line for line in open("/proc/self/maps") if "/libtvm" in line]
 assert libraries and all({str(tmp_path)!r} in line for line in libraries)
 """
     subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, check=True)
@@ -152,17 +152,6 @@ def test_damaged_manifests(
     change(data["content"]["network"])
     (folder / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match=message):
-        qcompile.load(folder, trust_library=True)
-
-
-def test_a_processor_that_lacks_instructions(
-    cpu_artifact: qcompile.Artifact, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(cpu_artifact.folder, tmp_path / "newer")
-    data = json.loads((folder / "manifest.json").read_text())
-    data["content"]["network"]["instructions"] += ["amx_of_tomorrow"]
-    (folder / "manifest.json").write_text(json.dumps(data))
-    with pytest.raises(UnsupportedError, match="for processors with amx_of_tomorrow, which this"):
         qcompile.load(folder, trust_library=True)
 
 

@@ -85,6 +85,7 @@ ORDER = (
             "map_reader",
             "network",
             "network_check",
+            "network_places",
             "network_file",
             "network_session",
             "network_stage",
