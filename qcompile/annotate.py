@@ -12,6 +12,7 @@ from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_i
 from qcompile.integer_only import problems_of
 from qcompile.network_check import check_plan
 from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
+from qcompile.observers import default_method
 from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
 from qcompile.products import odd_groups, weight_of
@@ -36,9 +37,12 @@ from qcompile.widen import widen
 
 NO_RANGES = "nothing calibrates static activations inside them"
 BATCH_NORM = "BatchNorm statistics"
+METHOD_NOTE = (
+    "ranges of activations below 8 bits come from --calibration-method mse, those of 8 bits from "
+    "minmax: the default where none is given"
+)
 BATCH_NORM_NOTE = (
-    f"ranges of static activations come from {BATCH_NORM} (mean ± 6 deviations), not from data, "
-    "so what they cost in accuracy was not measured"
+    f"ranges of static activations come from {BATCH_NORM} (mean ± 6 deviations), not from data"
 )
 
 
@@ -85,7 +89,8 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     plan = spread_activations(model.graph, plan, target, has_data=has_data)
     if plan.is_integer_only and recipe.activation_format is None:
         plan = widen(model.graph, plan)
-    return check_plan(_with_origin(plan, has_data=has_data), model.graph, target, recipe)
+    plan = _with_origin(plan, recipe, has_data=has_data)
+    return check_plan(plan, model.graph, target, recipe)
 
 
 def _plan_graph(
@@ -148,12 +153,15 @@ def choose_preset(recipe: Recipe, *, has_data: bool) -> tuple[Preset, list[str]]
     return Preset.parse(recipe.preset), []
 
 
-def _with_origin(plan: Plan, *, has_data: bool) -> Plan:
+def _with_origin(plan: Plan, recipe: Recipe, *, has_data: bool) -> Plan:
     """The plan, which says where the ranges of its static activations come from."""
     if not plan.leaders:
         return plan
     if has_data:
-        return replace(plan, ranges_from="calibration data")
+        methods = {default_method(spec.format) for spec in plan.activations.values()}
+        is_told = recipe.calibration_method is None and methods - {"minmax"}
+        notes = (*plan.notes, *[METHOD_NOTE] * bool(is_told))
+        return replace(plan, ranges_from="calibration data", notes=notes)
     return replace(plan, ranges_from=BATCH_NORM, notes=(*plan.notes, BATCH_NORM_NOTE))
 
 

@@ -10,7 +10,7 @@ from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.errors import InputError
 from qcompile.numerics.params import QuantParams, params_of_channels, params_of_range
-from qcompile.observers import Observer, observer_of
+from qcompile.observers import Observer, default_method, observer_of
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
@@ -48,7 +48,8 @@ class _Watched:
     """An activation: one observer, or one a channel of axis 1."""
 
     def __init__(self, spec: QuantSpec, recipe: Recipe) -> None:
-        self.spec, self.how = spec, (recipe.calibration_method, recipe.calibration_percentile)
+        method = recipe.calibration_method or default_method(spec.format)
+        self.spec, self.how = spec, (method, recipe.calibration_percentile)
         self.observers: list[Observer] = []
 
     def update(self, x: NDArray[np.float32]) -> None:

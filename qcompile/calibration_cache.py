@@ -31,7 +31,8 @@ from qcompile.recipe import Recipe
 
 _KEY = "key"  # the entry that says what the others fit
 KEPT = ("ranges", "means")  # the fields of Stats that calibration fills
-_VERSION = 1
+_VERSION = 2  # 1 had minmax as the default of every format
+DEFAULT_METHOD = "the default of each format"
 # What these decide is in the plan, in the samples or in the method, or has no part in calibration.
 _SEEN_IN_THE_PLAN = (
     *("preset", "weight_format", "activation_format", "block_size", "edge_bits", "rules", "seed"),
@@ -58,7 +59,7 @@ class CalibrationCache:
                 f"calibration cache {path}: give the calibration data too, which it is checked "
                 "against and verification runs on"
             )
-        method = recipe.calibration_method
+        method = recipe.calibration_method or DEFAULT_METHOD
         if method == "percentile":
             method += f" {recipe.calibration_percentile:g}"
         found = cls(Path(path), _model_digest(Path(model)), method)

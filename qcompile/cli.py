@@ -70,7 +70,8 @@ def compile_command(
         str | None, typer.Option(help="LOW:HIGH, for static activations without data")
     ] = None,
     calibration_method: Annotated[
-        str | None, typer.Option(help=", ".join(CALIBRATION_METHODS))
+        str | None,
+        typer.Option(help=f"{', '.join(CALIBRATION_METHODS)} (minmax; below 8 bits mse)"),
     ] = None,
     calibration_percentile: Annotated[
         float | None, typer.Option(help="of the method percentile (99.99)")

@@ -103,7 +103,7 @@ class Recipe:
     activation_format: str | None = None
     block_size: int | None = None
     edge_bits: int = 8
-    calibration_method: str = "minmax"
+    calibration_method: str | None = None
     calibration_percentile: float = 99.99
     weight_scale_method: str | None = None
     weight_rounding: str | None = None

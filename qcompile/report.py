@@ -131,7 +131,7 @@ def warnings(artifact: Artifact) -> list[str]:
         )
     if artifact.model_bytes >= artifact.content["source"]["bytes"]:
         found.append(f"the compiled model is not smaller than the {original} one")
-    if artifact.measured.get("synthetic_data"):
+    if artifact.measured.get("synthetic_data") and not artifact.measured.get("metric"):
         found.append(
             "accuracy was not measured: without --calibration-data the check ran on random inputs"
         )

@@ -23,4 +23,16 @@ def observer_of(method: str, percentile: float, format: Format) -> Observer:
     return Percentile(format, percentile) if method == "percentile" else OBSERVERS[method](format)
 
 
-__all__ = ["OBSERVERS", "Observer", "observer_of"]
+def default_method(format: Format) -> str:
+    """What chooses ranges where the user does not: mse below 8 bits, where steps are large.
+
+    The extremes of a tensor cost every value its precision there; architecture.md has the numbers.
+
+    >>> import qcompile.formats as formats
+    >>> default_method(formats.get("uint8")), default_method(formats.get("uint7"))
+    ('minmax', 'mse')
+    """
+    return "minmax" if format.bits >= 8 else "mse"
+
+
+__all__ = ["OBSERVERS", "Observer", "default_method", "observer_of"]

@@ -104,6 +104,20 @@ def test_metric(
     assert Path("m.qc").exists() == (code == 0)
 
 
+@pytest.mark.parametrize("is_scored", [False, True])
+def test_a_metric_is_a_measurement(
+    is_scored: bool,
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.delitem(sys.modules, "my_metric", raising=False)
+    Path("my_metric.py").write_text(METRIC)
+    text = run(capsys, model, *["--metric", "my_metric:good"] * is_scored).out
+    assert ("0.5 → 0.5" in text, "not measured" in text) == (is_scored, not is_scored)
+
+
 def test_progress(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--preset", "w8a8", "--calibration-data", "data.npz"]
     lines = run(capsys, model, *flags, "--verbose").err.splitlines()

@@ -70,10 +70,10 @@ def test_an_interrupted_compilation_goes_on(model: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"calibration_method": "mse"}, "has ranges by minmax; mse was asked"),
+        ({"calibration_method": "mse"}, "has ranges by the default of each format; mse was asked"),
         (
             {"calibration_method": "percentile", "calibration_percentile": 99.0},
-            "has ranges by minmax; percentile 99 was asked",
+            "has ranges by the default of each format; percentile 99 was asked",
         ),
         ({"num_calibration_samples": 3}, "is for other calibration samples"),
         (

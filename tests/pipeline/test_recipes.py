@@ -8,6 +8,7 @@ import pytest
 
 import qcompile
 from qcompile import cli
+from qcompile.compile import plan_only
 from qcompile.errors import InputError
 from qcompile.recipe import Recipe, Rule
 from tests.cli.run import run
@@ -213,6 +214,24 @@ def test_shared_weight_of_an_excluded_node(tmp_path: Path) -> None:
 def test_calibration_methods(method: str, tmp_path: Path) -> None:
     found = rows(mlp(), tmp_path, Recipe(preset="w8a4", calibration_method=method))
     assert all(r["activation"] == "uint4/tensor/asym/f32" for r in found.values())
+
+
+@pytest.mark.parametrize(
+    ("preset", "asked", "same"),
+    [("w8a4", None, "mse"), ("w8a7", None, "mse"), ("w8a8", None, "minmax")],
+)
+def test_default_methods(preset: str, asked: str | None, same: str, tmp_path: Path) -> None:
+    """The default is one of the methods by the bits of the codes, and --dry-run says so."""
+    path, data, found = mlp().save(tmp_path / "m.onnx"), samples(mlp(), 64), {}
+    data["x"][0, 0] *= 30  # an outlier, which mse clips
+    for method in (asked, "minmax", "mse"):
+        recipe = Recipe(preset=preset, calibration_method=method)
+        plan, _ = plan_only(path, "cpu", recipe, data)
+        made = qcompile.compile(path, recipe=recipe, calibration_data=data, force=True)
+        found[method] = made.measured["sqnr_db"]
+        told = any("come from --calibration-method mse" in note for note in plan.notes)
+        assert told == (method is None and same == "mse")
+    assert found[None] == found[same] and found["minmax"] != found["mse"]
 
 
 def test_seed_of_random_inputs(tmp_path: Path) -> None:
