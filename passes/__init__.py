@@ -193,6 +193,7 @@ def LOWER_CPU() -> list[Pass]:
         MoveTransposePastOp(),
         LowerMaskIntoWhere(),
         MoveQuantizeBeforeTranspose(),
+        SplitSharedWeight(),  # of ONNX Runtime's own LSTM, or what the user's model has
         RemoveUnused(),
     ]
 

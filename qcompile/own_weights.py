@@ -8,7 +8,7 @@ where two ops read one.
 
 import onnx_ir as ir
 
-from qcompile.graph import add_initializer, is_op, new_node, unique_name
+from qcompile.graph import DOMAIN, add_initializer, is_op, new_node, unique_name
 
 
 def split_shared_weights(graph: ir.Graph) -> bool:
@@ -42,11 +42,12 @@ def _is_int8(value: ir.Value | None) -> bool:
 
 
 def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
-    """Nodes and inputs, but for the quantizers of activations, whose zero points may be shared."""
+    """Nodes and inputs, but for ops of ours and quantizers of activations, which may share."""
     return [
         (node, index)
         for node, index in value.uses()
-        if not is_op(node, "QuantizeLinear")
+        if node.domain != DOMAIN
+        and not is_op(node, "QuantizeLinear")
         and (not is_op(node, "DequantizeLinear") or _is_int8(node.inputs[0]))
     ]
 

@@ -245,3 +245,31 @@ def test_one_wrong_number_is_found(
     monkeypatch.setattr(PIPELINE, stage, changed)
     with pytest.raises(VerificationError, match=rung):
         compiled(net(), tmp_path, Recipe(preset="w8a8-dynamic"), target)
+
+
+def test_an_lstm_of_the_model_may_use_one_zero_point_twice(tmp_path: Path) -> None:
+    """ONNX Runtime does not open that with session.x64quantprecision (qcompile/own_weights.py)."""
+    net = Net()
+    x = net.input("x", [3, "batch", 16])
+    codes = [
+        net.array(n, net.rng.integers(-100, 100, (1, k, 32)).astype(np.int8))
+        for n, k in (("W", 16), ("R", 8))
+    ]
+    scale, point = (
+        net.array("s", np.full(1, 0.01, np.float32)),
+        net.array("z", np.zeros(1, np.int8)),
+    )
+    inputs = [x, *codes, "", "", "", "", "", scale, point, scale, point]
+    node = helper.make_node(
+        "DynamicQuantizeLSTM", inputs, ["h"], "lstm", domain="com.microsoft", hidden_size=8
+    )
+    net.nodes.append(node)
+    net.linear("h", 8, 16, "y")
+    net.output("y", [3, 1, "batch", 16])
+    model = net.proto(check=False)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    made = qcompile.compile(path)
+    assert made.content["coverage"] == 1
+    qcompile.load(made.folder).run(None, {"x": np.ones((3, 2, 16), np.float32)})
