@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 import qcompile.runtime_ops as runtime_ops
-from qcompile.errors import InputError, VerificationError
+from qcompile.errors import InputError, RefusedError
 from qcompile.load import read
 from qcompile.manifest import NETWORK, mismatch
 from qcompile.network_session import NetworkSession, emulated_network, open_network
@@ -225,4 +225,4 @@ def open_emitted(artifact: Artifact) -> ort.InferenceSession:
     try:
         return load(artifact.folder, threads=1)
     except InputError as error:
-        raise VerificationError(f"verification failed; nothing was written\n  {error}") from None
+        raise RefusedError("the artifact", error) from None

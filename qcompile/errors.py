@@ -9,6 +9,8 @@ Every error that a user can cause is a `QcompileError`; its text is the whole me
 import difflib
 from collections.abc import Iterable
 
+from qcompile.version import VERSION
+
 
 class QcompileError(Exception):
     """A failure the user can read; never a traceback on the command line."""
@@ -30,6 +32,18 @@ class VerificationError(QcompileError):
     """The artifact does not do what its graph says, or misses a limit the user set."""
 
     exit_code = 3
+
+
+class RefusedError(VerificationError):
+    """ONNX Runtime does not open what qcompile itself made, which verification found out."""
+
+    def __init__(self, what: str, error: object) -> None:
+        first = str(error).strip().splitlines()[0]
+        super().__init__(
+            f"verification failed; nothing was written: ONNX Runtime refuses {what}, which "
+            f"qcompile {VERSION} made\n  {first}\nThis is a fault of qcompile, not of the model: "
+            "report it with the command, the model if you may, and this message"
+        )
 
 
 class ConstraintError(QcompileError):

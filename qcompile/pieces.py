@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import qcompile.runtime_ops as runtime_ops
 from qcompile.graph import DOMAIN, FLOAT, LAYOUT, NHWC
 from qcompile.passes.lower.lowered import TO_NCHW
-from qcompile.session import open_model, session_options
+from qcompile.session import open_own, session_options
 
 OUTPUT = "qcompile.output"  # metadata of static nodes: the codes that they write
 
@@ -81,7 +81,8 @@ def piece_between(
     options = session_options(1, optimise=optimise)
     if any(n.domain == DOMAIN for n in kept):
         runtime_ops.register(options)
-    return open_model(ir.Model(piece, ir_version=quantized.ir_version), options, lean=True)
+    model = ir.Model(piece, ir_version=quantized.ir_version)
+    return open_own(model, f'the nodes that make "{output_name}"', options, lean=True)
 
 
 def _keep_rows(piece: ir.Graph, rows: slice | NDArray[np.int64], n: int) -> None:

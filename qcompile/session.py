@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from qcompile.errors import InputError
+from qcompile.errors import InputError, RefusedError
 from qcompile.external import move_outside
 from qcompile.graph import attribute, is_op, remove_dead
 from qcompile.memory import LARGE_MODEL_BYTES, weight_bytes
@@ -106,6 +106,20 @@ def open_model(
         # ORT 1.32 does not open some models of int8 operators with the entry.
         options.add_session_config_entry(PRECISION, "0")
         return _open(model, options, lean=lean)
+
+
+def open_own(
+    model: ir.Model,
+    what: str,
+    options: ort.SessionOptions | None = None,
+    *,
+    lean: bool | None = None,
+) -> ort.InferenceSession:
+    """A session of a graph that qcompile made; RefusedError names `what` ORT refuses."""
+    try:
+        return open_model(model, options, lean=lean)
+    except InputError as error:
+        raise RefusedError(what, error) from None
 
 
 def _open(

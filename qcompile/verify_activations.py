@@ -12,7 +12,7 @@ from qcompile.division import Division
 from qcompile.graph import DOMAIN, constant
 from qcompile.numerics.quantize import quantize
 from qcompile.plan import Plan
-from qcompile.session import open_model, session_options, with_outputs
+from qcompile.session import open_own, session_options, with_outputs
 from qcompile.spec import QuantSpec
 from qcompile.verdict import Check
 
@@ -38,7 +38,7 @@ def check_activations(
     for group in groups:
         pairs = [(_source(n), n.outputs[0].name or "", n) for n in group]
         names = list(dict.fromkeys(name for x, y, _ in pairs for name in (x, y)))
-        session = open_model(with_outputs(quantized, names), options)
+        session = open_own(with_outputs(quantized, names), "the QDQ graph", options)
         for feed in parts:
             found = dict(zip(names, session.run(names, feed), strict=True))
             for source, made, node in pairs:

@@ -13,6 +13,7 @@ import qcompile.runtime_ops as runtime_ops
 from qcompile.artifact import Artifact
 from qcompile.data import Data, Feed
 from qcompile.division import Division
+from qcompile.errors import RefusedError
 from qcompile.graph import DOMAIN, attribute, constant, input_of
 from qcompile.memory import in_threads
 from qcompile.numerics.weight import CodedWeight
@@ -81,9 +82,11 @@ def probe(artifact: Artifact, packed: ir.Model, names: list[str]) -> ort.Inferen
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     runtime_ops.register(options)
     options.add_session_config_entry(WEIGHTS_FOLDER, str(artifact.folder.absolute()))
-    return ort.InferenceSession(
-        ir.to_proto(probe).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    data, providers = ir.to_proto(probe).SerializeToString(), ["CPUExecutionProvider"]
+    try:
+        return ort.InferenceSession(data, options, providers=providers)
+    except Exception as error:  # ORT raises many types; all carry one readable message
+        raise RefusedError("the artifact with its values shown", error) from None
 
 
 def check_packed(lowered: ir.Model, packed: ir.Model) -> Check:

@@ -15,8 +15,9 @@ from onnx import numpy_helper
 
 import qcompile
 from qcompile.artifact import sha256
-from qcompile.errors import VerificationError
+from qcompile.errors import RefusedError, VerificationError
 from qcompile.graph import DOMAIN, is_constant
+from qcompile.version import VERSION
 from tests.cli.run import run
 from tests.pipeline.nets import Net, cnn, mlp, samples
 
@@ -238,9 +239,18 @@ def test_an_artifact_that_onnxruntime_refuses(
         return artifact
 
     monkeypatch.setattr(PIPELINE, "emit", changed)
-    with pytest.raises(VerificationError, match="ONNX Runtime refuses the model: "):
-        qcompile.compile(mlp().save(tmp_path / "m.onnx"), "ort")
-    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+    for target, what in (("ort", "the artifact"), ("cpu", "the artifact with its values shown")):
+        with pytest.raises(RefusedError) as error:
+            qcompile.compile(mlp().save(tmp_path / "m.onnx"), target)
+        first, reason, cure = str(error.value).split("\n")
+        assert first == (
+            f"verification failed; nothing was written: ONNX Runtime refuses {what}, which "
+            f"qcompile {VERSION} made"
+        )
+        assert "ONNXRuntimeError" in reason
+        assert cure.startswith("This is a fault of qcompile, not of the model: report it")
+        assert error.value.exit_code == 3
+        assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_nan_only_in_the_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
