@@ -65,6 +65,19 @@ def test_a_table_tied_to_a_static_head_is_stored_once() -> None:
     assert_lowered(found.quantized, lowered, found.feed)
 
 
+def test_a_tied_table_with_zero_points_has_them_and_its_scales() -> None:
+    """A QGather of shared codes has a scale of rows, and no zero points."""
+    text = """f (int64[b] i, float w) => (float[b,5] y)
+    { e = Gather (w, i)   t = Transpose <perm = [1, 0]> (w)   y = MatMul (e, t) }"""
+    found = staged(with_weights(text, w=(5, 40)), "w8a8", weight_format="uint8")
+    lowered = run_passes(found.quantized, *LOWER_CPU())
+    gather = find(lowered, "QGather")
+    assert find(lowered, "QMatMul").attributes["has_zero_point"].value == 1
+    assert gather.attributes["has_zero_point"].value == 1
+    assert [v is not None for v in gather.inputs] == [True, True, False, False, True, True]
+    assert_lowered(found.quantized, lowered, found.feed)
+
+
 @pytest.mark.parametrize(
     "text",
     [
