@@ -43,6 +43,7 @@ from qcompile.passes.lower.split_shared_weight import SplitSharedWeight
 from qcompile.passes.normalise.convert_floats import ConvertFloats
 from qcompile.passes.normalise.convert_opset import ConvertOpset
 from qcompile.passes.normalise.convert_quantizer_scales import ConvertQuantizerScales
+from qcompile.passes.normalise.fold_affine_into_coded_product import FoldAffineIntoCodedProduct
 from qcompile.passes.normalise.fold_affine_into_next_conv import FoldAffineIntoNextConv
 from qcompile.passes.normalise.fold_affine_into_product import FoldAffineIntoProduct
 from qcompile.passes.normalise.fold_auto_pad_into_pads import FoldAutoPadIntoPads
@@ -141,6 +142,7 @@ def NORMALISE(is_split: Callable[[ir.Node], bool] = lambda _: False) -> list[Pas
         FoldBatchNormIntoConv(),
         SplitBatchNorm(),
         FoldAffineIntoProduct(),
+        FoldAffineIntoCodedProduct(),
         FoldAffineIntoNextConv(),
         LowerConvTransposeIntoConv(),
         MovePixelOrderIntoConv(),

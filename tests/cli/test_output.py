@@ -208,7 +208,8 @@ def test_disk_that_takes_no_more(model: Path) -> None:
 
 
 WAITS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job of the background ignores
 from qcompile import cli
 pipeline = sys.modules["qcompile.compile"]
 real = pipeline.verify

@@ -116,9 +116,13 @@ def test_a_clip_that_is_left_out_is_seen(tmp_path: Path) -> None:
     assert np.abs(found[0] - found[1]).max() > 1.01 * Y_SCALE
 
 
-def test_a_convolution_trained_with_its_batch_norm(tmp_path: Path) -> None:
-    """The weight is quantized times gamma / sqrt(variance), which is divided out behind it."""
-    net = Trained(np.uint8, (0, 127), (-128, 127))
+@pytest.mark.parametrize("least", [-128, -127])
+def test_a_convolution_trained_with_its_batch_norm(least: int, tmp_path: Path) -> None:
+    """The weight is quantized times gamma / sqrt(variance), which is divided out behind it.
+
+    Both go into the scales; a gamma below 0 turns the signs of codes, which −128 has none of.
+    """
+    net = Trained(np.uint8, (0, 127), (least, 127))
     x = net.fake(net.input("x", ["batch", 3, 8, 8]), 0.04)
     gamma, beta, mean = (net.weight(name, 16) for name in ("gamma", "beta", "mean"))
     variance = net.array("variance", net.rng.uniform(0.5, 2, 16).astype(np.float32))
@@ -131,6 +135,10 @@ def test_a_convolution_trained_with_its_batch_norm(tmp_path: Path) -> None:
     path = net.save(tmp_path / "m.onnx")
     artifact = qcompile.compile(path)
     assert artifact.content["coverage"] == 1
+    assert (net.weights["gamma"] < 0).any() and least in np.clip(codes_of(net, "w"), least, 127)
+    ops = {n.op_type for n in ir.load(artifact.folder / "model.onnx").graph}
+    assert ("Relu" in ops) == (least == -128)
+    assert "QConv" in ops
     feed = samples(net, seed=5)
     wanted, found = run(path, feed)[0], qcompile.load(artifact.folder).run(None, feed)[0]
     assert np.abs(wanted - found).max() <= 1.01 * Y_SCALE

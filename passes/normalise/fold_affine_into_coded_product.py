@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fold a product or sum with a constant by output into a Conv or Gemm whose weight is in codes.
+
+Before:
+    f (float[1,1,2,2] x) => (float[1,1,2,2] y)
+    <int8[1,1,1,1] q = {4}, float s = {0.5}, float[1,1,1] f = {2}, float[1,1,1] b = {1}>
+    { w = DequantizeLinear (q, s)   c = Conv (x, w)   d = Div (c, f)   y = Add (d, b) }
+After:
+    f (float[1,1,2,2] x) => (float[1,1,2,2] y)
+    <int8[1,1,1,1] q = {4}, float[1] w_scale = {0.25}, float[1] c_bias = {1}>
+    { w = DequantizeLinear <axis = 0> (q, w_scale)   y = Conv (x, w, c_bias) }
+Refuses: another reader between the two, or of the weight; a constant that is not one number or one
+an output; a constant minus or divided by the product; a factor of 0; one below 0 for codes with
+zero points or of −128; a bias in codes.
+
+Training that knows of quantization writes this: codes of w · γ / σ, and behind the Conv the
+division by γ / σ and the BatchNormalization. The codes stay; (code · s) · f is code · (s · f) but
+for one rounding.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qcompile.graph import (
+    add_initializer,
+    attribute,
+    constant,
+    input_of,
+    is_constant,
+    is_op,
+    replace,
+)
+from qcompile.passes.normalise.channel_statistics import drop, move
+from qcompile.passes.normalise.rewiring import dims, graph_of, sole_source
+from qcompile.passes.rewrite import NodePass
+from qcompile.products import is_mask
+
+_FACTORS = ("Mul", "Div")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = factor · product + shift, both float64 [N]; what dequantizes the weight."""
+
+    product: ir.Node
+    back: ir.Node
+    factor: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+
+class FoldAffineIntoCodedProduct(NodePass):
+    """Mul, Div, Add and Sub behind Conv, and Gemm with transB."""
+
+    stage = "normalise"
+    op_types = ("Mul", "Div", "Add", "Sub")
+
+    def match(self, node: ir.Node) -> Affine | str | None:
+        """What is folded, or why it stays."""
+        at = next((i for i, v in enumerate(node.inputs) if is_constant(v)), None)
+        if at is None or node.inputs[at] is None:
+            return None
+        other = node.inputs[1 - at]
+        product = other.producer() if other is not None else None
+        back = _coded_weight(product)
+        if product is None or other is None or back is None:
+            return None
+        if at == 0 and node.op_type in ("Sub", "Div"):
+            return f"{node.op_type} of a constant by the product"
+        if sole_source(other, "Conv", "Gemm") is None:
+            return f"{other.name} has another reader"
+        vector = _by_output(back, product, node.inputs[at])
+        if vector is None:
+            return "its constant is not one number or one an output"
+        bias = input_of(product, 2)
+        if bias is not None and not is_constant(bias):
+            return "its bias is in codes"
+        return _affine(node, product, back, vector)
+
+    def rewrite(self, node: ir.Node, found: Affine) -> None:
+        """Scales and bias anew; the node goes."""
+        graph, product = graph_of(node), found.product
+        if node.op_type in _FACTORS:
+            _scale(graph, found)
+        bias = constant(input_of(product, 2))
+        old = np.zeros(len(found.factor)) if bias is None else bias.astype(np.float64)
+        made = (old * found.factor + found.shift).astype(np.float32)
+        if made.any() or bias is not None:
+            product.resize_inputs(3)
+            name = f"{product.outputs[0].name}_bias"
+            product.replace_input_with(2, add_initializer(graph, name, made))
+        end = product.outputs[0]
+        drop(end)
+        move(node.outputs[0], end)
+        end.shape = node.outputs[0].shape
+        replace(node.outputs[0], end)
+        graph.remove(node, safe=True)
+
+
+def _coded_weight(node: ir.Node | None) -> ir.Node | None:
+    """What dequantizes the weight of a Conv or Gemm, by output or as a whole, for it alone."""
+    if node is None or not is_op(node, "Conv", "Gemm"):
+        return None
+    if is_op(node, "Gemm") and (
+        not attribute(node, "transB", 0) or attribute(node, "beta", 1.0) != 1.0
+    ):
+        return None
+    value = node.inputs[1]
+    back = sole_source(value, "DequantizeLinear")
+    if back is None or not all(is_constant(v) for v in back.inputs if v is not None):
+        return None
+    scale = constant(back.inputs[1])
+    by_output = scale is not None and (
+        scale.size == 1 or (scale.ndim == 1 and attribute(back, "axis", 1) == 0)
+    )
+    return back if by_output and attribute(back, "block_size", 0) == 0 else None
+
+
+def _by_output(back: ir.Node, product: ir.Node, value: ir.Value | None) -> NDArray | None:
+    """The constant as float64 [N]."""
+    array, size = constant(value), dims(back.inputs[0])
+    if array is None or array.dtype.kind != "f" or (value is not None and is_mask(value)):
+        return None
+    at = array.ndim + (1 - len(size) if is_op(product, "Conv") else -1)
+    if array.size not in (1, size[0]) or any(s != 1 for i, s in enumerate(array.shape) if i != at):
+        return None
+    return np.broadcast_to(array.astype(np.float64).reshape(-1), (size[0],))
+
+
+def _affine(
+    node: ir.Node, product: ir.Node, back: ir.Node, vector: NDArray[np.float64]
+) -> Affine | str:
+    one, zero = np.ones_like(vector), np.zeros_like(vector)
+    if node.op_type not in _FACTORS:
+        return Affine(product, back, one, vector if node.op_type == "Add" else -vector)
+    if not vector.all():
+        return f"{node.op_type} by 0"
+    if (vector < 0).any() and not _can_be_negated(back):
+        return "a factor below 0 of codes that have no opposite"
+    return Affine(product, back, vector if node.op_type == "Mul" else 1 / vector, zero)
+
+
+def _can_be_negated(back: ir.Node) -> bool:
+    codes, point = constant(back.inputs[0]), constant(input_of(back, 2))
+    assert codes is not None
+    is_centred = point is None or not point.any()
+    return codes.dtype == np.int8 and is_centred and int(codes.min(initial=0)) > -128
+
+
+def _scale(graph: ir.Graph, found: Affine) -> None:
+    """Scales times |factor|, of one an output; codes of a negative one change their sign."""
+    back, name = found.back, found.back.outputs[0].name
+    codes, scale = constant(back.inputs[0]), constant(back.inputs[1])
+    point = input_of(back, 2)
+    assert codes is not None and scale is not None
+    n = len(found.factor)
+    made = np.broadcast_to(scale.astype(np.float64).reshape(-1), (n,)) * np.abs(found.factor)
+    back.replace_input_with(1, add_initializer(graph, f"{name}_scale", made.astype(np.float32)))
+    if point is not None and (old := constant(point)) is not None and old.size != n:
+        spread = np.broadcast_to(old.reshape(-1), (n,)).copy()
+        back.replace_input_with(2, add_initializer(graph, f"{name}_zero_point", spread))
+    back.attributes["axis"] = ir.AttrInt64("axis", 0)
+    if (found.factor < 0).any():
+        signs = np.where(found.factor < 0, -1, 1).astype(np.int8)
+        turned = codes * signs.reshape(-1, *[1] * (codes.ndim - 1))
+        back.replace_input_with(0, add_initializer(graph, f"{name}_codes", turned))
