@@ -31,6 +31,7 @@ from qcompile.graph import (
     input_of,
     is_constant,
     is_op,
+    only_consumer,
     replace,
 )
 from qcompile.passes.normalise.channel_statistics import drop, move
@@ -43,10 +44,14 @@ _FACTORS = ("Mul", "Div")
 
 @dataclass(frozen=True)
 class Affine:
-    """y = factor · product + shift, both float64 [N]; what dequantizes the weight."""
+    """y = factor · product + shift, both float64 [N]: all of the nodes, in order, at once.
+
+    A factor below 0 is often taken back by the next one. back: what dequantizes the weight.
+    """
 
     product: ir.Node
     back: ir.Node
+    nodes: tuple[ir.Node, ...]
     factor: NDArray[np.float64]
     shift: NDArray[np.float64]
 
@@ -55,54 +60,84 @@ class FoldAffineIntoCodedProduct(NodePass):
     """Mul, Div, Add and Sub behind Conv, and Gemm with transB."""
 
     stage = "normalise"
-    op_types = ("Mul", "Div", "Add", "Sub")
+    op_types = ("Conv", "Gemm")
 
     def match(self, node: ir.Node) -> Affine | str | None:
         """What is folded, or why it stays."""
-        at = next((i for i, v in enumerate(node.inputs) if is_constant(v)), None)
-        if at is None or node.inputs[at] is None:
+        back = _coded_weight(node)
+        if back is None:
             return None
-        other = node.inputs[1 - at]
-        product = other.producer() if other is not None else None
-        back = _coded_weight(product)
-        if product is None or other is None or back is None:
-            return None
-        if at == 0 and node.op_type in ("Sub", "Div"):
-            return f"{node.op_type} of a constant by the product"
-        if sole_source(other, "Conv", "Gemm") is None:
-            return f"{other.name} has another reader"
-        vector = _by_output(back, product, node.inputs[at])
-        if vector is None:
-            return "its constant is not one number or one an output"
-        bias = input_of(product, 2)
+        n = dims(back.inputs[0])[0]
+        found = Affine(node, back, (), np.ones(n), np.zeros(n))
+        reason = None
+        while reason is None:
+            more = _next(found)
+            if isinstance(more, Affine):
+                found = more
+            else:
+                reason = more or ""
+        if not found.nodes:
+            return reason or None
+        bias = input_of(node, 2)
         if bias is not None and not is_constant(bias):
             return "its bias is in codes"
-        return _affine(node, product, back, vector)
+        if not found.factor.all():
+            return "a factor of 0"
+        if (found.factor < 0).any() and not _can_be_negated(back):
+            return "a factor below 0 of codes that have no opposite"
+        return found
 
     def rewrite(self, node: ir.Node, found: Affine) -> None:
-        """Scales and bias anew; the node goes."""
-        graph, product = graph_of(node), found.product
-        if node.op_type in _FACTORS:
+        """Scales and bias anew; the other nodes go."""
+        graph, end, last = graph_of(node), node.outputs[0], found.nodes[-1].outputs[0]
+        if (found.factor != 1).any():
             _scale(graph, found)
-        bias = constant(input_of(product, 2))
+        bias = constant(input_of(node, 2))
         old = np.zeros(len(found.factor)) if bias is None else bias.astype(np.float64)
         made = (old * found.factor + found.shift).astype(np.float32)
         if made.any() or bias is not None:
-            product.resize_inputs(3)
-            name = f"{product.outputs[0].name}_bias"
-            product.replace_input_with(2, add_initializer(graph, name, made))
-        end = product.outputs[0]
+            node.resize_inputs(3)
+            node.replace_input_with(2, add_initializer(graph, f"{end.name}_bias", made))
         drop(end)
-        move(node.outputs[0], end)
-        end.shape = node.outputs[0].shape
-        replace(node.outputs[0], end)
-        graph.remove(node, safe=True)
+        move(last, end)
+        end.shape = last.shape
+        replace(last, end)
+        for each in reversed(found.nodes):
+            graph.remove(each, safe=True)
 
 
-def _coded_weight(node: ir.Node | None) -> ir.Node | None:
-    """What dequantizes the weight of a Conv or Gemm, by output or as a whole, for it alone."""
-    if node is None or not is_op(node, "Conv", "Gemm"):
+def _next(found: Affine) -> Affine | str | None:
+    """With the op behind it, too; a reason, or None where there is none."""
+    value = (found.nodes[-1] if found.nodes else found.product).outputs[0]
+    node = only_consumer(value)
+    if node is None:
+        is_read = any(_is_affine(use.node) for use in value.uses())
+        return f"{value.name} has another reader" if is_read else None
+    if not _is_affine(node):
         return None
+    at = 0 if is_constant(node.inputs[0]) else 1
+    if at == 0 and node.op_type in ("Sub", "Div"):
+        return f"{node.op_type} of a constant by the product"
+    vector = _by_output(found.back, found.product, node.inputs[at])
+    if vector is None:
+        return "its constant is not one number or one an output"
+    if node.op_type == "Div" and not vector.all():
+        return "Div by 0"
+    factor, shift = found.factor, found.shift
+    if node.op_type in _FACTORS:
+        times = vector if node.op_type == "Mul" else 1 / vector
+        factor, shift = factor * times, shift * times
+    else:
+        shift = shift + (vector if node.op_type == "Add" else -vector)
+    return Affine(found.product, found.back, (*found.nodes, node), factor, shift)
+
+
+def _is_affine(node: ir.Node) -> bool:
+    return is_op(node, *_FACTORS, "Add", "Sub") and any(is_constant(v) for v in node.inputs)
+
+
+def _coded_weight(node: ir.Node) -> ir.Node | None:
+    """What dequantizes the weight of a Conv or Gemm, by output or as a whole, for it alone."""
     if is_op(node, "Gemm") and (
         not attribute(node, "transB", 0) or attribute(node, "beta", 1.0) != 1.0
     ):
@@ -127,19 +162,6 @@ def _by_output(back: ir.Node, product: ir.Node, value: ir.Value | None) -> NDArr
     if array.size not in (1, size[0]) or any(s != 1 for i, s in enumerate(array.shape) if i != at):
         return None
     return np.broadcast_to(array.astype(np.float64).reshape(-1), (size[0],))
-
-
-def _affine(
-    node: ir.Node, product: ir.Node, back: ir.Node, vector: NDArray[np.float64]
-) -> Affine | str:
-    one, zero = np.ones_like(vector), np.zeros_like(vector)
-    if node.op_type not in _FACTORS:
-        return Affine(product, back, one, vector if node.op_type == "Add" else -vector)
-    if not vector.all():
-        return f"{node.op_type} by 0"
-    if (vector < 0).any() and not _can_be_negated(back):
-        return "a factor below 0 of codes that have no opposite"
-    return Affine(product, back, vector if node.op_type == "Mul" else 1 / vector, zero)
 
 
 def _can_be_negated(back: ir.Node) -> bool:

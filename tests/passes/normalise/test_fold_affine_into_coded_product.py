@@ -40,6 +40,7 @@ def folded(text: str) -> tuple[list[str], list[np.ndarray]]:
         ("d = Div (c, f)   e = Add (d, b)   y = Mul (e, f)", f"{F}, {B}"),
         ("y = Mul (c, n)", "float[2,1,1] n = {2, -4}"),
         ("y = Mul (c, n)", "float n = {-0.5}"),
+        ("d = Div (c, n)   e = Sub (d, b)   y = Mul (e, n)", f"float[2,1,1] n = {{2, -4}}, {B}"),
     ],
 )
 def test_conv(text: str, constants: str) -> None:
@@ -54,6 +55,14 @@ def test_one_scale_and_zero_point_become_one_an_output() -> None:
     ops, (codes, scale, point) = folded(text)
     assert ops == ["DequantizeLinear", "Conv"]
     assert (codes.ravel().tolist(), scale.tolist(), point.tolist()) == ([3, -4], [1, 2], [1, 1])
+
+
+def test_a_sign_that_is_taken_back_turns_no_codes() -> None:
+    """−128 has no opposite, and needs none."""
+    text = conv("d = Div (c, n)   y = Mul (d, m)", f"{CODES}, float n = {{-4}}, float m = {{-2}}")
+    ops, (codes, scale) = folded(text.replace("{3, -4}", "{3, -128}"))
+    assert ops == ["DequantizeLinear", "Conv"]
+    assert (codes.ravel().tolist(), scale.tolist()) == ([3, -128], [0.25, 0.125])
 
 
 def test_gemm() -> None:
@@ -83,7 +92,7 @@ def test_a_batch_norm_behind_a_factor_is_all_in_the_codes() -> None:
         (conv("y = Mul (c, f)   z = Neg (c)", f"{CODES}, {F}"), "c has another reader"),
         (conv("y = Div (f, c)", f"{CODES}, {F}"), "Div of a constant by the product"),
         (conv("y = Sub (b, c)", f"{CODES}, {B}"), "Sub of a constant by the product"),
-        (conv("y = Mul (c, o)", f"{CODES}, float[2,1,1] o = {{0, 1}}"), "Mul by 0"),
+        (conv("y = Mul (c, o)", f"{CODES}, float[2,1,1] o = {{0, 1}}"), "a factor of 0"),
         (
             conv("y = Mul (c, r)", f"{CODES}, float[3] r = {{1, 2, 3}}"),
             "its constant is not one number or one an output",
