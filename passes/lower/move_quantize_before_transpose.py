@@ -23,6 +23,7 @@ from qcompile.graph import (
     only_consumer,
     remove_dead,
     replace,
+    unique_name,
 )
 from qcompile.passes.rewrite import NodePass
 
@@ -62,7 +63,7 @@ class MoveQuantizeBeforeTranspose(NodePass):
             "QuantizeLinear",
             [source, *node.inputs[1:]],
             node.name or "",
-            f"{source.name}_codes",
+            unique_name(graph, f"{source.name}_codes"),
             dtype=codes.dtype,
             shape=source.shape,
         )
