@@ -19,7 +19,10 @@ from tests.networks.nets import shortcut
 from tests.pipeline.nets import samples
 
 pytest.importorskip("tvm", reason="TVM is not installed: make tvm")
-pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc"),
+    pytest.mark.xdist_group("gpu_check"),  # which shares what it compiled
+]
 
 from benchmarks import gpu_check  # noqa: E402
 from benchmarks.t4_bundle import write_bundle  # noqa: E402

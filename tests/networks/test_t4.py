@@ -15,7 +15,10 @@ from tests.networks.nets import shortcut
 from tests.pipeline.nets import samples
 
 pytest.importorskip("tvm", reason="TVM is not installed: make tvm")
-pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc"),
+    pytest.mark.xdist_group("t4"),  # which shares what it compiled
+]
 INT4 = "mma.sync.aligned.m8n8k32.row.col.s32.u4.s4.s32"
 INT8 = "mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32"
 

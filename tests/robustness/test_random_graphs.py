@@ -15,7 +15,7 @@ from tests.robustness.random_graphs import RandomNet
 from tests.robustness.run_graphs import fates
 
 ROOT = Path(__file__).parents[2]
-COUNT = 40
+COUNT = 24
 LONG_COUNT, PARTS = 2000, 8
 
 
@@ -43,7 +43,10 @@ def test_graphs_shrink() -> None:
     def has_softmax(net: RandomNet) -> bool:
         return any(n.op_type == "Softmax" for n in net.nodes)
 
-    settings = hypothesis.settings(derandomize=True, database=None, deadline=None)
+    # One graph in thirty has one; which are drawn depends on the modules that are loaded.
+    settings = hypothesis.settings(
+        derandomize=True, database=None, deadline=None, max_examples=2000
+    )
     found = hypothesis.find(graphs(), has_softmax, settings=settings)
     assert len(found.nodes) <= 3
 
