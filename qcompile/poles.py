@@ -17,7 +17,6 @@ _KEEPS_ZERO = (
     *("Relu", "LeakyRelu", "PRelu", "Abs", "Neg", "Sqrt", "Tanh", "Erf", "Sin", "Tan", "Sinh"),
     *("Asin", "Atan", "Asinh", "Atanh", "HardSwish", "Floor", "Round", *MOVES_DATA, *POOLS),
 )
-_TIMES = ("Mul", "Div")
 
 
 def pole_of(value: ir.Value) -> ir.Node | None:
@@ -34,8 +33,8 @@ def _reader(value: ir.Value, is_wanted: Callable[[ir.Node, int], bool]) -> ir.No
     for use in value.uses():
         if is_wanted(use.node, use.idx):
             return use.node
-        if use.idx == 0 and _keeps_zero(use.node):
-            found = _reader(use.node.outputs[0], is_wanted)
+        for out in use.node.outputs if _keeps_zero(use.node, use.idx) else ():
+            found = _reader(out, is_wanted)
             if found is not None:
                 return found
     return None
@@ -60,5 +59,11 @@ def _has_edge(node: ir.Node, index: int) -> bool:
     return is_op(node, "Log", "Sqrt")
 
 
-def _keeps_zero(node: ir.Node) -> bool:
-    return is_op(node, *_KEEPS_ZERO) or (is_op(node, *_TIMES) and is_constant(input_of(node, 1)))
+def _keeps_zero(node: ir.Node, index: int) -> bool:
+    """Whether a 0 there is a 0 in the result; of two factors the other one is a constant."""
+    if is_op(node, "Mul"):
+        return is_constant(node.inputs[1 - index])
+    is_first = index == 0
+    return is_first and (
+        is_op(node, *_KEEPS_ZERO) or (is_op(node, "Div") and is_constant(node.inputs[1]))
+    )

@@ -26,6 +26,9 @@ def readers(body: str) -> tuple[str | None, str | None]:
     [
         ("y = Log (a)", "Log", "Log"),
         ("b = Relu (a)   c = Mul (b, half)   y = Log (c)", "Log", "Log"),
+        ("b = Mul (half, a)   y = Log (b)", "Log", "Log"),
+        ("b, c = Split <axis = 0> (a)   d = Log (c)   y = Concat <axis = 0> (b, d)", "Log", "Log"),
+        ("b = Mul (a, x)   y = Log (b)", None, None),
         ("b = Sqrt (a)   y = Reciprocal (b)", "Reciprocal", "Sqrt"),
         ("y = Div (x, a)", "Div", None),
         ("y = Pow (a, minus)", "Pow", "Pow"),

@@ -158,6 +158,8 @@ def _by_output(back: ir.Node, product: ir.Node, value: ir.Value | None) -> NDArr
     array, size = constant(value), dims(back.inputs[0])
     if array is None or array.dtype.kind != "f" or (value is not None and is_mask(value)):
         return None
+    if array.ndim > len(size):
+        return None  # it gives the result another rank
     at = array.ndim + (1 - len(size) if is_op(product, "Conv") else -1)
     if array.size not in (1, size[0]) or any(s != 1 for i, s in enumerate(array.shape) if i != at):
         return None

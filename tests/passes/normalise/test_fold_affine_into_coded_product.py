@@ -98,6 +98,12 @@ def test_a_batch_norm_behind_a_factor_is_all_in_the_codes() -> None:
             "its constant is not one number or one an output",
         ),
         (
+            conv("y = Mul (c, r)", f"{CODES}, float[1,1,2,1,1] r = {{1, 2}}").replace(
+                "(float[1,2,3,3] y)", "(float[1,1,2,3,3] y)"
+            ),
+            "its constant is not one number or one an output",
+        ),
+        (
             conv(
                 "y = Mul (c, n)",
                 f"{WHOLE}, float[2,1,1] n = {{2, -4}}",
@@ -110,7 +116,7 @@ def test_a_batch_norm_behind_a_factor_is_all_in_the_codes() -> None:
             "a factor below 0 of codes that have no opposite",
         ),
     ],
-    ids=["reader", "divided by", "subtracted from", "zero", "rows", "zero points", "-128"],
+    ids=["reader", "divided by", "subtracted from", "zero", "rows", "rank", "zero points", "-128"],
 )
 def test_left_alone(text: str, reason: str) -> None:
     if "z = Neg" in text:
