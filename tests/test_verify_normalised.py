@@ -40,3 +40,14 @@ def test_nan_in_one_of_them_fails() -> None:
     feed = {"x": np.zeros((2, 8), np.float32)}
     found = check_normalised(infinite, normalise(finite), Data([feed], Batch({"x": 2})))
     assert not found.passed and found.worst == "z"
+
+
+@pytest.mark.parametrize(("added", "passes"), [(0.0, True), (1.0, False)])
+def test_outputs_are_compared_by_place(added: float, *, passes: bool) -> None:
+    """An If of a constant in a body becomes its branch, whose output has a name of its own."""
+    other = normalise(model(300.0, added))
+    for value in other.graph.outputs:
+        value.name = f"branch/{value.name}"
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)}
+    found = check_normalised(model(300.0), other, Data([feed], Batch({"x": 2})))
+    assert (found.passed, found.count) == (passes, 2)

@@ -273,3 +273,17 @@ def test_an_lstm_of_the_model_may_use_one_zero_point_twice(tmp_path: Path) -> No
     made = qcompile.compile(path)
     assert made.content["coverage"] == 1
     qcompile.load(made.folder).run(None, {"x": np.ones((3, 2, 16), np.float32)})
+
+
+def test_several_lstms_leave_outputs_out(tmp_path: Path) -> None:
+    """What has no name is no name that is given twice."""
+    net = Net()
+    x = net.input("x", [3, "batch", 16])
+    for i in range(2):
+        weights = [net.weight(f"{n}{i}", 1, 64, 16) for n in "WR"]
+        last = ["", f"h{i}"]
+        net.nodes.append(helper.make_node("LSTM", [x, *weights], last, f"l{i}", hidden_size=16))
+    net.linear(net.node("Add", ["h0", "h1"], "sum"), 16, 16, "y")
+    net.output("y", [1, "batch", 16])
+    made = qcompile.compile(net.save(tmp_path / "m.onnx"))
+    assert made.content["coverage"] == 1
