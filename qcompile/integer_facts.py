@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import DOMAIN, attribute, constant, input_of, is_op
+from qcompile.graph import DOMAIN, attribute, is_op
 from qcompile.numerics.conv import Window
 from qcompile.pack import weight_parts
+from qcompile.products import code_bounds
 
 
 def wide_values(graph: ir.Graph) -> set[ir.Value]:
@@ -65,5 +66,4 @@ def clip_behind(node: ir.Node) -> tuple[int, int] | None:
     uses = [use.node for use in node.outputs[0].uses()]
     if len(uses) != 1 or not is_op(uses[0], "Clip"):
         return None
-    low, high = (constant(input_of(uses[0], i)) for i in (1, 2))
-    return 0 if low is None else int(low), 255 if high is None else int(high)
+    return code_bounds(uses[0])

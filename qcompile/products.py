@@ -86,6 +86,18 @@ def is_relu(node: ir.Node) -> bool:
     )
 
 
+def code_bounds(node: ir.Node, least: int = 0, largest: int = 255) -> tuple[int, int] | None:
+    """What a Clip of codes clamps to; None: a bound is computed at run time.
+
+    A bound that is left out (PyTorch omits what the type says) is the least or the largest code.
+    """
+    given = [(input_of(node, 1), least), (input_of(node, 2), largest)]
+    if any(value is not None and not is_constant(value) for value, _ in given):
+        return None
+    low, high = (end if v is None else int(np.asarray(constant(v)).item()) for v, end in given)
+    return low, high
+
+
 def window_of(node: ir.Node, kernel: tuple[int, int]) -> Window:
     """The window of a 2-D Conv or pool."""
     strides = tuple(attribute(node, "strides", (1, 1)))

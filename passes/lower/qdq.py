@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qcompile.formats import FORMATS, Format
 from qcompile.graph import DOMAIN, attribute, constant, input_of, is_op, only_consumer
 from qcompile.numerics.quantize import quantize
-from qcompile.products import is_by_channel, is_relu
+from qcompile.products import code_bounds, is_by_channel, is_relu
 from qcompile.spec import QuantSpec
 
 
@@ -145,8 +145,8 @@ def end_at(
     passed = [*before, follower]
     codes, low, high = follower.outputs[0], 0, 255
     after = only_consumer(codes)
-    if after is not None and is_op(after, "Clip"):
-        low, high = (int(np.asarray(constant(v))) for v in after.inputs[1:3])
+    if after is not None and is_op(after, "Clip") and (clamped := code_bounds(after)):
+        low, high = clamped
         passed.append(after)
         codes = after.outputs[0]
     found = {codes_of_bounds(bounds, float(s), point, low, high) for s in np.unique(scale)}

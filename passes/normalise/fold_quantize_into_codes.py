@@ -31,6 +31,7 @@ from qcompile.graph import (
 )
 from qcompile.numerics.quantize import quantize
 from qcompile.passes.rewrite import NodePass
+from qcompile.products import code_bounds
 
 _FORMATS = {np.dtype(np.int8): "int8", np.dtype(np.uint8): "uint8"}
 
@@ -62,9 +63,8 @@ class FoldQuantizeIntoCodes(NodePass):
         end, passed = node.outputs[0], [node]
         uses = list(end.uses())
         if len(uses) == 1 and is_op(uses[0].node, "Clip"):
-            bounds = [constant(input_of(uses[0].node, i)) for i in (1, 2)]
-            if all(b is not None for b in bounds):
-                low, high = (int(np.asarray(b)) for b in bounds)
+            if (bounds := code_bounds(uses[0].node, low, high)) is not None:
+                low, high = bounds
                 passed.append(uses[0].node)
                 end = uses[0].node.outputs[0]
 

@@ -52,10 +52,13 @@ class Trained(Net):
         self, x: str, params: list[str], kind: type, limits: tuple[int, int], **axis: int
     ) -> str:
         codes = self.node("QuantizeLinear", [x, *params], f"{x}.codes", **axis)
-        if limits != (np.iinfo(kind).min, np.iinfo(kind).max):
-            low = self.array(f"{x}.low", np.array(limits[0], kind))
-            high = self.array(f"{x}.high", np.array(limits[1], kind))
-            codes = self.node("Clip", [codes, low, high], f"{x}.clipped")
+        ends = np.iinfo(kind).min, np.iinfo(kind).max
+        if limits != ends:  # a bound that is the type's own is left out
+            bounds = [
+                "" if limit == end else self.array(f"{x}.{name}", np.array(limit, kind))
+                for name, limit, end in zip(("low", "high"), limits, ends, strict=True)
+            ]
+            codes = self.node("Clip", [codes, *bounds], f"{x}.clipped")
         return self.node("DequantizeLinear", [codes, *params], f"{x}.real", **axis)
 
 

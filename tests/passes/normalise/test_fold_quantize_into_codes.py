@@ -35,6 +35,14 @@ def test_clip_of_codes() -> None:
     )
 
 
+def test_clip_with_one_bound() -> None:
+    folded(
+        "float s = {0.25}, int8 z = {0}, int8 low = {-5}",
+        """c = QuantizeLinear (w, s, z)   d = Clip (c, low)
+        r = DequantizeLinear (d, s, z)""",
+    )
+
+
 def test_unsigned_without_zero_point() -> None:
     folded("float s = {0.25}", "c = QuantizeLinear (w, s)   r = DequantizeLinear (c, s)")
 

@@ -20,6 +20,11 @@ X = np.array([-200, -64.5, -64, -1, 0, 0.25, 63, 63.5, 100], np.float32)
             """c = QuantizeLinear (x, s, z)   d = Clip (c, low, high)
             y = DequantizeLinear (d, s, z)""",
         ),
+        (
+            "int8 z = {0}, int8 high = {7}",
+            """c = QuantizeLinear (x, s, z)   d = Clip (c, , high)
+            y = DequantizeLinear (d, s, z)""",
+        ),
         ("int8 z = {0}", "c = QuantizeLinear (x, s, z)   y = DequantizeLinear (c, s)"),
         ("uint8 z = {0}", "c = QuantizeLinear (x, s)   y = DequantizeLinear (c, s)"),
     ],
