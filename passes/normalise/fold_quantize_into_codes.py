@@ -62,11 +62,11 @@ class FoldQuantizeIntoCodes(NodePass):
         tensor, low, high = source.const_value, -128, 255
         end, passed = node.outputs[0], [node]
         uses = list(end.uses())
-        if len(uses) == 1 and is_op(uses[0].node, "Clip"):
-            if (bounds := code_bounds(uses[0].node, low, high)) is not None:
-                low, high = bounds
-                passed.append(uses[0].node)
-                end = uses[0].node.outputs[0]
+        clip = uses[0].node if len(uses) == 1 and is_op(uses[0].node, "Clip") else None
+        if clip is not None and (bounds := code_bounds(clip, low, high)):
+            low, high = bounds
+            passed.append(clip)
+            end = clip.outputs[0]
 
         def codes() -> ir.TensorProtocol:
             real = np.asarray(tensor.numpy(), np.float32)
