@@ -24,7 +24,7 @@ from qcompile.targets.target import Target
 from qcompile.to_integer_graph import to_integer_graph
 from qcompile.verdict import Verdict
 from qcompile.verify import END_TO_END_SAMPLES, end_to_end
-from qcompile.verify_network import can_run, check_network, distinct
+from qcompile.verify_network import LEAST_BLOCKS, can_run, check_network, share_emulated
 
 REFERENCE = "reference"
 NOT_RUN = "speed and accuracy of the library itself: there is no GPU; its integers are target cpu's"
@@ -66,10 +66,11 @@ def finish_network(
     shutil.rmtree(folder / REFERENCE)
     if verdict.failures:
         return artifact, verdict
-    chosen = distinct(network.graph) if target.compiler.emulate is not None else None
-    if chosen is not None:
-        count = len(network.graph.nodes) - len(chosen)
-        left = f"{count} kernels on the emulator: they have the form of others that were"
+    if target.compiler.emulate is not None and (share := share_emulated(network.graph)) < 1:
+        left = (
+            f"most blocks of the kernels on the emulator: of each it ran about {share:.1%}, at "
+            f"least {LEAST_BLOCKS}, the first and the last among them"
+        )
         verdict = replace(verdict, skipped=(*verdict.skipped, left))
     if not can_run(target.compiler):
         return artifact, replace(verdict, speed={}, skipped=(*verdict.skipped, NOT_RUN))

@@ -8,6 +8,7 @@ and memory coalescing are not.
 """
 
 import ctypes
+import math
 import re
 import tempfile
 from collections.abc import Mapping
@@ -45,6 +46,11 @@ class Launch:
     grid: tuple[int, int, int]
     threads: int
 
+    @property
+    def num_blocks(self) -> int:
+        """Of the grid."""
+        return math.prod(self.grid)
+
 
 class Emulator:
     """Kernels of one CUDA source, compiled for the CPU."""
@@ -65,8 +71,12 @@ class Emulator:
         named: Mapping[str, NDArray],
         *,
         is_backward: bool = False,
+        stride: int = 1,
     ) -> None:
-        """Runs a kernel on C-contiguous arrays by name, in place, or raises EmulationError."""
+        """Runs a kernel on C-contiguous arrays by name, in place, or raises EmulationError.
+
+        stride: only every so many blocks run, the first one and the last among them.
+        """
         arrays = [named[name.removesuffix("_ptr")] for _, name in self._names[kernel]]
         assert all(a.flags.c_contiguous for a in arrays)
         function = getattr(self._library, f"emulate_{kernel}")
@@ -74,7 +84,7 @@ class Emulator:
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         sizes = (ctypes.c_int64 * len(arrays))(*(a.nbytes for a in arrays))
         grid = (ctypes.c_int * 3)(*launch.grid)
-        problem = function(pointers, sizes, grid, launch.threads, int(is_backward))
+        problem = function(pointers, sizes, grid, launch.threads, int(is_backward), stride)
         if problem is not None:
             raise EmulationError(f"{kernel}: {problem.decode()}")
 
@@ -136,13 +146,13 @@ def _kernel(text: str, shared_bytes: int) -> str:
     return f"""
 static void {name}({signature}) {{{text[match.end() :]}
 extern "C" const char* emulate_{name}(void** given, const int64_t* given_sizes, const int* grid,
-                                      int threads, int is_backward) {{
+                                      int threads, int is_backward, int stride) {{
   static void** arrays;
   static const int64_t* sizes;
   arrays = given;
   sizes = given_sizes;
   if (threads > {threads}) return "more threads than __launch_bounds__ allows";
   return emulator::launch([] {{ {name}({arguments}); }}, grid, threads, {shared_bytes},
-                          is_backward);
+                          is_backward, stride);
 }}
 """

@@ -154,5 +154,5 @@ def test_kernels_of_random_networks(seed: int, tmp_path: Path) -> None:
     found = Library(tmp_path / "net.so", built.runtime).run(codes.astype(np.uint8))
     np.testing.assert_array_equal(found, values[graph.output.name])
     emulated = t4.emulate(graph)
-    for name, ours, expected in emulated.each(values):
-        np.testing.assert_array_equal(ours, expected, name)
+    for kernel in emulated.each(values):
+        np.testing.assert_array_equal(kernel.found, kernel.expected, kernel.name)

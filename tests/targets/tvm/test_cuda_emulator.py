@@ -141,3 +141,17 @@ def test_unaligned_vectors_are_an_error() -> None:
 def test_an_unknown_instruction_is_refused(text: str) -> None:
     with pytest.raises(EmulationError, match="no meaning is known"):
         instruction(text, '"+r"(a), "+r"(b)', '"r"(c), "r"(d)')
+
+
+BLOCKS = """
+extern "C" __global__ void __launch_bounds__(32) one_kernel(int* __restrict__ y_ptr) {
+  y_ptr[(blockIdx.y * 5 + blockIdx.x) * 32 + threadIdx.x] = 1;
+}
+"""
+
+
+@pytest.mark.parametrize(("stride", "ran"), [(1, range(10)), (4, (0, 4, 8, 9)), (99, (0, 9))])
+def test_every_few_blocks(stride: int, ran: tuple[int, ...]) -> None:
+    y = np.zeros((10, 32), np.int32)
+    Emulator(BLOCKS).run("one_kernel", Launch((5, 2, 1), 32), {"y": y}, stride=stride)
+    assert np.flatnonzero(y.all(1)).tolist() == list(ran) and y.sum() == 32 * len(ran)
