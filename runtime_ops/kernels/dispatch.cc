@@ -121,6 +121,9 @@ bool choose_kernels(const char* forced, Kernels* out, const char** message) {
   }
   // An avx512 processor without AVX-VNNI still climbs the ladder: its own lines come last and win.
   use_up_to(static_cast<Isa>(chosen), out);
+#ifdef QC_X86
+  out->multiplies_words = out->matmul_s8_n16k4 == matmul_s8_n16k4__avx2;
+#endif
   return true;
 }
 

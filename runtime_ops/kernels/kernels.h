@@ -56,7 +56,8 @@ struct Run {
 // y[m, n] = epilogue(sum over blocks and columns of x[m, k] * w[n, k]), one panel of outputs, N10.
 // Row m is runs of bytes relative to x_rows[m]; block b owns runs[run_ends[b-1] .. run_ends[b]).
 // Bytes of a row beyond K inside its last group must be 0.
-// x_sums [num_rows, num_blocks]: sum of the row's bytes of each block.
+// x_sums [num_rows, num_blocks]: sum of the row's bytes of each block; null where needs_sums() says
+// no.
 struct matmul_s8_n16k4_args {
   const Weight* weight;
   int64_t panel;
@@ -73,9 +74,16 @@ struct matmul_s8_n16k4_args {
   void* y;               // element (row 0, the panel's first output)
   int64_t y_stride;      // elements from row to row
 };
-inline int64_t n16k4_scratch_bytes(const Weight& w) {
+// A panel as bytes.
+inline int64_t n16k4_unpacked_bytes(const Weight& w) {
   return ((w.num_blocks - 1) * w.padded_columns_of(0) + w.padded_columns_of(w.num_blocks - 1)) *
          kPanel;
+}
+constexpr int kMaxWordRows = 8;
+// That, or a panel and some rows as words.
+inline int64_t n16k4_scratch_bytes(const Weight& w) {
+  const int64_t bytes = n16k4_unpacked_bytes(w);
+  return is_wide(w) ? 2 * (bytes + kMaxWordRows * (w.K + kGroup)) : bytes;
 }
 
 // y[m, n] = clip(sum_k x[m, k] * w[n, k] + bias[n]), one panel of outputs, N14.
@@ -293,7 +301,15 @@ struct Kernels {
   void (*gather_f32_n16k4)(gather_f32_n16k4_args&);
   void (*gather_f32_rows)(gather_f32_rows_args&);
   void (*code_f32)(code_f32_args&);
+  bool multiplies_words;  // matmul_s8_n16k4, of wide codes
 };
+
+// Rows for which unpacking a panel to words costs more than words save.
+constexpr int64_t kFewRows = 4;
+// Whether matmul_s8_n16k4 reads the sums of rows: not where it multiplies words.
+inline bool needs_sums(const Kernels& k, const Weight& w, int64_t num_rows) {
+  return !k.multiplies_words || !is_wide(w) || num_rows <= kFewRows;
+}
 
 enum class Isa : int { scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3, dotprod = 4 };
 constexpr int kNumIsas = 5;

@@ -19,7 +19,7 @@ struct BlockView {
 // The unscaled values of 16 outputs at column `kByte` of a group.
 template <int kBits, bool kIsTable, int kByte>
 QC_INLINE Floats values(Bytes u, Ints zero_point, const float* table, Floats table16) {
-  if constexpr (kIsTable && kBits <= 4 && kHasLookup16Floats) {
+  if constexpr (kIsTable && kBits <= 4) {
     return lookup16_floats(table16, byte_of<kByte>(u));
   } else if constexpr (kIsTable) {
     return lookup_floats(table, byte_of<kByte>(u));
@@ -38,7 +38,7 @@ QC_INLINE void tile_block(const Weight& w, const BlockView& view, int tiles, int
   const Ints zero_point = w.has_zero_point ? widen(view.zero_points + tile * kTile)
                                            : set_ints(w.offset);
   Floats table16 = set_floats(0);
-  if constexpr (kIsTable && kBits <= 4 && kHasLookup16Floats) {
+  if constexpr (kIsTable && kBits <= 4) {
     alignas(64) float entries[16] = {};
     std::memcpy(entries, w.float_table, sizeof(float) << kBits);
     table16 = load_floats(entries);
@@ -111,7 +111,7 @@ void unpack_slice(const matmul_f32_n16k4_args& a, int tiles, int64_t first, int6
   constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
   const Weight& w = *a.weight;
   Floats table16 = set_floats(0);
-  if constexpr (kIsTable && kBits <= 4 && kHasLookup16Floats) {
+  if constexpr (kIsTable && kBits <= 4) {
     alignas(64) float entries[16] = {};
     std::memcpy(entries, w.float_table, sizeof(float) << kBits);
     table16 = load_floats(entries);

@@ -25,7 +25,7 @@ void QC_ISA_NAME(rowsum_s8)(rowsum_s8_args& a) {
         }
         if (whole == bytes) continue;
         unroll<4>(QC_UNROLLED(r) {
-          acc[r] = dot<false>(acc[r], ones, load_bytes(x[r] + at + whole, bytes - whole));
+          acc[r] = dot<false>(acc[r], ones, load_groups(x[r] + at + whole, (bytes - whole) / kGroup));
         });
       }
       const __m128i sums = sum4(acc);

@@ -53,6 +53,7 @@ QC_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
 QC_INLINE Bytes load_bytes(const void* p, int64_t count) {  // the rest is 0
   return _mm512_maskz_loadu_epi8(_cvtu64_mask64(~uint64_t{0} >> (64 - count)), p);
 }
+QC_INLINE Bytes load_groups(const void* p, int64_t count) { return load_bytes(p, 4 * count); }
 QC_INLINE void store_bytes(void* p, Bytes v) { _mm512_storeu_si512(p, v); }
 // Keeps a loaded vector in its register. Else gcc loads it again in every multiply-add that uses it,
 // and two loads a cycle are too few for that.
@@ -149,7 +150,6 @@ QC_INLINE Floats lookup_floats(const float* table, Ints index) {
 QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
   return _mm512_permutexvar_ps(index, table);
 }
-constexpr bool kHasLookup16Floats = true;
 
 QC_INLINE __mmask16 first(int64_t count) {
   return static_cast<__mmask16>((1u << (count < 16 ? count : 16)) - 1u);
@@ -206,6 +206,15 @@ QC_INLINE Bytes load_bytes(const void* p, int64_t count) {
   alignas(32) uint8_t copy[64] = {};
   std::memcpy(copy, p, static_cast<size_t>(count));
   return load_bytes(copy);
+}
+// 4 · count bytes, the rest is 0.
+QC_INLINE Bytes load_groups(const void* p, int64_t count) {
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i n = _mm256_set1_epi32(static_cast<int>(count));
+  const int* from = static_cast<const int*>(p);
+  return {_mm256_maskload_epi32(from, _mm256_cmpgt_epi32(n, lanes)),
+          _mm256_maskload_epi32(
+              from + 8, _mm256_cmpgt_epi32(n, _mm256_add_epi32(lanes, _mm256_set1_epi32(8))))};
 }
 QC_INLINE void store_bytes(void* p, Bytes v) {
   store256(p, v.a);
@@ -286,19 +295,47 @@ QC_INLINE __m256i dot256(__m256i acc, __m256i u, __m256i x) {
   return _mm256_dpbusd_avx_epi32(acc, u, x);
 }
 #else
+// No exact dot product of bytes: what products in 16-bit words need.
+#define QC_HAS_WORDS
+// Of every four bytes the first and the third, or the second and the fourth, as words.
+QC_INLINE Bytes even_words(Bytes u) { return bit_and(u, set_ints(0xff00ff)); }
+QC_INLINE Bytes odd_words(Bytes u) {
+  return {_mm256_srli_epi16(u.a, 8), _mm256_srli_epi16(u.b, 8)};
+}
+QC_INLINE Bytes add_words(Bytes x, Bytes y) {
+  return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)};
+}
+// u8 * s8, two neighbours in a word
+QC_INLINE Bytes sum_pairs(Bytes u, Bytes x) {
+  return {_mm256_maddubs_epi16(u.a, x.a), _mm256_maddubs_epi16(u.b, x.b)};
+}
+QC_INLINE Bytes sub_words(Bytes x, Bytes y) {
+  return {_mm256_sub_epi16(x.a, y.a), _mm256_sub_epi16(x.b, y.b)};
+}
 // vpmaddubsw adds two u8*s8 products in int16 and saturates. With u <= 127 a pair is within
-// 2*127*128 = 32512 and fits. A wide u (up to 255) is its low 7 bits plus its top bit: the latter's
-// pairs are within -2*128*128 = -32768 ... 2*128*127 = 32512 and just fit as well.
+// 2*127*128 = 32512 and fits. A wide u (up to 255) is multiplied in words.
 template <bool kIsWide>
 QC_INLINE __m256i dot256(__m256i acc, __m256i u, __m256i x) {
-  const __m256i ones = _mm256_set1_epi16(1);
   if constexpr (!kIsWide) {
+    const __m256i ones = _mm256_set1_epi16(1);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), ones));
   }
-  const __m256i top = _mm256_and_si256(u, _mm256_set1_epi8(static_cast<char>(0x80)));
-  const __m256i low = _mm256_andnot_si256(top, u);
-  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(low, x), ones));
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(top, x), ones));
+  const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8);
+  acc = _mm256_add_epi32(
+      acc, _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(0xff)), even));
+  return _mm256_add_epi32(acc,
+                          _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(x, 8)));
+}
+// 16 or 4 codes as words, those of every four columns in the order 0, 2, 1, 3.
+QC_INLINE void store_words16(int16_t* p, const int8_t* codes) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+  const __m128i even = _mm_srai_epi16(_mm_slli_epi16(x, 8), 8), odd = _mm_srai_epi16(x, 8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(even, odd));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm_unpackhi_epi32(even, odd));
+}
+QC_INLINE void store_words4(int16_t* p, const int8_t* codes) {
+  const int16_t words[4] = {codes[0], codes[2], codes[1], codes[3]};
+  std::memcpy(p, words, sizeof words);
 }
 #endif
 template <bool kIsWide>
@@ -386,8 +423,15 @@ QC_INLINE Ints round_to_ints(Floats v) { return {round256(v.a), round256(v.b)}; 
 QC_INLINE Floats lookup_floats(const float* table, Ints index) {
   return {_mm256_i32gather_ps(table, index.a, 4), _mm256_i32gather_ps(table, index.b, 4)};
 }
-QC_INLINE Floats lookup16_floats(Floats, Ints) { return set_floats(0); }
-constexpr bool kHasLookup16Floats = false;
+// Each half of the table by the lowest 3 bits; the 4th, as a sign, chooses.
+QC_INLINE __m256 lookup16_floats256(Floats table, __m256i index) {
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.a, index),
+                          _mm256_permutevar8x32_ps(table.b, index),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
+  return {lookup16_floats256(table, index.a), lookup16_floats256(table, index.b)};
+}
 
 QC_INLINE void store_ints(int32_t* p, Ints v, int64_t count) {
   if (count >= 16) return store_bytes(p, v);
@@ -428,6 +472,11 @@ QC_INLINE void store_low_bytes(uint8_t* p, Ints v, int64_t count) {
 
 #ifndef __aarch64__
 constexpr bool kIsSignedDot = false;
+#endif
+#ifdef QC_HAS_WORDS
+constexpr bool kHasWords = true;
+#else
+constexpr bool kHasWords = false;
 #endif
 
 QC_INLINE Floats load_scales(const uint8_t* p, int scale_bytes) {

@@ -55,6 +55,8 @@ struct Weight {
   }
 };
 
+inline bool is_wide(const Weight& w) { return w.max_byte > 127; }
+
 // ---- n16k4 ----
 inline int64_t n16k4_num_panels(const Weight& w) { return ceil_div(w.N, kPanel); }
 inline int n16k4_tiles(const Weight& w, int64_t panel) {

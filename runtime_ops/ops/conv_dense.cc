@@ -145,7 +145,8 @@ void dense_tile(const Convolution& conv, const Rows& rows, const Epilogue& epilo
   });
   rowsum_s8_args sum_args{pointers, tile.count, rows.runs.runs.data(), rows.runs.ends.data(),
                           w.num_blocks, x_sums};
-  kernels().rowsum_s8(sum_args);
+  const bool has_sums = needs_sums(kernels(), w, tile.count);
+  if (has_sums) kernels().rowsum_s8(sum_args);
   const int64_t N = conv.weight->N(), n = tile.group * w.N + tile.panel * kPanel;
   matmul_s8_n16k4_args args{};
   args.weight = &w;
@@ -155,7 +156,7 @@ void dense_tile(const Convolution& conv, const Rows& rows, const Epilogue& epilo
   args.runs = rows.runs.runs.data();
   args.run_ends = rows.runs.ends.data();
   args.is_contiguous = !rows.is_direct;
-  args.x_sums = x_sums;
+  args.x_sums = has_sums ? x_sums : nullptr;
   args.scratch = unpacked.get<uint8_t>(n16k4_scratch_bytes(w));
   args.epilogue = at_output(epilogue, n);
   args.epilogue.x_scales = scales;

@@ -59,7 +59,7 @@ class QMatMul final : public OpKernel {
     int64_t stride;
     const int8_t** pointers;
     float* scales;
-    int32_t* sums;
+    int32_t* sums;  // null: the product reads none
   };
 
   // One piece of memory for the arrays of all rows.
@@ -93,6 +93,7 @@ class QMatMul final : public OpKernel {
                                      activation_.limit(), codes, rows.scales + first};
       kernels().quantize_rows_f32_s8(args);
     }
+    if (!rows.sums) return;
     rowsum_s8_args sums{rows.pointers + first, last - first, runs_.runs.data(), runs_.ends.data(),
                         w.num_blocks, rows.sums + first * w.num_blocks};
     kernels().rowsum_s8(sums);
@@ -111,7 +112,8 @@ class QMatMul final : public OpKernel {
   void integer_product(const Context& context, const Weight& w, const Tensor& x,
                        const Epilogue& epilogue, const Tensor& y) const {
     const int64_t M = x.count / w.K;
-    const Rows rows = allocate(M);
+    Rows rows = allocate(M);
+    if (!needs_sums(kernels(), w, M)) rows.sums = nullptr;
     const int64_t per_task = std::max<int64_t>(1, kTaskElements / w.K);
     context.parallel(ceil_div(M, per_task), [&](int64_t task) {
       prepare(x, w, rows, task * per_task, std::min(M, (task + 1) * per_task));
@@ -132,7 +134,7 @@ class QMatMul final : public OpKernel {
       args.runs = runs_.runs.data();
       args.run_ends = runs_.ends.data();
       args.is_contiguous = true;
-      args.x_sums = rows.sums + first * w.num_blocks;
+      args.x_sums = rows.sums ? rows.sums + first * w.num_blocks : nullptr;
       args.scratch = scratch.get<uint8_t>(scratch_bytes_);
       args.y_stride = w.N;
       for (args.panel = begin; args.panel < end; ++args.panel) {

@@ -48,4 +48,4 @@ fi
     -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
     -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
     -DCMAKE_MAKE_PROGRAM="$source/.venv/bin/ninja" >/dev/null
-"$source/.venv/bin/cmake" --build library >/dev/null
+"$source/.venv/bin/cmake" --build library >build.log || { cat build.log; exit 1; }

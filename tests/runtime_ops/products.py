@@ -48,10 +48,14 @@ def matmul_static(
 
 
 def matmul_scaled(
-    rng: np.random.Generator, weight: CodedWeight, lead: tuple[int, ...]
+    rng: np.random.Generator,
+    weight: CodedWeight,
+    lead: tuple[int, ...],
+    x: NDArray[np.uint8] | None = None,
 ) -> tuple[NDArray, NDArray]:
     """(got, expected), float32 (N16)."""
-    x = rng.integers(0, 256, (*lead, weight.shape[1])).astype(np.uint8)
+    if x is None:
+        x = rng.integers(0, 256, (*lead, weight.shape[1])).astype(np.uint8)
     bias, multiplier = static_operands(rng, weight)
     inputs = [x, one.pack(weight), bias, multiplier]
     outputs = [(TensorProto.FLOAT, x.ndim)]

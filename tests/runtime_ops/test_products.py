@@ -8,6 +8,7 @@ from onnx import TensorProto
 from qcompile.formats import FORMATS, get
 from qcompile.layouts.n16k4 import chunk_columns
 from qcompile.numerics.conv import Window
+from qcompile.numerics.weight import CodedWeight
 from tests.runtime_ops import products
 from tests.runtime_ops import single_op as one
 from tests.runtime_ops.single_op import random_weight
@@ -162,6 +163,26 @@ def test_deep_extremes(rng, name, rows):
     np.testing.assert_array_equal(*products.matmul_static(rng, weight, (rows,)))
     weight = random_weight(rng, 20, 8191, get(name), 0, "f16", extreme=True)
     assert_within(*products.matmul_real(rng, weight, (rows,)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rows", [1, 8])
+def test_every_code_at_one_end(rng, name, rows):
+    """Sums of few bits, as kernels hold some on the way, reach their limits nowhere else."""
+    format, shape = get(name), (20, 1027)
+    x = np.full((rows, shape[1]), 0, np.uint8)
+    x[rows // 2 :] = 255
+    ends = (format.code_min, format.code_max)
+    if format.table is not None:
+        ends = (int(np.argmin(format.table)), int(np.argmax(format.table)))
+    for code in ends:
+        for point in (None,) if format.is_table else (None, *ends):
+            codes = np.full(shape, code, np.int16)
+            points = None if point is None else np.full((shape[0], 1), point, np.int16)
+            weight = CodedWeight(codes, None, points, format, 0, "none")
+            for given in (x, 255 - x):
+                got, expected = products.matmul_scaled(rng, weight, (rows,), given)
+                np.testing.assert_array_equal(got, expected)
 
 
 def test_longer_than_an_int32_sum(rng):

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// A few rows times a panel, decoded on the way: every byte of the weight is read once.
+#pragma once
+
+#include "matmul_s8_panel.h"
+
+namespace qcompile {
+namespace {
+
+template <int kBits, bool kIsTable, bool kIsWide, int kRows, int kTiles>
+QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table,
+                           const int8_t* const (&x)[kRows], int64_t column,
+                           Ints (&acc)[kRows][kTiles]) {
+  constexpr int kChains = kRows == 1 ? 2 : 1;  // independent sums hide the latency of dot
+  constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
+  Ints other[kRows][kTiles];
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) { other[r][t] = set_ints(0); });
+  });
+  for (int64_t c = 0; c < num_chunks; ++c, column += kChunk, codes += kTiles * kBytes) {
+    for (int v = 0; v < kTiles * kBytes; v += 64) {
+      __builtin_prefetch(codes + v + 4096);
+    }
+    unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
+      Ints xs[kRows];
+      unroll<kRows>(QC_UNROLLED(r) { xs[r] = set_ints(load_int(x[r] + column + 4 * g)); });
+      unroll<kTiles>(QC_UNROLLED(t) {
+        Bytes u = decode_group<kBits, g>(codes + t * kBytes);
+        if constexpr (kIsTable) u = lookup16(table, u);
+        unroll<kRows>(QC_UNROLLED(r) {
+          Ints& sum = g % kChains ? other[r][t] : acc[r][t];
+          sum = dot<kIsWide>(sum, u, xs[r]);
+        });
+      });
+    });
+  }
+  if constexpr (kChains > 1) {
+    unroll<kTiles>(QC_UNROLLED(t) { acc[0][t] = add(acc[0][t], other[0][t]); });
+  }
+}
+
+template <int kBits, bool kIsTable, bool kIsWide, int kRows, int kTiles, bool kIsFloat>
+void fused_rows(const Panel& p, int64_t row) {
+  const Weight& w = *p.weight;
+  const int8_t* x[kRows];
+  const int32_t* x_sums[kRows];
+  take_rows<kRows>(*p.args, row, x, x_sums);
+  alignas(16) uint8_t entries[16] = {};
+  if (kIsTable) std::memcpy(entries, w.byte_table, size_t{1} << kBits);
+  const Bytes table = repeat16(entries);
+  Floats floats[kRows][kTiles];
+  Ints ints[kRows][kTiles];
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) {
+      floats[r][t] = set_floats(0);
+      ints[r][t] = set_ints(0);
+    });
+  });
+  const uint8_t* block = p.stream;
+  for (int64_t b = 0; b < w.num_blocks; ++b) {
+    const int64_t columns = w.padded_columns_of(b);
+    const BlockParts parts(p, block, kTiles * 2 * columns * kBits);
+    Ints acc[kRows][kTiles];
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = start(p, parts, t, x_sums[r][b]); });
+    });
+    fused_block<kBits, kIsTable, kIsWide, kRows, kTiles>(block, columns / chunk_columns(kBits),
+                                                         table, x, b * w.block_size, acc);
+    unroll<kTiles>(QC_UNROLLED(t) {
+      Floats scale = set_floats(0);
+      if (kIsFloat) scale = load_scales(parts.scales + t * kTile * w.scale_bytes, w.scale_bytes);
+      unroll<kRows>(QC_UNROLLED(r) {
+        if constexpr (kIsFloat) {
+          floats[r][t] = fmadd(scale, to_floats(acc[r][t]), floats[r][t]);
+        } else {
+          ints[r][t] = add(ints[r][t], acc[r][t]);
+        }
+      });
+    });
+    block = parts.zero_points + (w.has_zero_point ? kTiles * kTile : 0);
+  }
+  const int64_t num_rows = p.args->num_rows - row;
+  if (kIsFloat) {
+    finish_floats<kRows, kTiles>(p, row, num_rows, 0, floats);
+  } else {
+    finish_ints<kRows, kTiles>(p, row, num_rows, 0, ints);
+  }
+}
+
+// A full panel; a narrower last one is not worth the code and takes the other way.
+template <int kBits, bool kIsTable, bool kIsWide>
+void fused_panel(const Panel& p) {
+  constexpr int kTiles = kPanelTiles, kMany = kFusedRowsAtOnce;
+  const bool is_float = p.args->epilogue.output == Output::kFloat;
+  for (int64_t row = 0; row < p.args->num_rows;) {
+    if (p.args->num_rows - row == 1) {
+      is_float ? fused_rows<kBits, kIsTable, kIsWide, 1, kTiles, true>(p, row)
+               : fused_rows<kBits, kIsTable, kIsWide, 1, kTiles, false>(p, row);
+      row += 1;
+    } else {
+      is_float ? fused_rows<kBits, kIsTable, kIsWide, kMany, kTiles, true>(p, row)
+               : fused_rows<kBits, kIsTable, kIsWide, kMany, kTiles, false>(p, row);
+      row += kMany;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qcompile
