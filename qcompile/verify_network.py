@@ -32,7 +32,7 @@ CPU_SAMPLES = 64  # of target cpu's artifact
 Emulate = Callable[[IntegerGraph, str | None], Any]
 EQUAL = "integers that differ"
 MOST_EMULATED = 1 << 29  # products; the emulator does some 20 million in a second
-LEAST_BLOCKS = 4  # of a kernel that does not run whole; the first and the last are among them
+LEAST_BLOCKS = 2  # of a kernel that does not run whole: the first, the last, and one between
 PRODUCTS = ("mma.sync", "dp4a")
 
 
