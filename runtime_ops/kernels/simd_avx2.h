@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vectors of simd.h with AVX2: two registers each. Included by
+// simd.h alone, for files that are compiled with -mavx2, some with -mavxvnni.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace qcompile {
+namespace {
+
+struct Bytes {
+  __m256i a, b;
+};
+using Ints = Bytes;
+struct Floats {
+  __m256 a, b;
+};
+constexpr int kMaxTiles = 2;
+constexpr int kRowsOfTiles[5] = {0, 4, 2, 0, 0};
+constexpr int kFusedRowsAtOnce = 1;
+constexpr int kFloatRows = 4;
+constexpr int kFloatTiles = 1;
+#ifdef __AVXVNNI__
+constexpr bool kHasDot = true;
+#else
+constexpr bool kHasDot = false;
+#endif
+
+QC_INLINE __m256i load256(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+QC_INLINE void store256(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+QC_INLINE Bytes load_bytes(const void* p) {
+  return {load256(p), load256(static_cast<const char*>(p) + 32)};
+}
+QC_INLINE Bytes load_bytes(const void* p, int64_t count) {
+  alignas(32) uint8_t copy[64] = {};
+  std::memcpy(copy, p, static_cast<size_t>(count));
+  return load_bytes(copy);
+}
+// 4 · count bytes, the rest is 0.
+QC_INLINE Bytes load_groups(const void* p, int64_t count) {
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i n = _mm256_set1_epi32(static_cast<int>(count));
+  const int* from = static_cast<const int*>(p);
+  return {_mm256_maskload_epi32(from, _mm256_cmpgt_epi32(n, lanes)),
+          _mm256_maskload_epi32(
+              from + 8, _mm256_cmpgt_epi32(n, _mm256_add_epi32(lanes, _mm256_set1_epi32(8))))};
+}
+QC_INLINE void store_bytes(void* p, Bytes v) {
+  store256(p, v.a);
+  store256(static_cast<char*>(p) + 32, v.b);
+}
+QC_INLINE void keep(Bytes& v) { __asm__("" : "+x"(v.a), "+x"(v.b)); }
+QC_INLINE void keep(Floats& v) { __asm__("" : "+x"(v.a), "+x"(v.b)); }
+QC_INLINE Bytes set_bytes(int v) {
+  const __m256i one = _mm256_set1_epi8(static_cast<char>(v));
+  return {one, one};
+}
+template <int kBits>
+QC_INLINE Bytes shift_right(Bytes v) {
+  if constexpr (kBits > 0) return {_mm256_srli_epi16(v.a, kBits), _mm256_srli_epi16(v.b, kBits)};
+  if constexpr (kBits < 0) return {_mm256_slli_epi16(v.a, -kBits), _mm256_slli_epi16(v.b, -kBits)};
+  return v;
+}
+QC_INLINE Bytes bit_and(Bytes x, Bytes y) {
+  return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
+}
+QC_INLINE Bytes bit_or(Bytes x, Bytes y) {
+  return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)};
+}
+QC_INLINE Bytes repeat16(const uint8_t* p) {
+  const __m256i one =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {one, one};
+}
+QC_INLINE Bytes lookup16(Bytes table, Bytes index) {
+  return {_mm256_shuffle_epi8(table.a, index.a), _mm256_shuffle_epi8(table.b, index.b)};
+}
+QC_INLINE Bytes lookup16_where(Bytes table, Bytes index, int high) {
+  const Bytes top = bit_and(shift_right<4>(index), set_bytes(15)), wanted = set_bytes(high);
+  const Bytes found = lookup16(table, bit_and(index, set_bytes(15)));
+  return {_mm256_and_si256(_mm256_cmpeq_epi8(top.a, wanted.a), found.a),
+          _mm256_and_si256(_mm256_cmpeq_epi8(top.b, wanted.b), found.b)};
+}
+
+QC_INLINE Ints set_ints(int32_t v) {
+  const __m256i one = _mm256_set1_epi32(v);
+  return {one, one};
+}
+QC_INLINE Ints load_ints(const int32_t* p) { return load_bytes(p); }
+QC_INLINE __m128i load64(const void* p) {
+  return _mm_loadl_epi64(static_cast<const __m128i*>(p));
+}
+QC_INLINE Ints widen(const uint8_t* p) {
+  return {_mm256_cvtepu8_epi32(load64(p)), _mm256_cvtepu8_epi32(load64(p + 8))};
+}
+QC_INLINE Ints widen(const int8_t* p) {
+  return {_mm256_cvtepi8_epi32(load64(p)), _mm256_cvtepi8_epi32(load64(p + 8))};
+}
+QC_INLINE Ints add(Ints x, Ints y) {
+  return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+QC_INLINE Ints sub(Ints x, Ints y) {
+  return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
+QC_INLINE Ints mul(Ints x, Ints y) {
+  return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
+}
+QC_INLINE Ints max(Ints x, Ints y) {
+  return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
+}
+QC_INLINE int32_t max_of(Ints v) {
+  const __m256i half = _mm256_max_epi32(v.a, v.b);
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
+}
+QC_INLINE Ints dot16(Ints acc, Ints x, Ints y) {
+  return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)),
+          _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b))};
+}
+#ifdef __AVXVNNI__
+template <bool kIsWide>
+QC_INLINE __m256i dot256(__m256i acc, __m256i u, __m256i x) {
+  return _mm256_dpbusd_avx_epi32(acc, u, x);
+}
+#else
+// No exact dot product of bytes: what products in 16-bit words need.
+#define QC_HAS_WORDS
+// Of every four bytes the first and the third, or the second and the fourth, as words.
+QC_INLINE Bytes even_words(Bytes u) { return bit_and(u, set_ints(0xff00ff)); }
+QC_INLINE Bytes odd_words(Bytes u) {
+  return {_mm256_srli_epi16(u.a, 8), _mm256_srli_epi16(u.b, 8)};
+}
+QC_INLINE Bytes add_words(Bytes x, Bytes y) {
+  return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)};
+}
+// u8 * s8, two neighbours in a word
+QC_INLINE Bytes sum_pairs(Bytes u, Bytes x) {
+  return {_mm256_maddubs_epi16(u.a, x.a), _mm256_maddubs_epi16(u.b, x.b)};
+}
+QC_INLINE Bytes sub_words(Bytes x, Bytes y) {
+  return {_mm256_sub_epi16(x.a, y.a), _mm256_sub_epi16(x.b, y.b)};
+}
+// vpmaddubsw adds two u8*s8 products in int16 and saturates. With u <= 127 a pair is within
+// 2*127*128 = 32512 and fits. A wide u (up to 255) is multiplied in words.
+template <bool kIsWide>
+QC_INLINE __m256i dot256(__m256i acc, __m256i u, __m256i x) {
+  if constexpr (!kIsWide) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), ones));
+  }
+  const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8);
+  acc = _mm256_add_epi32(
+      acc, _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(0xff)), even));
+  return _mm256_add_epi32(acc,
+                          _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(x, 8)));
+}
+// 16 or 4 codes as words, those of every four columns in the order 0, 2, 1, 3.
+QC_INLINE void store_words16(int16_t* p, const int8_t* codes) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+  const __m128i even = _mm_srai_epi16(_mm_slli_epi16(x, 8), 8), odd = _mm_srai_epi16(x, 8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(even, odd));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm_unpackhi_epi32(even, odd));
+}
+QC_INLINE void store_words4(int16_t* p, const int8_t* codes) {
+  const int16_t words[4] = {codes[0], codes[2], codes[1], codes[3]};
+  std::memcpy(p, words, sizeof words);
+}
+#endif
+template <bool kIsWide>
+QC_INLINE Ints dot(Ints acc, Bytes u, Ints x) {
+  return {dot256<kIsWide>(acc.a, u.a, x.a), dot256<kIsWide>(acc.b, u.b, x.b)};
+}
+template <int kByte>
+QC_INLINE Ints byte_of(Bytes v) {
+  const __m256i mask = _mm256_set1_epi32(255);
+  return {_mm256_and_si256(_mm256_srli_epi32(v.a, 8 * kByte), mask),
+          _mm256_and_si256(_mm256_srli_epi32(v.b, 8 * kByte), mask)};
+}
+QC_INLINE __m128i sum4(const Ints (&v)[4]) {
+  __m256i w[4];
+  for (int i = 0; i < 4; ++i) w[i] = _mm256_add_epi32(v[i].a, v[i].b);
+  const __m256i abcd = _mm256_hadd_epi32(_mm256_hadd_epi32(w[0], w[1]),
+                                         _mm256_hadd_epi32(w[2], w[3]));
+  return _mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1));
+}
+QC_INLINE __m256i add_saturating256(__m256i x, __m256i y) {
+  const __m256i total = _mm256_add_epi32(x, y);
+  const __m256i wrapped = _mm256_and_si256(_mm256_xor_si256(x, total), _mm256_xor_si256(y, total));
+  const __m256i limit =
+      _mm256_xor_si256(_mm256_srai_epi32(x, 31), _mm256_set1_epi32(INT32_MAX));
+  return _mm256_blendv_epi8(total, limit, _mm256_srai_epi32(wrapped, 31));
+}
+QC_INLINE Ints add_saturating(Ints x, Ints y) {
+  return {add_saturating256(x.a, y.a), add_saturating256(x.b, y.b)};
+}
+
+QC_INLINE Floats set_floats(float v) {
+  const __m256 one = _mm256_set1_ps(v);
+  return {one, one};
+}
+QC_INLINE Floats load_floats(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+QC_INLINE Floats load_halves(const uint8_t* p) {
+  const __m128i* halves = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+}
+QC_INLINE Floats to_floats(Ints v) {
+  return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)};
+}
+QC_INLINE Floats add(Floats x, Floats y) {
+  return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
+}
+QC_INLINE Floats mul(Floats x, Floats y) {
+  return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
+}
+QC_INLINE Floats sub(Floats x, Floats y) {
+  return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
+QC_INLINE Floats div(Floats x, Floats y) {
+  return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)};
+}
+QC_INLINE Floats abs(Floats v) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, v.a), _mm256_andnot_ps(sign, v.b)};
+}
+QC_INLINE Floats round(Floats v) {
+  return {_mm256_round_ps(v.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+          _mm256_round_ps(v.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+QC_INLINE bool any_above(Floats x, Floats y) {
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ),
+                                         _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))) != 0;
+}
+QC_INLINE Floats as_floats(Ints v) {
+  return {_mm256_castsi256_ps(v.a), _mm256_castsi256_ps(v.b)};
+}
+QC_INLINE Floats fmadd(Floats x, Floats y, Floats z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+QC_INLINE Floats min(Floats bound, Floats v) {
+  return {_mm256_min_ps(bound.a, v.a), _mm256_min_ps(bound.b, v.b)};
+}
+QC_INLINE Floats max(Floats bound, Floats v) {
+  return {_mm256_max_ps(bound.a, v.a), _mm256_max_ps(bound.b, v.b)};
+}
+QC_INLINE __m256i round256(__m256 v) {
+  return _mm256_cvtps_epi32(_mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+QC_INLINE Ints round_to_ints(Floats v) { return {round256(v.a), round256(v.b)}; }
+QC_INLINE Floats lookup_floats(const float* table, Ints index) {
+  return {_mm256_i32gather_ps(table, index.a, 4), _mm256_i32gather_ps(table, index.b, 4)};
+}
+// Each half of the table by the lowest 3 bits; the 4th, as a sign, chooses.
+QC_INLINE __m256 lookup16_floats256(Floats table, __m256i index) {
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.a, index),
+                          _mm256_permutevar8x32_ps(table.b, index),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
+  return {lookup16_floats256(table, index.a), lookup16_floats256(table, index.b)};
+}
+
+QC_INLINE void store_ints(int32_t* p, Ints v, int64_t count) {
+  if (count >= 16) return store_bytes(p, v);
+  alignas(32) int32_t copy[16];
+  store_bytes(copy, v);
+  std::memcpy(p, copy, static_cast<size_t>(count) * 4);
+}
+QC_INLINE void store_floats(float* p, Floats v, int64_t count) {
+  store_ints(reinterpret_cast<int32_t*>(p), {_mm256_castps_si256(v.a), _mm256_castps_si256(v.b)},
+             count);
+}
+QC_INLINE void store_signed_bytes(int8_t* p, Ints v, int64_t count) {  // of -128 ... 127
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
+  alignas(16) int8_t copy[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(copy),
+                  _mm_packs_epi16(_mm256_castsi256_si128(words),
+                                  _mm256_extracti128_si256(words, 1)));
+  std::memcpy(p, copy, static_cast<size_t>(count < 16 ? count : 16));
+}
+QC_INLINE void zero_bytes(void* p, int64_t count) {
+  std::memset(p, 0, static_cast<size_t>(count));
+}
+QC_INLINE Ints load_ints(const int32_t* p, int64_t count) {  // the rest is 0
+  return count >= 16 ? load_ints(p) : load_bytes(p, count * 4);
+}
+QC_INLINE void store_low_bytes(uint8_t* p, Ints v, int64_t count) {
+  // 16 int32 of 0 ... 255 to bytes; the packs work on 128-bit halves, the permute orders them.
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.a, v.b), 0xd8);
+  const __m128i bytes =
+      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  if (count >= 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+  alignas(16) uint8_t copy[16];
+  _mm_store_si128(reinterpret_cast<__m128i*>(copy), bytes);
+  std::memcpy(p, copy, static_cast<size_t>(count));
+}
+
+}  // namespace
+}  // namespace qcompile

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vectors of simd.h with AVX512-VNNI: one register each. Included by
+// simd.h alone, for files that are compiled with -mavx512vnni.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace qcompile {
+namespace {
+
+using Bytes = __m512i;
+using Ints = __m512i;
+using Floats = __m512;
+constexpr bool kHasDot = true;       // u8 * s8 into int32 without intermediate saturation
+constexpr int kMaxTiles = 4;         // tiles whose accumulators fit the registers together
+constexpr int kRowsOfTiles[5] = {0, 12, 8, 8, 6};
+constexpr int kFusedRowsAtOnce = 4;
+constexpr int kFloatRows = 8;
+constexpr int kFloatTiles = 4;       // of 6 rows, in the product of unpacked floats
+
+QC_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+QC_INLINE Bytes load_bytes(const void* p, int64_t count) {  // the rest is 0
+  return _mm512_maskz_loadu_epi8(_cvtu64_mask64(~uint64_t{0} >> (64 - count)), p);
+}
+QC_INLINE Bytes load_groups(const void* p, int64_t count) { return load_bytes(p, 4 * count); }
+QC_INLINE void store_bytes(void* p, Bytes v) { _mm512_storeu_si512(p, v); }
+// Keeps a loaded vector in its register. Else gcc loads it again in every multiply-add that uses it,
+// and two loads a cycle are too few for that.
+QC_INLINE void keep(Bytes& v) { __asm__("" : "+v"(v)); }
+QC_INLINE void keep(__m512& v) { __asm__("" : "+v"(v)); }
+QC_INLINE Bytes set_bytes(int v) { return _mm512_set1_epi8(static_cast<char>(v)); }
+template <int kBits>
+QC_INLINE Bytes shift_right(Bytes v) {
+  if constexpr (kBits > 0) return _mm512_srli_epi16(v, kBits);
+  if constexpr (kBits < 0) return _mm512_slli_epi16(v, -kBits);
+  return v;
+}
+QC_INLINE Bytes bit_and(Bytes a, Bytes b) { return _mm512_and_si512(a, b); }
+QC_INLINE Bytes bit_or(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+QC_INLINE Bytes repeat16(const uint8_t* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+QC_INLINE Bytes lookup16(Bytes table, Bytes index) { return _mm512_shuffle_epi8(table, index); }
+// table[index & 15] where index >> 4 == high, else 0
+QC_INLINE Bytes lookup16_where(Bytes table, Bytes index, int high) {
+  const Bytes top = bit_and(_mm512_srli_epi16(index, 4), set_bytes(15));
+  return _mm512_maskz_shuffle_epi8(_mm512_cmpeq_epi8_mask(top, set_bytes(high)), table,
+                                   bit_and(index, set_bytes(15)));
+}
+
+QC_INLINE Ints set_ints(int32_t v) { return _mm512_set1_epi32(v); }
+QC_INLINE Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+QC_INLINE Ints widen(const uint8_t* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+QC_INLINE Ints widen(const int8_t* p) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+QC_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+QC_INLINE Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
+QC_INLINE Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
+QC_INLINE Ints max(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+QC_INLINE int32_t max_of(Ints v) { return _mm512_reduce_max_epi32(v); }
+// acc + a * b where the upper half of every lane of b is 0 or a and b are below 2^15
+QC_INLINE Ints dot16(Ints acc, Ints a, Ints b) { return _mm512_dpwssd_epi32(acc, a, b); }
+template <bool kIsWide>
+QC_INLINE Ints dot(Ints acc, Bytes u, Ints x) {
+  return _mm512_dpbusd_epi32(acc, u, x);
+}
+template <int kByte>
+QC_INLINE Ints byte_of(Bytes v) {
+  return _mm512_and_si512(_mm512_srli_epi32(v, 8 * kByte), _mm512_set1_epi32(255));
+}
+// The sums of four vectors: a transposition shares the steps that four reductions would repeat.
+QC_INLINE __m128i sum4(const Ints (&v)[4]) {
+  const Ints ab = add(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+  const Ints cd = add(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+  const Ints abcd = add(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(abcd), _mm512_extracti64x4_epi64(abcd, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+QC_INLINE Ints add_saturating(Ints a, Ints b) {
+  const Ints total = _mm512_add_epi32(a, b);
+  // (a ^ total) & (b ^ total) is negative where the sum wrapped; the true sign is a's.
+  const Ints wrapped = _mm512_and_si512(_mm512_xor_si512(a, total), _mm512_xor_si512(b, total));
+  const Ints limit = _mm512_xor_si512(_mm512_srai_epi32(a, 31), _mm512_set1_epi32(INT32_MAX));
+  return _mm512_mask_mov_epi32(total, _mm512_movepi32_mask(wrapped), limit);
+}
+
+QC_INLINE Floats set_floats(float v) { return _mm512_set1_ps(v); }
+QC_INLINE Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
+QC_INLINE Floats load_halves(const uint8_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+QC_INLINE Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+QC_INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+QC_INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+QC_INLINE Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+QC_INLINE Floats div(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+QC_INLINE Floats abs(Floats v) { return _mm512_abs_ps(v); }
+QC_INLINE Floats round(Floats v) {
+  return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+QC_INLINE bool any_above(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
+}
+QC_INLINE Floats as_floats(Ints v) { return _mm512_castsi512_ps(v); }
+QC_INLINE Floats fmadd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+// The second operand where it is NaN.
+QC_INLINE Floats min(Floats bound, Floats v) { return _mm512_min_ps(bound, v); }
+QC_INLINE Floats max(Floats bound, Floats v) { return _mm512_max_ps(bound, v); }
+QC_INLINE Ints round_to_ints(Floats v) {
+  return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+QC_INLINE Floats lookup_floats(const float* table, Ints index) {
+  return _mm512_i32gather_ps(index, table, 4);
+}
+QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
+  return _mm512_permutexvar_ps(index, table);
+}
+
+QC_INLINE __mmask16 first(int64_t count) {
+  return static_cast<__mmask16>((1u << (count < 16 ? count : 16)) - 1u);
+}
+QC_INLINE void store_floats(float* p, Floats v, int64_t count) {
+  _mm512_mask_storeu_ps(p, first(count), v);
+}
+QC_INLINE void store_ints(int32_t* p, Ints v, int64_t count) {
+  _mm512_mask_storeu_epi32(p, first(count), v);
+}
+QC_INLINE void store_low_bytes(uint8_t* p, Ints v, int64_t count) {
+  // Without the mask where it can be: the masked store of narrowed lanes is several times slower.
+  if (count >= 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
+  _mm512_mask_cvtepi32_storeu_epi8(p, first(count), v);
+}
+QC_INLINE void store_signed_bytes(int8_t* p, Ints v, int64_t count) {  // of -128 ... 127
+  store_low_bytes(reinterpret_cast<uint8_t*>(p), v, count);
+}
+QC_INLINE void zero_bytes(void* p, int64_t count) {  // fewer than 64
+  _mm512_mask_storeu_epi8(p, _cvtu64_mask64((uint64_t{1} << count) - 1), _mm512_setzero_si512());
+}
+QC_INLINE Ints load_ints(const int32_t* p, int64_t count) {  // the rest is 0
+  return _mm512_maskz_loadu_epi32(first(count), p);
+}
+
+}  // namespace
+}  // namespace qcompile
