@@ -28,15 +28,14 @@ QC_INLINE Bytes lookup(const Bytes* tables, Bytes u) {
 
 struct ByteStore {
   uint8_t* out;
-  QC_INLINE void operator()(const BlockParts&, int, Bytes u) {
-    store_bytes(out, u);
-    out += 64;
+  QC_INLINE void operator()(const BlockParts&, int, int64_t at, Bytes u) const {
+    store_bytes(out + at * 64, u);
   }
 };
 
-// Gives every group of every tile to `store`, in the order of the stream.
+// Gives every group of every tile to `store`, with its place in [groups][tiles] of the panel.
 template <int kBits, bool kIsTable, class Store>
-void unpack_panel(const Panel& p, Store store) {
+void unpack_panel(const Panel& p, const Store& store) {
   const Weight& w = *p.weight;
   Bytes tables[16];
   if (kIsTable) {
@@ -46,18 +45,19 @@ void unpack_panel(const Panel& p, Store store) {
   }
   const uint8_t* block = p.stream;
   constexpr int kGroups = kGroupsOfChunk<kBits>;
+  int64_t at = 0;
   for (int64_t b = 0; b < w.num_blocks; ++b) {
     const uint8_t* codes = block;
     const BlockParts parts(p, block, n16k4_block_code_bytes(w, b, p.tiles));
     for (int64_t c = 0; c < w.padded_columns_of(b) / chunk_columns(kBits); ++c) {
-      unroll<kGroups>(QC_UNROLLED(g) {
-        for (int t = 0; t < p.tiles; ++t) {
-          Bytes u = decode_group<kBits, g>(codes + t * kTileChunkBytes<kBits>);
+      for (int t = 0; t < p.tiles; ++t, codes += kTileChunkBytes<kBits>) {
+        unroll<kGroups>(QC_UNROLLED(g) {
+          Bytes u = decode_group<kBits, g>(codes);
           if constexpr (kIsTable) u = lookup<kBits>(tables, u);
-          store(parts, t, u);
-        }
-      });
-      codes += p.tiles * kTileChunkBytes<kBits>;
+          store(parts, t, at + g * p.tiles + t, u);
+        });
+      }
+      at += kGroups * p.tiles;
     }
     block += n16k4_block_bytes(w, b, p.tiles);
   }

@@ -26,15 +26,14 @@ struct WordStore {
   const Weight* weight;
   uint8_t* out;
 
-  QC_INLINE void operator()(const BlockParts& parts, int tile, Bytes u) {
+  QC_INLINE void operator()(const BlockParts& parts, int tile, int64_t at, Bytes u) const {
     constexpr int32_t kTwice = 0x10001;  // both words of a lane belong to one output
     Ints points = set_ints(weight->offset * kTwice);
     if (weight->has_zero_point) {
       points = mul(widen(parts.zero_points + tile * kTile), set_ints(kTwice));
     }
-    store_bytes(out, sub_words(even_words(u), points));
-    store_bytes(out + 64, sub_words(odd_words(u), points));
-    out += kWordGroupBytes;
+    store_bytes(out + at * kWordGroupBytes, sub_words(even_words(u), points));
+    store_bytes(out + at * kWordGroupBytes + 64, sub_words(odd_words(u), points));
   }
 };
 
