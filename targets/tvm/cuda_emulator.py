@@ -71,11 +71,11 @@ class Emulator:
         named: Mapping[str, NDArray],
         *,
         is_backward: bool = False,
-        stride: int = 1,
+        block: int | None = None,
     ) -> None:
         """Runs a kernel on C-contiguous arrays by name, in place, or raises EmulationError.
 
-        stride: only every so many blocks run, the first one and the last among them.
+        block: the only one that runs, counted along x, y, z; None for all.
         """
         arrays = [named[name.removesuffix("_ptr")] for _, name in self._names[kernel]]
         assert all(a.flags.c_contiguous for a in arrays)
@@ -84,7 +84,8 @@ class Emulator:
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         sizes = (ctypes.c_int64 * len(arrays))(*(a.nbytes for a in arrays))
         grid = (ctypes.c_int * 3)(*launch.grid)
-        problem = function(pointers, sizes, grid, launch.threads, int(is_backward), stride)
+        only = -1 if block is None else block
+        problem = function(pointers, sizes, grid, launch.threads, int(is_backward), only)
         if problem is not None:
             raise EmulationError(f"{kernel}: {problem.decode()}")
 
@@ -146,13 +147,13 @@ def _kernel(text: str, shared_bytes: int) -> str:
     return f"""
 static void {name}({signature}) {{{text[match.end() :]}
 extern "C" const char* emulate_{name}(void** given, const int64_t* given_sizes, const int* grid,
-                                      int threads, int is_backward, int stride) {{
+                                      int threads, int is_backward, int only) {{
   static void** arrays;
   static const int64_t* sizes;
   arrays = given;
   sizes = given_sizes;
   if (threads > {threads}) return "more threads than __launch_bounds__ allows";
   return emulator::launch([] {{ {name}({arguments}); }}, grid, threads, {shared_bytes},
-                          is_backward, stride);
+                          is_backward, only);
 }}
 """

@@ -150,8 +150,8 @@ extern "C" __global__ void __launch_bounds__(32) one_kernel(int* __restrict__ y_
 """
 
 
-@pytest.mark.parametrize(("stride", "ran"), [(1, range(10)), (4, (0, 4, 8, 9)), (99, (0, 9))])
-def test_every_few_blocks(stride: int, ran: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("block", "ran"), [(None, range(10)), (0, [0]), (7, [7]), (9, [9])])
+def test_one_block_alone(block: int | None, ran: list[int]) -> None:
     y = np.zeros((10, 32), np.int32)
-    Emulator(BLOCKS).run("one_kernel", Launch((5, 2, 1), 32), {"y": y}, stride=stride)
+    Emulator(BLOCKS).run("one_kernel", Launch((5, 2, 1), 32), {"y": y}, block=block)
     assert np.flatnonzero(y.all(1)).tolist() == list(ran) and y.sum() == 32 * len(ran)
