@@ -10,7 +10,8 @@
 namespace qcompile {
 namespace {
 
-// kIsWide: bytes above 127, for which `dot` is slow or the words are taken.
+// kIsWide: bytes above 127, which `dot` multiplies otherwise. Rows without sums (needs_sums) are
+// multiplied as words, few as they may be: they are the last of many.
 template <int kBits, bool kIsTable, bool kIsWide>
 void run_panel_of(const Panel& p) {
   const matmul_s8_n16k4_args& a = *p.args;
