@@ -12,6 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 import qcompile.runtime_ops as runtime_ops
+from qcompile.array_session import ArraySession
 from qcompile.errors import InputError, RefusedError
 from qcompile.load import read
 from qcompile.manifest import NETWORK, mismatch
@@ -187,7 +188,7 @@ def load(
     trust_library: bool = False,
     emulate: bool = False,
 ) -> ort.InferenceSession:
-    """A ready InferenceSession of an artifact.
+    """A ready InferenceSession of an artifact; bfloat16 and narrower types are ml_dtypes arrays.
 
     The installed op library runs it; the copy inside the artifact is code and is loaded only with
     trust_library=True. A network (targets tvm-cpu and t4) is a library, and is never loaded without
@@ -213,9 +214,7 @@ def load(
             )
         runtime_ops.register(options)
     try:
-        return ort.InferenceSession(
-            Path(folder) / MODEL, options, providers=["CPUExecutionProvider"]
-        )
+        return ArraySession(Path(folder) / MODEL, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ORT raises many types; all carry one readable message
         raise InputError(f"{folder}: ONNX Runtime refuses the model: {error}") from None
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qcompile.artifact import Artifact, load, sha256
 from qcompile.data import Batch, Data, read_data
+from qcompile.element_types import is_number
 from qcompile.errors import InputError
 from qcompile.load import load as load_model
 from qcompile.measure import measure_speed
@@ -77,7 +78,7 @@ def compare(
     for feed in samples:
         pairs = zip(run_float(first, None, feed), run_float(second, None, feed), strict=True)
         for value, (x, y) in zip(first.get_outputs(), pairs, strict=True):
-            if x.dtype.kind not in "fiub":
+            if not is_number(x.dtype):
                 continue
             if x.shape != y.shape:
                 raise InputError(

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from qcompile.element_types import is_float, is_integer, is_number, limits
 from qcompile.errors import InputError, QcompileError, nearest
 from qcompile.images import ImageFolder
 from qcompile.user_function import call, load_function
@@ -244,13 +245,13 @@ def _array_problems(array: NDArray, value: ir.Value, *, counts: bool) -> list[st
     if dtype.kind == "O":  # ONNX strings
         fits = array.dtype.kind in "UO"
         return [] if fits else [f'"{name}" is {array.dtype}; the model takes strings']
-    if array.dtype.kind not in "fiub":
+    if not is_number(array.dtype):
         what = "Python objects" if array.dtype.kind == "O" else f"{array.dtype} values"
         return [f'"{name}" holds {what}; the model takes {dtype}']
     problems = []
-    if (array.dtype.kind == "f") != (dtype.kind == "f" or dtype.name == "bfloat16"):
+    if is_float(array.dtype) != is_float(dtype):
         problems.append(f'"{name}" is {array.dtype}; the model takes {dtype}')
-    elif dtype.kind in "iu" and array.size and not _fits(array, dtype):
+    elif is_integer(dtype) and array.size and not _fits(array, dtype):
         problems.append(
             f'"{name}" holds {array.min()} to {array.max()}, more than {dtype} of the model can'
         )
@@ -262,14 +263,14 @@ def _array_problems(array: NDArray, value: ir.Value, *, counts: bool) -> list[st
         )
     if not array.size:
         problems.append(f'"{name}" is empty: its shape is {list(array.shape)}')
-    elif array.dtype.kind == "f" and not np.isfinite(array).all():
+    elif is_float(array.dtype) and not np.isfinite(array).all():
         problems.append(f'"{name}" holds NaN or infinity')
     return problems
 
 
 def _fits(array: NDArray, dtype: np.dtype) -> bool:
-    limits = np.iinfo(dtype)
-    return int(array.min()) >= limits.min and int(array.max()) <= limits.max
+    least, most = limits(dtype)
+    return int(array.min()) >= least and int(array.max()) <= most
 
 
 def _has_shape(array: NDArray, dims: list[Any], *, counts: bool) -> bool:

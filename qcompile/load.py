@@ -13,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes.common import InlinePass
 
+from qcompile.element_types import NARROW
 from qcompile.errors import InputError
 from qcompile.graph import DOMAIN, values
 from qcompile.passes.normalise.convert_floats import ConvertFloats
@@ -23,12 +24,6 @@ from qcompile.soundness import file_problems, problems, sort_nodes
 
 OLDEST_OPSET = 7  # of older ones ORT guarantees nothing; those below 13 are converted
 UNUSED_OPSET = 17  # of a model that has none of its ops
-# Types of inputs and outputs that ONNX Runtime for Python neither takes nor gives.
-NO_ARRAY = {
-    t
-    for t in ir.DataType
-    if t.name.startswith(("BFLOAT", "FLOAT4", "FLOAT8", "INT2", "UINT2", "INT4", "UINT4"))
-}
 # What ONNX Runtime has without a custom-op library.
 DOMAINS = {
     *("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", DOMAIN),
@@ -161,16 +156,7 @@ def _check_values(model: ir.Model, path: Path) -> None:
     broken += [v.name for n in model.graph for v in n.outputs if "\n" in (v.name or "")]
     if broken:
         raise InputError(f"{path}: the name {broken[0]!r} holds a line break: rename the tensor")
-    refused = [
-        f'"{v.name}" is {v.dtype}'
-        for v in (*model.graph.inputs, *model.graph.outputs)
-        if v.dtype in NO_ARRAY and v.const_value is None
-    ]
-    if refused:
-        raise InputError(
-            f"{path}: the input or output {', '.join(refused)}, for which ONNX Runtime takes no "
-            "NumPy array: put a Cast at the model's edge"
-        )
+    _check_interface(model, path)
     loose = [
         f'{n.op_type} "{n.name or n.outputs[0].name}" reads "{v.name}"'
         for n in model.graph.all_nodes()
@@ -179,6 +165,24 @@ def _check_values(model: ir.Model, path: Path) -> None:
     ]
     if loose:
         raise InputError(f"{path}: {', '.join(loose[:8])}, which nothing makes: repair the model")
+
+
+def _check_interface(model: ir.Model, path: Path) -> None:
+    """ONNX Runtime's OrtValue takes what its arrays lack, but no strings, and no lists from us."""
+    edges = [v for v in (*model.graph.inputs, *model.graph.outputs) if v.const_value is None]
+    narrow = [f'"{v.name}" is {v.dtype}' for v in edges if v.dtype in NARROW]
+    plain = (ir.TensorType, type(None))
+    others = [
+        f'"{v.name}"'
+        for v in edges
+        if v.dtype == ir.DataType.STRING or not isinstance(v.type, plain)
+    ]
+    if narrow and others:
+        raise InputError(
+            f"{path}: the input or output {', '.join(narrow)}, which ONNX Runtime for Python does "
+            f"not run beside strings, sequences and optionals ({', '.join(others)}): put a Cast at "
+            "the model's edge"
+        )
 
 
 def _check_domains(model: ir.Model, path: Path) -> None:

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from qcompile.batch_norm_ranges import input_ranges
 from qcompile.data import Batch, Data, Feed, dtype_of
+from qcompile.element_types import is_float
 from qcompile.errors import InputError, nearest
 from qcompile.input_range import Range
 from qcompile.recipe import Recipe
@@ -55,7 +56,7 @@ def synthetic_data(
             d if isinstance(d, int) else named.get(str(d.value), free[i]) for i, d in enumerate(own)
         ]
         dims = list(shapes.get(name, dims))
-        if dtype.kind in "iub":
+        if not is_float(dtype):
             feed[name] = rng.integers(0, _index_limit(value), dims).astype(dtype)
         elif name in ranges:
             feed[name] = rng.uniform(*ranges[name], dims).astype(dtype)

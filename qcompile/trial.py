@@ -15,18 +15,22 @@ import onnx_ir as ir
 
 from qcompile.data import Batch, Feed
 from qcompile.division import Footprint
+from qcompile.element_types import NARROW
 from qcompile.errors import InputError
 from qcompile.recipe import Recipe
 from qcompile.synthetic import LENGTH, made_up
 
 LENGTHS = (LENGTH, 64, 256, 1024, 4096, 16384)
 _SECONDS = 120
+_ORT_SESSION = "from onnxruntime import InferenceSession as Session"
+_ANY_SESSION = "from qcompile.array_session import ArraySession as Session"  # slow to import
 _CHILD = """
 import sys
 import numpy, onnxruntime
+{session}
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 4
-session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+session = Session(sys.argv[1], options, providers=["CPUExecutionProvider"])
 with numpy.load(sys.argv[2]) as feed:
     session.run(None, dict(feed))
 """
@@ -68,8 +72,13 @@ def length_that_runs(path: Path, model: ir.Model, recipe: Recipe) -> int:
 def _status(path: Path, feed: Feed) -> int:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "feed.npz"
-        np.savez(file, **feed)  # type: ignore[arg-type]
-        command = [sys.executable, "-c", _CHILD, str(path), str(file)]
+        narrow = any(x.dtype in NARROW.values() for x in feed.values())
+        session = _ANY_SESSION if narrow else _ORT_SESSION
+        # NumPy's files have no ml_dtypes; the session makes them of wider numbers again.
+        wide = {n: x.astype(np.float32) if x.dtype.kind == "V" else x for n, x in feed.items()}
+        np.savez(file, **wide)  # type: ignore[arg-type]
+        child = _CHILD.format(session=session)
+        command = [sys.executable, "-c", child, str(path), str(file)]
         try:
             done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
         except subprocess.TimeoutExpired:

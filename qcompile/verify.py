@@ -16,6 +16,7 @@ from qcompile.bodies import all_bodies, closed, nodes_of
 from qcompile.body_data import Recording, record_bodies
 from qcompile.data import Data
 from qcompile.division import Division
+from qcompile.element_types import is_float
 from qcompile.graph import DOMAIN
 from qcompile.integer_only import check_sums
 from qcompile.measure import measure_speed
@@ -240,7 +241,7 @@ def end_to_end(
     for feed in data:
         pairs = zip(run_float(expected, None, feed), actual.run(None, feed), strict=True)
         for a, b in pairs:
-            if not np.issubdtype(a.dtype, np.floating):
+            if not is_float(a.dtype):
                 continue
             left, right = a.reshape(-1), b.reshape(-1)
             for i in range(0, left.size, _COMPARED):

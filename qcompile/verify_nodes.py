@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
+from qcompile.array_session import ArraySession
 from qcompile.artifact import Artifact
 from qcompile.data import Data, Feed
 from qcompile.division import Division
@@ -84,7 +85,7 @@ def probe(artifact: Artifact, packed: ir.Model, names: list[str]) -> ort.Inferen
     options.add_session_config_entry(WEIGHTS_FOLDER, str(artifact.folder.absolute()))
     data, providers = ir.to_proto(probe).SerializeToString(), ["CPUExecutionProvider"]
     try:
-        return ort.InferenceSession(data, options, providers=providers)
+        return ArraySession(data, options, providers=providers)
     except Exception as error:  # ORT raises many types; all carry one readable message
         raise RefusedError("the artifact with its values shown", error) from None
 

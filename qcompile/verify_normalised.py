@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from qcompile.bodies import all_bodies, closed
 from qcompile.body_data import Recording
 from qcompile.data import Data
 from qcompile.division import Division
+from qcompile.element_types import NARROW, is_float
 from qcompile.graph import values
 from qcompile.session import open_model, run_float, session_options, with_outputs
 from qcompile.verdict import Check
@@ -35,6 +37,7 @@ def check_normalised(
     equal. The nodes of a body count once a step, its products with the sizes that they have there.
     Rounding grows over the steps of recurrent nodes that were split: where an output moves more
     than its own size times a relative change of the recurrent weights, it may move so here.
+    An output of bfloat16 or less may lie one rounding of its type further off.
     """
     inside = inside or {}
     paths = [body.path for body in all_bodies(normalised.graph) if body.path in inside]
@@ -55,18 +58,22 @@ def check_normalised(
         for feed in parts:  # the source first: it refuses bad data
             expected = run_float(wanted, [theirs[n] for n in ends], feed) if ends else []
             actual = dict(zip(group, found.run(group, feed), strict=True))
-            are_float |= {n: is_float(actual[n]) for n in group}
+            are_float |= {n: holds_floats(actual[n]) for n in group}
             for name in (n for n in group if are_float[n]):
                 sizes[name] = max(sizes[name], largest_finite(actual[name]))
             for name, value in zip(ends, expected, strict=True):
                 gap = largest_gap(value, actual[name])
                 gaps[name] = max(gaps[name], float("inf") if np.isnan(gap) else gap)
     floats = [n for n in outputs if are_float[n]]
+    rounding = {v.name or "": rounding_of(v) for v in normalised.graph.outputs}
     largest_product = max((sizes[n] for n in names), default=0.0)
     largest_product = max([largest_product, *(inside[p].largest_product for p in paths)])
     unit = unit_of(source) * depth
     grown = _grown(normalised, outputs, data) if inside else {}
-    limits = {n: unit * max(largest_product, sizes[n], grown.get(n, 0)) for n in floats or outputs}
+    limits = {
+        n: unit * max(largest_product, sizes[n], grown.get(n, 0)) + rounding[n] * sizes[n]
+        for n in floats or outputs
+    }
     worst = max(limits, key=lambda n: gaps[n] / (limits[n] or TINY), default="")
     text = f"2^{int(np.log2(unit_of(source)))} · Σ K · largest product or output (float outputs)"
     return Check(
@@ -102,8 +109,8 @@ def _grown(model: ir.Model, outputs: list[str], data: Data) -> dict[str, float]:
     for feed in data:
         pairs = zip(*(s.run(outputs, feed) for s in sessions), strict=True)
         for name, (a, b) in zip(outputs, pairs, strict=True):
-            if is_float(a):
-                moved[name] = max(moved[name], largest_finite(a - b) / NUDGE)
+            if holds_floats(a):
+                moved[name] = max(moved[name], largest_finite(np.subtract(a, b)) / NUDGE)
     return moved
 
 
@@ -126,18 +133,30 @@ def largest_finite(array: NDArray[np.float32]) -> float:
     >>> largest_finite(np.array([1.5, np.nan, -np.inf], np.float32))
     1.5
     """
-    return float(np.abs(array).max(where=np.isfinite(array), initial=0))
+    wide = array.astype(np.float64)
+    return float(np.abs(wide).max(where=np.isfinite(wide), initial=0))
 
 
-def is_float(value: Any) -> bool:
+def holds_floats(value: Any) -> bool:
     """Whether a result is an array of floats; others are sequences, optionals, integers."""
-    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    return isinstance(value, np.ndarray) and is_float(value.dtype)
 
 
 def unit_of(model: ir.Model) -> float:
     """float32's, or float16's where the model rounds to it after every op."""
     halves = (v for graph in model.graphs() for v in values(graph))
     return 2.0**-10 if any(v.dtype == ir.DataType.FLOAT16 for v in halves) else UNIT
+
+
+def rounding_of(value: ir.Value) -> float:
+    """Between two neighbours ÷ their size, of a type to which only outputs are rounded.
+
+    Two sums that differ by next to nothing may lie on both sides of where it rounds.
+    """
+    dtype = NARROW.get(value.dtype) if value.dtype is not None else None
+    if dtype is None or not is_float(dtype):
+        return 0.0
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
 
 
 def largest_gap(a: Any, b: Any) -> float:
@@ -152,10 +171,11 @@ def largest_gap(a: Any, b: Any) -> float:
         return max((largest_gap(x, y) for x, y in zip(a, b, strict=True)), default=0.0)
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or a.shape != b.shape:
         return 0.0 if type(a) is type(b) and not isinstance(a, (list, np.ndarray)) else float("inf")
-    if a.dtype.kind != "f":
+    if not is_float(a.dtype):
         return 0.0 if np.array_equal(a, b) else float("inf")
+    a, b = a.astype(np.float64), b.astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    x, y = (np.where(same, 0, v).astype(np.float64) for v in (a, b))
+    x, y = (np.where(same, 0, v) for v in (a, b))
     return float(np.abs(x - y).max(initial=0))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 import onnxruntime as ort
 
+from qcompile.array_session import ArraySession
 from qcompile.errors import InputError
 from qcompile.graph import attribute, is_op, static_shape
 from qcompile.shape_inference import infer_shapes, without_weights
@@ -22,7 +23,7 @@ _ANY_SIZE = 64  # of free dimensions, to see whether sizes can be inferred at al
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-class WindowedSession(ort.InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
+class WindowedSession(ArraySession):
     """A session of a user's model; its `run` raises InputError where a window does not fit."""
 
     def __init__(self, outline: ir.Model | None, *args: Any, **options: Any) -> None:
@@ -49,12 +50,12 @@ def open_windowed(
     graphs = [*model.graphs(), *(f.graph for f in model.functions.values())]
     pools = sum(is_op(node, *_BLOCKED) for graph in graphs for node in graph)
     if not pools or level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL:
-        return ort.InferenceSession(source, options, providers=providers)
+        return ArraySession(source, options, providers=providers)
     outline = without_weights(model)
     if _are_inferable(outline, pools):
         return WindowedSession(outline, source, options, providers=providers)
     plain = ["NchwcTransformer"]
-    return ort.InferenceSession(source, options, providers=providers, disabled_optimizers=plain)
+    return ArraySession(source, options, providers=providers, disabled_optimizers=plain)
 
 
 def _are_inferable(outline: ir.Model, pools: int) -> bool:

@@ -51,3 +51,22 @@ def test_outputs_are_compared_by_place(added: float, *, passes: bool) -> None:
     feed = {"x": np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)}
     found = check_normalised(model(300.0), other, Data([feed], Batch({"x": 2})))
     assert (found.passed, found.count) == (passes, 2)
+
+
+BFLOAT16 = """<ir_version: 10, opset_import: ["": 21]>
+f (float[2,8] x) => (bfloat16[2,8] y) <float[8] b = {8}>
+{ a = Add (x, b)  y = Cast <to = 16> (a) }"""
+
+
+@pytest.mark.parametrize(("added", "passes"), [(2.0**-15, True), (0.75, True), (1.5, False)])
+def test_an_output_of_bfloat16_may_round_the_other_way(added: float, *, passes: bool) -> None:
+    """Numbers between 128 and 256 lie 1 apart: one code is a rounding, two are an error.
+
+    The bound takes the spacing at the top of a power of two, which is at most twice that below.
+    """
+    texts = [
+        BFLOAT16.replace("{8}", f"{{{', '.join([str(v)] * 8)}}}") for v in (130.5, 130.5 + added)
+    ]
+    feed = {"x": np.zeros((2, 8), np.float32)}
+    found = check_normalised(*map(parse, texts), Data([feed], Batch({"x": 2})))
+    assert found.passed == passes

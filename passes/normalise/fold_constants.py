@@ -19,6 +19,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnxscript import optimizer
 
+from qcompile.graph import is_op
+
 _KEPT = {
     "RandomNormal",
     "RandomUniform",
@@ -48,14 +50,28 @@ class FoldConstants(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold to a fixed point."""
+        casts = _name_types(model)
         fixed = common.RemoveInitializersFromInputsPass()(model)
         folded = _fold(model)
         lifted = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(
             model
         )
         unused = common.RemoveUnusedNodesPass()(model)
-        modified = folded or any(bool(r.modified) for r in (fixed, lifted, unused))
+        modified = folded or casts or any(bool(r.modified) for r in (fixed, lifted, unused))
         return ir.passes.PassResult(model, modified)
+
+
+def _name_types(model: ir.Model) -> bool:
+    """CastLike with attributes becomes Cast with them; onnxscript 0.7 forgets `saturate`."""
+    changed = False
+    for node in model.graph.all_nodes():
+        like = node.inputs[1] if is_op(node, "CastLike") and node.attributes else None
+        if like is not None and like.dtype is not None:
+            node.op_type = "Cast"
+            node.attributes["to"] = ir.AttrInt64("to", int(like.dtype))
+            node.resize_inputs(1)
+            changed = True
+    return changed
 
 
 def _fold(model: ir.Model) -> bool:

@@ -31,7 +31,6 @@ NOT_RUN = "ONNX Runtime cannot run it"
 TAKEN = "taken"
 # Refused: the start of the label is what the message says.
 REFUSALS = {
-    "takes no NumPy array": "a type of an input or output that ONNX Runtime takes no array for",
     "ONNX Runtime runs from 7 on": "opset below 7",
     "Scan of opset 8": "Scan of opset 8",
 }

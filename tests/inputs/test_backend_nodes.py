@@ -49,7 +49,7 @@ def test_nodes(part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # docs/inputs.md has them. 1.32 opens opsets 27 and 28, older ones do not.
-ENTRIES = dict(zip([TAKEN, NOT_RUN, *REFUSALS.values()], [1610, 119, 151, 3, 1], strict=True))
+ENTRIES = dict(zip([TAKEN, NOT_RUN, *REFUSALS.values()], [1761, 119, 3, 1], strict=True))
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_opsets(opset: int, tmp_path: Path) -> None:
     assert sqnr(found[0], wanted[0]) > MIN_SQNR
 
 
-@pytest.mark.parametrize("name", ["FLOAT16", "DOUBLE"])
+@pytest.mark.parametrize("name", ["FLOAT16", "DOUBLE", "BFLOAT16"])
 def test_float_types_of_the_interface_stay(name: str, tmp_path: Path) -> None:
     dtype, text = ir.DataType[name], name.lower()
     path = saved(
@@ -126,10 +126,28 @@ def test_bfloat16_inside(tmp_path: Path) -> None:
     assert sqnr(found, wanted) > MIN_SQNR
 
 
-def test_bfloat16_at_the_edge(tmp_path: Path) -> None:
-    path = saved(tmp_path, "(bfloat16[2] x) => (bfloat16[2] y) { y = Relu (x) }")
-    with pytest.raises(InputError, match='"x" is BFLOAT16, "y" is BFLOAT16, for which ONNX Runt'):
+def test_bfloat16_beside_strings(tmp_path: Path) -> None:
+    text = "(bfloat16[2] x, string[2] s) => (bfloat16[2] y, string[2] t) "
+    path = saved(tmp_path, text + "{ y = Relu (x) t = Identity (s) }")
+    wanted = r'"x" is BFLOAT16, "y" is BFLOAT16, which .* not run beside strings.*\("s", "t"\)'
+    with pytest.raises(InputError, match=wanted):
         load(path)
+
+
+def test_bfloat16_data(tmp_path: Path) -> None:
+    """Files of NumPy's have float32 at most, which becomes bfloat16; a free length is tried out."""
+    text = "(bfloat16[n,t,32] x, bfloat16[32,32] w, bfloat16[32,32] v) => (bfloat16[n,t,32] y) "
+    path = saved(tmp_path, text + PRODUCTS, dtype=ir.DataType.BFLOAT16)
+    assert compiled(path).content["coverage"] == 1
+    samples = rows(6).reshape(3, 2, 32)
+    np.savez(tmp_path / "data.npz", x=samples)
+    recipe = qcompile.Recipe(preset="w8a8")
+    compiled(path, recipe=recipe, calibration_data=tmp_path / "data.npz", force=True)
+    compared = qcompile.compare(path, tmp_path / "m.qc", tmp_path / "data.npz")
+    assert compared.outputs[0].sqnr_db > MIN_SQNR
+    integers = {"x": samples.astype(int)}
+    with pytest.raises(InputError, match='"x" is int64; the model takes bfloat16'):
+        compiled(path, recipe=recipe, calibration_data=integers, force=True)
 
 
 @pytest.mark.parametrize(("ir_version", "noted"), [(3, False), (8, True)])

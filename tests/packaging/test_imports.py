@@ -11,7 +11,8 @@ from tests.packaging.source_tree import CPP_SUFFIXES, PACKAGE_FOLDERS, ROOT, fil
 
 # A module imports from its own row and from rows above it. A new module gets a place here.
 ORDER = (
-    ("errors", "version"),
+    ("element_types", "errors", "version"),
+    ("array_session",),
     ("external", "formats", "memory"),
     ("graph", "spec"),
     ("bodies", "shape_inference"),

@@ -45,6 +45,18 @@ def test_a_shape_that_is_known_is_a_constant() -> None:
     )
 
 
+def test_a_cast_like_keeps_its_attributes() -> None:
+    assert_rewritten(
+        FoldConstants(),
+        """<ir_version: 10, opset_import: ["": 19]>
+        f (float[2] x, float8e4m3fn[1] z) => (float8e4m3fn[2] y)
+        { y = CastLike <saturate = 0> (x, z) }""",
+        """<ir_version: 10, opset_import: ["": 19]>
+        f (float[2] x, float8e4m3fn[1] z) => (float8e4m3fn[2] y)
+        { y = Cast <saturate = 0, to = 17> (x) }""",
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [
