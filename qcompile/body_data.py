@@ -23,7 +23,40 @@ from qcompile.synthetic import synthetic_data
 
 FATAL = 4  # ONNX Runtime's level of messages
 MOST_STEPS = 4096  # of one run of a Loop or Scan; what follows is not recorded
-MOST_FEEDS = 6  # of a body: the rungs of verify run NumPy on every node for each
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How much of what goes into a body is kept at most; by default as much as verify looks at.
+
+    steps: of one run of a Loop or Scan, 2 or more. feeds, num_bytes: of all runs. The rungs of
+    verify run NumPy on every node for each feed.
+    """
+
+    steps: int = 3
+    feeds: int = 6
+    num_bytes: int = 1 << 40
+
+    def of_run(self, run: Iterator[Feed]) -> list[tuple[int, Feed]]:
+        """The last step of a run, and of those before it every 2ⁿ-th."""
+        kept: list[tuple[int, Feed]] = []
+        for step, feed in enumerate(run):
+            stride = _stride(step, self.steps - 1)
+            kept = [(i, f) for i, f in kept if i % stride == 0]
+            kept.append((step, feed))
+        return kept
+
+
+def _stride(count: int, most: int) -> int:
+    """The power of two by which at most `most` of so many steps are taken.
+
+    >>> [_stride(count, 2) for count in (1, 2, 3, 4, 5, 100)]
+    [1, 1, 2, 2, 4, 64]
+    """
+    stride = 1
+    while -(-count // stride) > most:
+        stride *= 2
+    return stride
 
 
 @dataclass
@@ -38,29 +71,25 @@ class Recording:
     largest_product: float = 0.0
     problem: str = ""
 
-    def add(self, run: Iterator[Feed]) -> None:
-        """One run, of which three steps are kept: the first, the last, and one between them."""
-        kept: list[tuple[int, Feed]] = []
-        for step, feed in enumerate(run):
-            kept = [(i, f) for i, f in kept if i in (0, _between(step))]
-            kept.append((step, feed))
-        self.most_steps = max(self.most_steps, kept[-1][0] + 1 if kept else 0)
-        self.feeds += [feed for _, feed in kept][: MOST_FEEDS - len(self.feeds)]
+    def add(self, run: Iterator[Feed], kept: Kept) -> None:
+        """One run, of which some steps are kept, the first and the last among them."""
+        steps = kept.of_run(run)
+        self.most_steps = max(self.most_steps, steps[-1][0] + 1 if steps else 0)
+        for _, feed in steps:
+            if len(self.feeds) < kept.feeds and self.num_bytes < kept.num_bytes:
+                self.feeds.append(feed)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the feeds; what several steps of a run are given alike counts once."""
+        arrays: dict[int, Any] = {id(x): x for feed in self.feeds for x in feed.values()}
+        return sum(x.nbytes for x in arrays.values() if isinstance(x, np.ndarray))
 
 
-def _between(step: int) -> int:
-    """The largest power of two below the step.
-
-    >>> [_between(step) for step in (2, 3, 4, 5, 100)]
-    [1, 2, 2, 4, 64]
-    """
-    return int(2 ** ((step - 1).bit_length() - 1)) if step > 1 else 0
-
-
-def record_bodies(model: ir.Model, data: Data) -> dict[str, Recording]:
+def record_bodies(model: ir.Model, data: Data, kept: Kept = Kept()) -> dict[str, Recording]:
     """Path of every body → what it was given on the data; no feeds where it was not run."""
     found: dict[str, Recording] = {}
-    _record(model, model, model.graph, {}, list(data), found)
+    _record(model, model, model.graph, {}, list(data), found, kept)
     return found
 
 
@@ -92,6 +121,7 @@ def _record(
     inside: dict[str, str],
     feeds: list[Feed],
     found: dict[str, Recording],
+    kept: Kept,
 ) -> None:
     """The bodies of one graph; `part` is the graph as a model, `inside` its captured names."""
     bodies = list(bodies_in(graph))
@@ -101,14 +131,14 @@ def _record(
         return
     parts = {body.path: closed(model, body.path) for body in bodies}
     try:
-        _run(part, bodies, parts, inside, feeds, found)
+        _run(part, bodies, parts, inside, feeds, found, kept)
     except InputError as error:  # what has no known type cannot be shown
         for body in bodies:
             found[body.path].feeds.clear()
             found[body.path].problem = str(error)
     for body in bodies:
         feeds_inside = found[body.path].feeds
-        _record(model, parts[body.path], body.graph, capture_names(body), feeds_inside, found)
+        _record(model, parts[body.path], body.graph, capture_names(body), feeds_inside, found, kept)
 
 
 def _run(
@@ -118,6 +148,7 @@ def _run(
     inside: dict[str, str],
     feeds: list[Feed],
     found: dict[str, Recording],
+    kept: Kept,
 ) -> None:
     """Run the graph, and follow each of its holders."""
     wanted = {n for body in bodies for n in (*_inputs(body.holder), *capture_names(body))}
@@ -132,7 +163,7 @@ def _run(
             held = {b.attribute: b for b in bodies if b.holder is holder}
             steps = _Steps(holder, held, sessions, inside, values)
             for body, run in steps.run():
-                found[body.path].add(run)
+                found[body.path].add(run, kept)
 
 
 def _inputs(node: ir.Node) -> list[str]:

@@ -13,6 +13,8 @@ from qcompile import runtime_ops, targets
 from qcompile.annotate import annotate
 from qcompile.artifact import Artifact, load, sha256
 from qcompile.batch_norm_ranges import batch_norm_ranges, check_input_range
+from qcompile.bodies import all_bodies
+from qcompile.calibrate_bodies import calibrate_bodies
 from qcompile.calibration_cache import CalibrationCache, calibrate
 from qcompile.compensate import compensate_weights
 from qcompile.data import Data, check_source, read_data
@@ -107,6 +109,8 @@ def compile(
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         layers = LayerCache.of(cache, data)
         stats = run(compensate_weights, normalised, plan, recipe, data, stats, division, layers)
+        if any(all_bodies(normalised.graph)):
+            stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
         lowered = run(lower, quantized, plan, chosen, inspect)
         network = network_of(lowered, chosen, recipe)

@@ -95,7 +95,7 @@ ORDER = (
             "report_network",
             "to_integer_graph",
         ),
-        *("body_data", "verify_bodies", "verify_split", "verify_weights"),
+        *("body_data", "calibrate_bodies", "verify_bodies", "verify_split", "verify_weights"),
         *("allocation", "costs", "metrics", "solvers"),
     ),
     ("compile",),
