@@ -131,8 +131,10 @@ def _check_graph(model: ir.Model, path: Path) -> None:
     if not len(model.graph) or not model.graph.outputs or "" not in model.graph.opset_imports:
         raise InputError(f"{path} is not an ONNX model: it has no nodes, no outputs or no opset")
     opset = model.graph.opset_imports[""]
-    if DOMAIN in model.graph.opset_imports:
+    if any(n.domain == DOMAIN for n in model.graph.all_nodes()):
         raise InputError(f"{path} is compiled already: give the float model it was made from")
+    # ONNX Runtime writes the domains of all libraries that its process ever loaded.
+    model.graph.opset_imports.pop(DOMAIN, None)
     if opset > newest_opset():
         raise InputError(
             f"{path} has opset {opset}; ONNX Runtime {ort.__version__} and qcompile run up to "

@@ -80,6 +80,16 @@ def test_opsets(opset: int, tmp_path: Path) -> None:
     assert sqnr(found[0], wanted[0]) > MIN_SQNR
 
 
+def test_an_import_without_nodes_is_no_artifact(tmp_path: Path) -> None:
+    """ONNX Runtime writes every domain that its process knows into a model that it saves."""
+    path = saved(
+        tmp_path,
+        f"(float[n,32] x, float[32,32] w, float[32,32] v) => (float[n,32] y) {PRODUCTS}",
+        'ir_version: 8, opset_import: ["": 17, "com.qcompile": 1]',
+    )
+    assert compiled(path).content["coverage"] == 1
+
+
 @pytest.mark.parametrize("name", ["FLOAT16", "DOUBLE", "BFLOAT16"])
 def test_float_types_of_the_interface_stay(name: str, tmp_path: Path) -> None:
     dtype, text = ir.DataType[name], name.lower()
