@@ -7,6 +7,7 @@ from qcompile.compare import compare
 from qcompile.compile import Limits, compile
 from qcompile.errors import QcompileError
 from qcompile.images import ImageFolder
+from qcompile.op_libraries import use_op_library
 from qcompile.recipe import Recipe, Rule
 from qcompile.version import VERSION as __version__
 
@@ -24,4 +25,5 @@ __all__ = [
     "compare",
     "compile",
     "load",
+    "use_op_library",
 ]

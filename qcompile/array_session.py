@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from qcompile.element_types import NARROW, from_bytes, to_bytes
+from qcompile.element_types import NARROW, from_bytes, to_bytes, type_named
 
 
 class ArraySession(ort.InferenceSession):  # type: ignore[misc]  # onnxruntime has no types
@@ -17,8 +17,8 @@ class ArraySession(ort.InferenceSession):  # type: ignore[misc]  # onnxruntime h
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        edges = {v.name: _narrow(v.type) for v in (*self.get_inputs(), *self.get_outputs())}
-        self._narrow = {name: dtype for name, dtype in edges.items() if dtype is not None}
+        edges = {v.name: type_named(v.type) for v in (*self.get_inputs(), *self.get_outputs())}
+        self._narrow = {n: t.dtype for n, t in edges.items() if t is not None and t.dtype in NARROW}
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
         """As ONNX Runtime's."""
@@ -36,13 +36,6 @@ class ArraySession(ort.InferenceSession):  # type: ignore[misc]  # onnxruntime h
         item = np.int16 if dtype.bitwidth == 16 else np.int8
         data = to_bytes(array, dtype).view(item).reshape(array.shape)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(data, int(dtype))
-
-
-def _narrow(type_name: str) -> ir.DataType | None:
-    """The NARROW type that ONNX Runtime calls so, as in "tensor(bfloat16)"."""
-    name = type_name.removeprefix("tensor(").removesuffix(")").upper()
-    dtype = ir.DataType.__members__.get(name)
-    return dtype if dtype in NARROW else None
 
 
 def _array(value: ort.OrtValue) -> NDArray:

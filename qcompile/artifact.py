@@ -216,7 +216,9 @@ def load(
     try:
         return ArraySession(Path(folder) / MODEL, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ORT raises many types; all carry one readable message
-        raise InputError(f"{folder}: ONNX Runtime refuses the model: {error}") from None
+        cure = "\ngive their library with --op-library (qcompile.use_op_library)"
+        cure = cure if "is not a registered function/op" in str(error) else ""
+        raise InputError(f"{folder}: ONNX Runtime refuses the model: {error}{cure}") from None
 
 
 def open_emitted(artifact: Artifact) -> ort.InferenceSession:

@@ -14,6 +14,7 @@ import typer
 
 from qcompile.cli_commands import (
     DATA,
+    OpLibraries,
     bench,
     compare,
     inspect,
@@ -23,6 +24,7 @@ from qcompile.cli_commands import (
     show_artifact,
     show_plan,
     show_reasons,
+    use_libraries,
 )
 from qcompile.compile import Limits, compile
 from qcompile.errors import InputError, QcompileError
@@ -102,6 +104,7 @@ def compile_command(
         str | None, typer.Option(help="MODULE:FUNCTION of a session; more is better")
     ] = None,
     max_drop: Annotated[float | None, typer.Option(help="fail if the metric drops more")] = None,
+    op_library: OpLibraries = None,
     max_memory: Annotated[
         str | None,
         typer.Option(help="4GB, 512MiB: most of its own memory, RssAnon (half the machine)"),
@@ -118,6 +121,7 @@ def compile_command(
     verbose: Annotated[bool, typer.Option("--verbose")] = False,
 ) -> None:
     """Compile a float ONNX model into a low-bit artifact."""
+    use_libraries(op_library)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
     chosen = (Recipe.read(recipe) if recipe is not None else Recipe()).with_flags(
         preset=preset,

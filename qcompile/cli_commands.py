@@ -18,6 +18,7 @@ from qcompile.compare import compare as run_compare
 from qcompile.compile import plan_only
 from qcompile.formats import FORMATS
 from qcompile.inspection import artifact_facts, model_facts
+from qcompile.op_libraries import use_op_library
 from qcompile.passes import LOWER_CPU, LOWER_ORT, NORMALISE, TRANSFORM
 from qcompile.passes.transform.stats import Stats, Work
 from qcompile.plan import Plan
@@ -26,6 +27,10 @@ from qcompile.recipe import Recipe
 
 DATA = "FILE.npz, FILE.npy, DIR or MODULE:FUNCTION"
 AsJson = Annotated[bool, typer.Option("--json")]
+OpLibraries = Annotated[
+    list[Path] | None,
+    typer.Option("--op-library", help="has custom ops of the model, and is run; once for each"),
+]
 Trust = Annotated[
     bool, typer.Option("--trust-library", help="load the library of a tvm-cpu or t4 artifact")
 ]
@@ -80,12 +85,20 @@ def _sections(artifact: Artifact) -> dict[str, Any]:
     return {"content": artifact.content, "measured": artifact.measured}
 
 
+def use_libraries(paths: list[Path] | None) -> None:
+    """Register what --op-library names."""
+    for path in paths or ():
+        use_op_library(path)
+
+
 def inspect(
     path: Annotated[Path, typer.Argument(help="an artifact or an .onnx file")],
     target: Annotated[str, typer.Option(help="of an .onnx file's plan")] = "cpu",
+    op_library: OpLibraries = None,
     as_json: AsJson = False,
 ) -> None:
     """Formats, bits, sizes, kernels, coverage, and every float fallback with its reason."""
+    use_libraries(op_library)
     if path.is_dir():
         artifact = Artifact.read(path)
         facts = artifact_facts(artifact)
@@ -108,10 +121,12 @@ def compare(
     b: Annotated[Path, typer.Argument(help=".onnx file or artifact")],
     data: Annotated[str, typer.Option(help=DATA)],
     num_samples: Annotated[int, typer.Option(help="at most")] = 64,
+    op_library: OpLibraries = None,
     trust_library: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Outputs side by side: SQNR, cosine, top-1 agreement, worst nodes."""
+    use_libraries(op_library)
     result = run_compare(a, b, data, num_samples, trust=trust_library)
     if as_json:
         print_json(asdict(result))
@@ -128,10 +143,12 @@ def bench(
         list[str] | None, typer.Option(help="INPUT=1x3x224x224, once for each free input")
     ] = None,
     seconds: Annotated[float | None, typer.Option(help="of measuring (1)")] = None,
+    op_library: OpLibraries = None,
     trust_library: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Time of one run; with --vs the ratio of the two, interleaved in one run."""
+    use_libraries(op_library)
     chosen = tuple(shape or ())
     found = run_bench(path, vs, threads, data, seconds, chosen, trust=trust_library)
     if as_json:

@@ -46,6 +46,17 @@ def limits(dtype: np.dtype) -> tuple[int, int]:
     return int(info.min), int(info.max)
 
 
+def type_named(text: str) -> ir.TensorType | None:
+    """The tensor that ONNX Runtime calls so; None for sequences, maps and optionals.
+
+    >>> type_named("tensor(bfloat16)"), type_named("seq(tensor(float))")
+    (Tensor(BFLOAT16), None)
+    """
+    name = text.removeprefix("tensor(").removesuffix(")").upper()
+    dtype = ir.DataType.__members__.get(name)
+    return None if dtype is None else ir.TensorType(dtype)
+
+
 def to_bytes(array: NDArray, dtype: ir.DataType) -> NDArray:
     """The bytes of an ONNX tensor of a NARROW type, padded to an item for each element."""
     array = np.ascontiguousarray(array, NARROW[dtype])

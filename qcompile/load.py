@@ -16,6 +16,7 @@ from onnx_ir.passes.common import InlinePass
 from qcompile.element_types import NARROW
 from qcompile.errors import InputError
 from qcompile.graph import DOMAIN, values
+from qcompile.op_libraries import used_op_libraries
 from qcompile.passes.normalise.convert_floats import ConvertFloats
 from qcompile.passes.normalise.convert_opset import ConvertOpset
 from qcompile.passes.normalise.insert_names import InsertNames
@@ -187,21 +188,27 @@ def _check_interface(model: ir.Model, path: Path) -> None:
         )
 
 
+def foreign_nodes(model: ir.Model) -> list[ir.Node]:
+    """Those whose op is neither ONNX Runtime's nor a function of the model: a library has them."""
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    nodes = (n for graph in graphs for n in graph.all_nodes())
+    own = model.functions
+    return [n for n in nodes if n.domain not in DOMAINS and n.op_identifier() not in own]
+
+
 def _check_domains(model: ir.Model, path: Path) -> None:
     """Ops that neither ONNX Runtime nor a function of the model has: all of them at once."""
-    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     unknown = [
         f'{n.op_type} of domain {n.domain} (node "{n.name or n.outputs[0].name}")'
-        for graph in graphs
-        for n in graph.all_nodes()
-        if n.domain not in DOMAINS and n.op_identifier() not in model.functions
+        for n in foreign_nodes(model)
     ]
-    if unknown:
+    if unknown and not used_op_libraries():  # which ONNX Runtime then asks
         shown = "\n  ".join(unknown[:8])
         more = f"\n  and {len(unknown) - 8} more" if len(unknown) > 8 else ""
         raise InputError(
-            f"{path} has ops that ONNX Runtime lacks; qcompile loads no custom-op library: "
-            f"export the model with ONNX ops or with functions that say what they do\n  "
+            f"{path} has ops that ONNX Runtime lacks: give their library with --op-library "
+            f"(in Python qcompile.use_op_library), or export the model with ONNX ops or with "
+            f"functions that say what they do\n  "
             f"{shown}{more}"
         )
 

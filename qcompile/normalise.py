@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
+from qcompile.load import foreign_nodes
+from qcompile.op_libraries import used_op_libraries
 from qcompile.passes import NAME, NORMALISE
 from qcompile.stage import Inspector, run_passes
 
@@ -30,6 +32,21 @@ def named(source: ir.Model) -> ir.Model:
 
 def notes_of(source: ir.Model) -> list[str]:
     """What a caller of the model could notice."""
+    return [*_notes_of_defaults(source), *_notes_of_libraries(source)]
+
+
+def _notes_of_libraries(source: ir.Model) -> list[str]:
+    domains = {node.domain for node in foreign_nodes(source)}
+    names = [path.name for path in used_op_libraries()]
+    if not domains or not names:
+        return []
+    return [
+        f"ops of {', '.join(sorted(domains))} stay as they are: whoever runs the artifact gives "
+        f"ONNX Runtime their library ({', '.join(names)}), as qcompile.use_op_library does"
+    ]
+
+
+def _notes_of_defaults(source: ir.Model) -> list[str]:
     defaults = [v.name for v in source.graph.inputs if v.is_initializer()]
     if not defaults or source.ir_version < 4:  # which lists every initializer there
         return []

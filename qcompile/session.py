@@ -14,6 +14,7 @@ from qcompile.errors import InputError, RefusedError
 from qcompile.external import move_outside
 from qcompile.graph import attribute, is_op, remove_dead
 from qcompile.memory import LARGE_MODEL_BYTES, weight_bytes
+from qcompile.op_libraries import used_op_libraries
 from qcompile.own_weights import shares_weights, split_shared_weights
 from qcompile.windows import open_windowed
 
@@ -27,9 +28,11 @@ WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def session_options(threads: int | None = None, *, optimise: bool = True) -> ort.SessionOptions:
-    """Options as every stage uses them; errors only in the log."""
+    """Options as every stage uses them, with the user's op libraries; errors only in the log."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    for library in used_op_libraries():
+        options.register_custom_ops_library(str(library))
     if not _has_vnni():
         # ORT's kernels for uint8 × int8 then add pairs of products in 16 bits and saturate: 11 dB
         # instead of 40 for models/digits.onnx, target ort, on a Haswell. With VNNI the entry would

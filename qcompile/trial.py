@@ -17,6 +17,7 @@ from qcompile.data import Batch, Feed
 from qcompile.division import Footprint
 from qcompile.element_types import NARROW
 from qcompile.errors import InputError
+from qcompile.op_libraries import used_op_libraries
 from qcompile.recipe import Recipe
 from qcompile.synthetic import LENGTH, made_up
 
@@ -30,6 +31,8 @@ import numpy, onnxruntime
 {session}
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 4
+for library in sys.argv[3:]:
+    options.register_custom_ops_library(library)
 session = Session(sys.argv[1], options, providers=["CPUExecutionProvider"])
 with numpy.load(sys.argv[2]) as feed:
     session.run(None, dict(feed))
@@ -79,6 +82,7 @@ def _status(path: Path, feed: Feed) -> int:
         np.savez(file, **wide)  # type: ignore[arg-type]
         child = _CHILD.format(session=session)
         command = [sys.executable, "-c", child, str(path), str(file)]
+        command += map(str, used_op_libraries())
         try:
             done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
         except subprocess.TimeoutExpired:

@@ -13,7 +13,7 @@ from tests.packaging.source_tree import CPP_SUFFIXES, PACKAGE_FOLDERS, ROOT, fil
 ORDER = (
     ("element_types", "errors", "version"),
     ("array_session",),
-    ("external", "formats", "memory"),
+    ("external", "formats", "memory", "op_libraries"),
     ("graph", "spec"),
     ("bodies", "shape_inference"),
     ("numerics", "windows"),
