@@ -173,8 +173,9 @@ CASES: dict[str, tuple[Make, str]] = {
     ),
     "unknown ops": (
         unknown_ops,
-        "m.onnx has ops that ONNX Runtime lacks; qcompile loads no custom-op library: "
-        "export the model with ONNX ops or with functions that say what they do\n"
+        "m.onnx has ops that ONNX Runtime lacks: give their library with --op-library (in Python "
+        "qcompile.use_op_library), or export the model with ONNX ops or with functions that say "
+        "what they do\n"
         + "".join(f'  Rotate of domain my.ops (node "turned{i}")\n' for i in range(8))
         + "  and 1 more",
     ),
