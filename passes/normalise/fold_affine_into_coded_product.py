@@ -35,7 +35,7 @@ from qcompile.graph import (
     replace,
 )
 from qcompile.passes.normalise.channel_statistics import drop, move
-from qcompile.passes.normalise.rewiring import dims, graph_of, sole_source
+from qcompile.passes.normalise.rewiring import by_output, dims, graph_of, sole_source
 from qcompile.passes.rewrite import NodePass
 from qcompile.products import is_mask
 
@@ -118,7 +118,10 @@ def _next(found: Affine) -> Affine | str | None:
     at = 0 if is_constant(node.inputs[0]) else 1
     if at == 0 and node.op_type in ("Sub", "Div"):
         return f"{node.op_type} of a constant by the product"
-    vector = _by_output(found.back, found.product, node.inputs[at])
+    size, given = dims(found.back.inputs[0]), node.inputs[at]
+    channel = 1 - len(size) if is_op(found.product, "Conv") else -1
+    is_number = given is not None and not is_mask(given)
+    vector = by_output(given, size[0], channel, len(size)) if is_number else None
     if vector is None:
         return "its constant is not one number or one an output"
     if node.op_type == "Div" and not vector.all():
@@ -151,19 +154,6 @@ def _coded_weight(node: ir.Node) -> ir.Node | None:
         scale.size == 1 or (scale.ndim == 1 and attribute(back, "axis", 1) == 0)
     )
     return back if by_output and attribute(back, "block_size", 0) == 0 else None
-
-
-def _by_output(back: ir.Node, product: ir.Node, value: ir.Value | None) -> NDArray | None:
-    """The constant as float64 [N]."""
-    array, size = constant(value), dims(back.inputs[0])
-    if array is None or array.dtype.kind != "f" or (value is not None and is_mask(value)):
-        return None
-    if array.ndim > len(size):
-        return None  # it gives the result another rank
-    at = array.ndim + (1 - len(size) if is_op(product, "Conv") else -1)
-    if array.size not in (1, size[0]) or any(s != 1 for i, s in enumerate(array.shape) if i != at):
-        return None
-    return np.broadcast_to(array.astype(np.float64).reshape(-1), (size[0],))
 
 
 def _can_be_negated(back: ir.Node) -> bool:

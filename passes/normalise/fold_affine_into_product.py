@@ -33,7 +33,7 @@ from qcompile.graph import (
     replace,
 )
 from qcompile.passes.normalise.channel_statistics import change, drop, move
-from qcompile.passes.normalise.rewiring import changed, dims, graph_of, sole_source
+from qcompile.passes.normalise.rewiring import by_output, changed, dims, graph_of, sole_source
 from qcompile.passes.rewrite import NodePass
 from qcompile.products import is_mask
 
@@ -99,7 +99,7 @@ class FoldAffineIntoProduct(NodePass):
             return f"{other.name if other is not None else ''} has another reader"
         if product.adder is not None and sole_source(product.node.outputs[0], "MatMul") is None:
             return f"{product.node.outputs[0].name} has another reader"
-        vector = _by_output(value, product, rank(other))
+        vector = by_output(value, product.num_outputs, product.channel, rank(other))
         if vector is None or value is None:
             return "its constant is not one number or one an output"
         if is_mask(value):
@@ -173,19 +173,6 @@ def _product_before(value: ir.Value | None) -> Product | None:
 def _is_alone(product: Product) -> bool:
     """Whether the Transpose of the weight has one reader."""
     return product.reader is product.node or len(list(product.reader.outputs[0].uses())) == 1
-
-
-def _by_output(value: ir.Value | None, product: Product, result_rank: int | None) -> NDArray | None:
-    """The constant as float64 [N]; None where it varies over another axis."""
-    array, n = constant(value), product.num_outputs
-    if array is None or array.dtype.kind != "f" or result_rank is None or array.ndim > result_rank:
-        return None
-    at = array.ndim + product.channel
-    if any(size != 1 for i, size in enumerate(array.shape) if i != at):
-        return None
-    if array.size not in (1, n):
-        return None
-    return np.broadcast_to(array.astype(np.float64).reshape(-1), (n,))
 
 
 def _is_plain(node: ir.Node, at: int) -> bool:

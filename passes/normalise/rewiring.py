@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qcompile.graph import (
     add_initializer,
     attribute,
+    constant,
     derived_initializer,
     is_op,
     new_node,
@@ -25,6 +26,25 @@ from qcompile.passes.normalise.channel_statistics import move
 # Below this a derived weight is computed at once; above it whenever it is read, so that the
 # source's mapped file stays the only copy.
 EAGER_BYTES = 1 << 20
+
+
+def by_output(
+    value: ir.Value | None, num_outputs: int, channel: int, result_rank: int | None
+) -> NDArray[np.float64] | None:
+    """The float constant as [N], where it varies at most over the outputs of a product.
+
+    channel: the axis of the outputs in the product's result, from the end: -1, or 1 - rank of maps.
+    None, too, where it would give the result more axes.
+    """
+    array = constant(value)
+    if array is None or array.dtype.kind != "f" or result_rank is None or array.ndim > result_rank:
+        return None
+    at = array.ndim + channel
+    if any(size != 1 for i, size in enumerate(array.shape) if i != at):
+        return None
+    if array.size not in (1, num_outputs):
+        return None
+    return np.broadcast_to(array.astype(np.float64).reshape(-1), (num_outputs,))
 
 
 def graph_of(node: ir.Node) -> ir.Graph:
