@@ -12,6 +12,7 @@ from qcompile.spec import QuantSpec
 from qcompile.targets.target import Request
 
 BLOCK_SIZE = 32
+TERNARY_BLOCK_SIZE = 160  # 20 columns are a chunk; 1.7 bits a weight with the scales
 
 
 def weight_spec_of(
@@ -19,8 +20,8 @@ def weight_spec_of(
 ) -> QuantSpec:
     """Conv and static products: one symmetric scale an output.
 
-    Others below 8 bits: blocks of 32 with f16 scales and zero points. One bit means ±1 (`binary`),
-    because int1 has only 0 and −1.
+    Others below 8 bits: blocks of 32 with f16 scales and zero points; ternary in blocks of 160. One
+    bit means ±1 (`binary`), because int1 has only 0 and −1.
     """
     by_output = is_op(node, "Conv") or activation == "static"
     blocked = not by_output and (bits < 8 or block_size is not None)
@@ -34,7 +35,8 @@ def weight_spec_of(
         symmetric = not blocked or bits == 8
         chosen = formats.get(f"{'int' if symmetric else 'uint'}{bits}")
     if blocked or (block_size is not None and not is_op(node, "Conv")):
-        return QuantSpec(chosen, "block", 1, block_size or BLOCK_SIZE, symmetric, "f16")
+        usual = BLOCK_SIZE if chosen.levels is None else TERNARY_BLOCK_SIZE
+        return QuantSpec(chosen, "block", 1, block_size or usual, symmetric, "f16")
     return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
 
 

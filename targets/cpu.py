@@ -29,8 +29,8 @@ def refuse(request: Request) -> str | None:
     if weight.granularity != "block" and activation is not None and request.K > LONGEST_SUM:
         cure = "" if request.op_type == "Conv" else ": use --block-size"
         return f"K = {request.K}; one int32 sum holds {LONGEST_SUM} products (N10){cure}"
-    if weight.granularity == "block" and weight.block_size % chunk_columns(weight.bits):
-        step = chunk_columns(weight.bits)
+    if weight.granularity == "block" and weight.block_size % chunk_columns(weight.format):
+        step = chunk_columns(weight.format)
         return (
             f"block size {weight.block_size} is no multiple of {step}, which {weight.format} needs"
         )

@@ -12,7 +12,7 @@ NBITS = (2, 4, 8)
 def refuse(request: Request) -> str | None:
     """None, or why ONNX Runtime has no kernel for the request."""
     weight, activation = request.weight, request.activation
-    if weight.format.is_table:
+    if weight.format.is_table or weight.format.levels is not None:
         return f"ONNX Runtime has no kernel for {weight.format}: use --target cpu"
     if request.op_type == "Gather":
         return _refuse_nbits(request)

@@ -52,6 +52,8 @@ def weight_attributes(weight: Weight, n: int, k: int, *, has_scale: bool) -> dic
         "scale_format": spec.scale_format if has_scale else "none",
         "has_zero_point": int(weight.zero_point is not None),
     }
+    if spec.format.levels is not None:
+        attributes["levels"] = spec.format.levels
     if spec.format.table is not None:
         attributes["table"] = list(spec.format.table)
     return attributes

@@ -107,6 +107,8 @@ def quantize_attributes(spec: QuantSpec) -> dict:
         "axis": spec.axis,
         "block_size": spec.block_size,
     }
+    if spec.format.levels is not None:
+        attributes["levels"] = spec.format.levels
     if spec.format.table is not None:
         attributes["table"] = [float(v) for v in spec.format.table]
     return attributes

@@ -15,7 +15,8 @@ class Format:
     Integer formats code the integers of `bits` bits; a code *is* its value (N1). Table formats name
     a value for each index 0 … 2^bits − 1 in `table`; a code is an index. Values of a table are
     integers, so that packed kernels compute with them exactly: `table_scale` is what one unit of
-    the table is worth in the format's own definition.
+    the table is worth in the format's own definition. `levels` is the number of codes where
+    that is no power of two.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Format:
     is_signed: bool
     table: tuple[int, ...] | None = None
     table_scale: float = 1.0
+    levels: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
@@ -42,14 +44,19 @@ class Format:
         return self.table is not None
 
     @property
+    def num_codes(self) -> int:
+        """2^bits, or `levels`."""
+        return self.levels or 2**self.bits
+
+    @property
     def code_min(self) -> int:
         """The least code that the container holds."""
-        return -(2 ** (self.bits - 1)) if self.is_signed and not self.is_table else 0
+        return -(self.num_codes // 2) if self.is_signed and not self.is_table else 0
 
     @property
     def code_max(self) -> int:
         """The greatest code."""
-        return self.code_min + 2**self.bits - 1
+        return self.code_min + self.num_codes - 1
 
     @property
     def offset(self) -> int:
@@ -58,12 +65,12 @@ class Format:
 
     @cached_property
     def codes(self) -> NDArray[np.int16]:
-        """All codes, int16 [2^bits]."""
+        """All codes, int16 [num_codes]."""
         return np.arange(self.code_min, self.code_max + 1, dtype=np.int16)
 
     @cached_property
     def values(self) -> NDArray[np.int16]:
-        """The value of every code, int16 [2^bits], in the order of `codes`."""
+        """The value of every code, int16 [num_codes], in the order of `codes`."""
         return self.codes if self.table is None else np.array(self.table, np.int16)
 
     def quantized_range(self, *, symmetric: bool) -> tuple[int, int]:
@@ -75,7 +82,8 @@ class Format:
         >>> get("uint4").quantized_range(symmetric=False)
         (0, 15)
         """
-        if symmetric and self.is_signed and not self.is_table and self.bits > 1:
+        has_odd_code = self.num_codes % 2 == 0  # a least one, without its opposite
+        if symmetric and self.is_signed and not self.is_table and has_odd_code and self.bits > 1:
             return self.code_min + 1, self.code_max
         return self.code_min, self.code_max
 

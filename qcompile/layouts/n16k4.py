@@ -4,6 +4,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from qcompile.formats import Format
 from qcompile.layouts.layout import (
     FIELDS,
     Layout,
@@ -18,22 +19,34 @@ from qcompile.numerics.weight import CodedWeight
 
 TILE = 16
 PANEL_TILES = 4
+TRITS = 5  # codes of three levels in a byte
 NAME = "n16k4/1"
 
 
-def chunk_columns(bits: int) -> int:
-    """Columns of the smallest whole run of vectors: 32 / B_min.
+def chunk_columns(format: Format) -> int:
+    """Columns of the smallest whole run of vectors: 32 / B_min; 20 of three levels.
 
-    >>> [chunk_columns(b) for b in range(1, 9)]
-    [32, 16, 32, 8, 32, 16, 32, 4]
+    >>> from qcompile.formats import get
+    >>> [chunk_columns(get(f"int{b}")) for b in range(1, 9)], chunk_columns(get("ternary"))
+    ([32, 16, 32, 8, 32, 16, 32, 4], 20)
     """
-    return 32 // min(FIELDS[bits])
+    return 4 * TRITS if format.levels == 3 else 32 // min(FIELDS[format.bits])
 
 
-def padded_block(k: int, bits: int) -> int:
+def chunk_bytes(format: Format) -> int:
+    """Bytes of a chunk of 16 outputs."""
+    return TILE * 4 if format.levels == 3 else 2 * format.bits * chunk_columns(format)
+
+
+def padded_block(k: int, format: Format) -> int:
     """k rounded up to whole chunks."""
-    chunk = chunk_columns(bits)
+    chunk = chunk_columns(format)
     return -(-k // chunk) * chunk
+
+
+def _code_size(shape: Shape, tiles: int, columns: int) -> int:
+    """Bytes of the codes of one block of one panel."""
+    return tiles * (columns // chunk_columns(shape.format)) * chunk_bytes(shape.format)
 
 
 def panels(n: int) -> list[tuple[int, int]]:
@@ -49,7 +62,7 @@ def panels(n: int) -> list[tuple[int, int]]:
 def blocks(shape: Shape) -> list[tuple[int, int, int]]:
     """(block, first column, padded columns) of every block."""
     return [
-        (i, first, padded_block(min(shape.block, shape.K - first), shape.format.bits))
+        (i, first, padded_block(min(shape.block, shape.K - first), shape.format))
         for i, first in enumerate(range(0, shape.K, shape.block))
     ]
 
@@ -57,7 +70,7 @@ def blocks(shape: Shape) -> list[tuple[int, int, int]]:
 def block_bytes(shape: Shape, tiles: int, columns: int) -> int:
     """Bytes of one block of one panel: codes, scales, zero points."""
     per_output = scale_bytes(shape.scale_format) + int(shape.has_zero_point)
-    return tiles * (2 * columns * shape.format.bits + TILE * per_output)
+    return _code_size(shape, tiles, columns) + tiles * TILE * per_output
 
 
 def num_bytes(shape: Shape) -> int:
@@ -71,29 +84,31 @@ def num_bytes(shape: Shape) -> int:
 def _runs(shape: Shape) -> list[tuple[slice, int]]:
     """(blocks, padded columns of each) of the full blocks, and of a short last one."""
     full = shape.K // shape.block
-    padded = padded_block(shape.block, shape.format.bits)
+    padded = padded_block(shape.block, shape.format)
     found = [(slice(0, full), padded)] if full else []
     if shape.K % shape.block:
-        short = padded_block(shape.K % shape.block, shape.format.bits)
+        short = padded_block(shape.K % shape.block, shape.format)
         found.append((slice(full, full + 1), short))
     return found
 
 
 def _check(shape: Shape) -> None:
-    chunk = chunk_columns(shape.format.bits)
+    chunk = chunk_columns(shape.format)
     if shape.num_blocks > 1 and shape.block % chunk:
         raise ValueError(
             f"{NAME}: block size {shape.block} of {shape.format} is no multiple of {chunk}"
         )
 
 
-def code_bytes(u: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes u [16·tiles, padded columns] of one block to bytes [tiles·2·columns·bits]."""
-    tiles, chunk = len(u) // TILE, chunk_columns(bits)
+def code_bytes(u: NDArray[np.uint8], format: Format) -> NDArray[np.uint8]:
+    """Codes u [16·tiles, padded columns] of one block to bytes."""
+    tiles, chunk = len(u) // TILE, chunk_columns(format)
     # [tile, n, chunk, step, r] -> [chunk, tile, step, n, r]: a step is 4 columns of 16 outputs
     steps = u.reshape(tiles, TILE, -1, chunk // 4, 4).transpose(2, 0, 3, 1, 4)
+    if format.levels == 3:
+        return trit_bytes(steps.reshape(*steps.shape[:3], TILE * 4)).ravel()
     parts, shift = [], 0
-    for width in FIELDS[bits]:
+    for width in FIELDS[format.bits]:
         field = (steps >> shift) & (2**width - 1)
         slots = 8 // width
         field = field.reshape(*field.shape[:2], -1, slots, TILE * 4)
@@ -103,19 +118,48 @@ def code_bytes(u: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.concatenate(parts, axis=2).ravel()
 
 
-def codes_of(data: NDArray[np.uint8], tiles: int, bits: int) -> NDArray[np.uint8]:
+def trit_bytes(steps: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Codes 0 … 2 [chunk, tile, 5, 64], five to a byte [chunk, tile, 1, 64].
+
+    The byte is ceil(Σ u_i 3^(4-i) · 256 / 243) + 128 mod 256: as a signed one it is above -43 where
+    the first code is 1 or 2, above 42 where it is 2, and tripled mod 256 it has the next one there.
+    """
+    powers = 3 ** np.arange(TRITS - 1, -1, -1)
+    number = (steps.astype(np.int64) * powers[:, None]).sum(2, keepdims=True)
+    stored = (number * 256 + 3**TRITS - 1) // 3**TRITS + 128
+    return (stored & 255).astype(np.uint8)
+
+
+def trits_of(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The inverse of `trit_bytes` along axis 2."""
+    found = []
+    for _ in range(TRITS):
+        signed = data.view(np.int8)
+        found.append((signed > -43).astype(np.uint8) + (signed > 42))
+        data = data * np.uint8(3)
+    return np.concatenate(found, axis=2)
+
+
+def codes_of(data: NDArray[np.uint8], tiles: int, format: Format) -> NDArray[np.uint8]:
     """The inverse of `code_bytes`: uint8 [16·tiles, padded columns]."""
-    chunk = chunk_columns(bits)
-    vectors = data.reshape(-1, tiles, bits * chunk // 32, TILE * 4)
-    u, at, shift = np.zeros((len(vectors), tiles, chunk // 4, TILE * 4), np.uint8), 0, 0
-    for width in FIELDS[bits]:
+    chunk = chunk_columns(format)
+    vectors = data.reshape(-1, tiles, chunk_bytes(format) // (TILE * 4), TILE * 4)
+    steps = trits_of(vectors) if format.levels == 3 else _fields_of(vectors, format)
+    steps = steps.reshape(len(vectors), tiles, chunk // 4, TILE, 4).transpose(1, 3, 0, 2, 4)
+    return steps.reshape(tiles * TILE, -1)
+
+
+def _fields_of(vectors: NDArray[np.uint8], format: Format) -> NDArray[np.uint8]:
+    """Bit fields [chunk, tile, vectors, 64] to codes [chunk, tile, steps, 64]."""
+    chunk = chunk_columns(format)
+    u, at, shift = np.zeros((*vectors.shape[:2], chunk // 4, TILE * 4), np.uint8), 0, 0
+    for width in FIELDS[format.bits]:
         count, slots = width * chunk // 32, 8 // width
         places = (np.arange(slots, dtype=np.uint8) * width)[:, None]
         field = (vectors[:, :, at : at + count, None, :] >> places) & (2**width - 1)
         u |= field.reshape(u.shape) << np.uint8(shift)
         at, shift = at + count, shift + width
-    steps = u.reshape(len(vectors), tiles, chunk // 4, TILE, 4).transpose(1, 3, 0, 2, 4)
-    return steps.reshape(tiles * TILE, -1)
+    return u
 
 
 def pack(weight: CodedWeight) -> NDArray[np.uint8]:
@@ -131,7 +175,7 @@ def pack(weight: CodedWeight) -> NDArray[np.uint8]:
             codes = np.zeros((height, count * columns), np.uint8)
             part = u[rows, run.start * shape.block : run.stop * shape.block]
             codes[: part.shape[0], : part.shape[1]] = part
-            fields = [code_bytes(codes, shape.format.bits).reshape(count, -1)]
+            fields = [code_bytes(codes, shape.format).reshape(count, -1)]
             if weight.scale is not None:
                 scales = np.zeros((count, height), np.float32)
                 scales[:, : len(part)] = weight.scale[rows, run].T
@@ -156,10 +200,10 @@ def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
         height = min(shape.N - first, tiles * TILE)
         rows = slice(first, first + height)
         for run, columns in _runs(shape):
-            count, size = run.stop - run.start, tiles * 2 * columns * shape.format.bits
+            count, size = run.stop - run.start, _code_size(shape, tiles, columns)
             end = at + count * block_bytes(shape, tiles, columns)
             fields, at = data[at:end].reshape(count, -1), end
-            codes = codes_of(fields[:, :size].ravel(), tiles, shape.format.bits)
+            codes = codes_of(fields[:, :size].ravel(), tiles, shape.format)
             part = u[rows, run.start * shape.block : run.stop * shape.block]
             part[:] = codes[:height, : part.shape[1]]
             if scale is not None:

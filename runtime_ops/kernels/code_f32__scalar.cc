@@ -28,17 +28,18 @@ int32_t nearest_index(const float* table, int size, float ratio) {
 int32_t quantize(const code_f32_args& a, float real) {
   float ratio = real / a.scale;
   if (ratio != ratio) ratio = 0;  // N24; an infinite ratio clamps
-  if (a.table) return nearest_index(a.table, 1 << a.bits, ratio);
-  const int32_t lowest = a.is_signed ? -(1 << (a.bits - 1)) : 0;
-  const int32_t high = lowest + (1 << a.bits) - 1;
-  const int32_t low = a.is_signed && a.is_symmetric && a.bits > 1 ? lowest + 1 : lowest;
+  if (a.table) return nearest_index(a.table, a.num_codes, ratio);
+  const int32_t lowest = a.is_signed ? -(a.num_codes / 2) : 0;
+  const int32_t high = lowest + a.num_codes - 1;
+  const bool has_odd_code = a.num_codes > 2 && a.num_codes % 2 == 0;
+  const int32_t low = a.is_signed && a.is_symmetric && has_odd_code ? lowest + 1 : lowest;
   const double code = static_cast<double>(std::nearbyint(ratio)) + a.zero_point;
   return static_cast<int32_t>(code < low ? low : code > high ? high : code);
 }
 
 float dequantize(const code_f32_args& a, int8_t stored) {
   const int32_t pattern = static_cast<uint8_t>(stored);
-  if (a.table) return a.table[pattern & ((1 << a.bits) - 1)] * a.scale;
+  if (a.table) return a.table[pattern & (a.num_codes - 1)] * a.scale;
   const int32_t code = a.is_signed ? stored : pattern;
   return static_cast<float>(code - a.zero_point) * a.scale;
 }

@@ -28,13 +28,22 @@ inline uint32_t group_codes(const uint8_t* codes, int64_t chunk_bytes, int bits,
   return result;
 }
 
+// As above, of trits.
+inline uint32_t group_trits(const uint8_t* codes, int64_t chunk_bytes, int64_t group) {
+  const uint8_t* vector = codes + group / kTritsOfByte * chunk_bytes;
+  uint32_t result = 0;
+  for (int i = 0; i < kGroup; ++i) result |= trit_of(vector[i], group % kTritsOfByte) << (8 * i);
+  return result;
+}
+
 // One block of one row; kBits is constant, so that the fields are.
 template <int kBits>
 void gather_block(const Weight& w, const uint8_t* codes, int tiles, int64_t columns,
                   int32_t zero_point, float scale, float* y) {
-  constexpr int64_t kVectors = kBits / smallest_field(kBits);
+  const int64_t chunk_bytes = tiles * tile_chunk_bytes(kBits);
   for (int64_t k = 0; k < columns; k += kGroup) {
-    const uint32_t four = group_codes(codes, tiles * kVectors * 64, kBits, k / kGroup);
+    const uint32_t four = kBits == kTrits ? group_trits(codes, chunk_bytes, k / kGroup)
+                                          : group_codes(codes, chunk_bytes, kBits, k / kGroup);
     const int64_t count = columns - k < kGroup ? columns - k : kGroup;
     for (int64_t i = 0; i < count; ++i) {
       y[k + i] = float_value(w, (four >> (8 * i)) & 255u, zero_point) * scale;
@@ -42,9 +51,9 @@ void gather_block(const Weight& w, const uint8_t* codes, int tiles, int64_t colu
   }
 }
 using GatherBlock = void (*)(const Weight&, const uint8_t*, int, int64_t, int32_t, float, float*);
-constexpr GatherBlock kGatherBlock[9] = {nullptr, gather_block<1>, gather_block<2>,
-                                         gather_block<3>, gather_block<4>, gather_block<5>,
-                                         gather_block<6>, gather_block<7>, gather_block<8>};
+constexpr GatherBlock kGatherBlock[] = {
+    nullptr,         gather_block<1>, gather_block<2>, gather_block<3>, gather_block<4>,
+    gather_block<5>, gather_block<6>, gather_block<7>, gather_block<8>, gather_block<kTrits>};
 
 }  // namespace
 
@@ -53,7 +62,7 @@ void gather_f32_n16k4__scalar(gather_f32_n16k4_args& a) {
   const int64_t panel = a.row / kPanel, n = a.row % kPanel;
   const int tiles = n16k4_tiles(w, panel);
   const uint8_t* stream = n16k4_panel(w, panel);
-  const int64_t tile_bytes = int64_t{w.bits} / smallest_field(w.bits) * 64;
+  const int64_t tile_bytes = tile_chunk_bytes(w.bits);
   float* y = a.y;
   for (int64_t block = 0; block < w.num_blocks; ++block) {
     const uint8_t* scales = stream + n16k4_block_code_bytes(w, block, tiles);

@@ -252,9 +252,9 @@ struct code_f32_args {
   int64_t count;
   float scale;
   int32_t zero_point;
-  int bits;
+  int num_codes;
   bool is_signed, is_symmetric;
-  const float* table;          // 2^bits values or null
+  const float* table;          // num_codes values, a power of two, or null
 };
 
 #define QC_KERNEL(name, isa) QC_KERNEL_##isa(name)

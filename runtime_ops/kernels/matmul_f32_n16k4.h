@@ -214,12 +214,13 @@ void slice_tiles(const matmul_f32_n16k4_args& a, const Slice& slice, int tile) {
 
 template <int kBits, bool kIsTable>
 void sliced_panel(const matmul_f32_n16k4_args& a) {
+  constexpr int64_t kChunk = chunk_columns(kBits), kMost = kFloatSlice / kChunk * kChunk;
   const int64_t K = a.weight->K;
   Slice slice{n16k4_tiles(*a.weight, a.panel), 0, 0, false};
-  for (; slice.first < K; slice.first += kFloatSlice) {
+  for (; slice.first < K; slice.first += kMost) {
     const int64_t left = K - slice.first;
-    slice.count = left < kFloatSlice ? left : kFloatSlice;
-    slice.is_last = left <= kFloatSlice;
+    slice.count = left < kMost ? left : kMost;
+    slice.is_last = left <= kMost;
     unpack_slice<kBits, kIsTable>(a, slice.tiles, slice.first, slice.count);
     for (int tile = 0; tile < slice.tiles;) {
       const int rest = slice.tiles - tile, taken = rest < kFloatTiles ? rest : kFloatTiles;
@@ -264,6 +265,7 @@ void QC_ISA_NAME(matmul_f32_n16k4)(matmul_f32_n16k4_args& a) {
     case 5: return is_table ? float_panel<5, true>(a) : float_panel<5, false>(a);
     case 6: return is_table ? float_panel<6, true>(a) : float_panel<6, false>(a);
     case 7: return is_table ? float_panel<7, true>(a) : float_panel<7, false>(a);
+    case kTrits: return float_panel<kTrits, false>(a);
     default: return is_table ? float_panel<8, true>(a) : float_panel<8, false>(a);
   }
 }

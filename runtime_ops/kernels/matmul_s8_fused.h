@@ -58,14 +58,14 @@ void fused_rows(const Panel& p, int64_t row) {
   });
   const uint8_t* block = p.stream;
   for (int64_t b = 0; b < w.num_blocks; ++b) {
-    const int64_t columns = w.padded_columns_of(b);
-    const BlockParts parts(p, block, kTiles * 2 * columns * kBits);
+    const int64_t num_chunks = w.padded_columns_of(b) / chunk_columns(kBits);
+    const BlockParts parts(p, block, kTiles * num_chunks * kTileChunkBytes<kBits>);
     Ints acc[kRows][kTiles];
     unroll<kRows>(QC_UNROLLED(r) {
       unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = start(p, parts, t, x_sums[r][b]); });
     });
-    fused_block<kBits, kIsTable, kIsWide, kRows, kTiles>(block, columns / chunk_columns(kBits),
-                                                         table, x, b * w.block_size, acc);
+    fused_block<kBits, kIsTable, kIsWide, kRows, kTiles>(block, num_chunks, table, x,
+                                                         b * w.block_size, acc);
     unroll<kTiles>(QC_UNROLLED(t) {
       Floats scale = set_floats(0);
       if (kIsFloat) scale = load_scales(parts.scales + t * kTile * w.scale_bytes, w.scale_bytes);

@@ -58,6 +58,7 @@ void QC_ISA_NAME(matmul_s8_n16k4)(matmul_s8_n16k4_args& a) {
     case 5: return is_table ? run_panel<5, true>(p) : run_panel<5, false>(p);
     case 6: return is_table ? run_panel<6, true>(p) : run_panel<6, false>(p);
     case 7: return is_table ? run_panel<7, true>(p) : run_panel<7, false>(p);
+    case kTrits: return run_panel<kTrits, false>(p);
     default: return is_table ? run_panel<8, true>(p) : run_panel<8, false>(p);
   }
 }

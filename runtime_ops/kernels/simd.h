@@ -9,6 +9,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "weight.h"
+
 #define QC_INLINE inline __attribute__((always_inline))
 
 #ifdef __aarch64__
@@ -77,7 +79,7 @@ QC_INLINE Bytes decode_field(const uint8_t* tile) {
   return bit_and(shift_right<kShift - kTo>(v), set_bytes(((1 << kWidth) - 1) << kTo));
 }
 template <int kBits, int kGroupIndex>
-QC_INLINE Bytes decode_group(const uint8_t* tile) {
+QC_INLINE Bytes decode_fields(const uint8_t* tile) {
   constexpr BitFields kFields = kBitFields[kBits];
   constexpr int kSmallest = smallest_field(kBits);
   constexpr int kA = kFields.width[0], kB = kFields.width[1], kC = kFields.width[2];
@@ -90,10 +92,29 @@ QC_INLINE Bytes decode_group(const uint8_t* tile) {
   }
   return u;
 }
+// v · 3^kTimes mod 256, which keeps the 128 that every byte of trits has too much; the steps on the way are computed once for all groups of a chunk.
+template <int kTimes>
+QC_INLINE Bytes tripled(Bytes v) {
+  if constexpr (kTimes == 0) {
+    return v;
+  } else {
+    const Bytes before = tripled<kTimes - 1>(v);
+    return add_bytes(before, add_bytes(before, before));
+  }
+}
+
+template <int kBits, int kGroupIndex>
+QC_INLINE Bytes decode_group(const uint8_t* tile) {
+  if constexpr (kBits == kTrits) {
+    return high_trits(tripled<kGroupIndex>(load_bytes(tile)));
+  } else {
+    return decode_fields<kBits, kGroupIndex>(tile);
+  }
+}
 template <int kBits>
-constexpr int kGroupsOfChunk = 8 / smallest_field(kBits);
+constexpr int kGroupsOfChunk = chunk_columns(kBits) / kGroup;
 template <int kBits>
-constexpr int kTileChunkBytes = 64 * kBits / smallest_field(kBits);
+constexpr int kTileChunkBytes = tile_chunk_bytes(kBits);
 
 }  // namespace
 }  // namespace qcompile

@@ -54,6 +54,15 @@ QC_INLINE void store_bytes(void* p, Bytes v) {
   store256(p, v.a);
   store256(static_cast<char*>(p) + 32, v.b);
 }
+QC_INLINE Bytes add_bytes(Bytes x, Bytes y) {
+  return {_mm256_add_epi8(x.a, y.a), _mm256_add_epi8(x.b, y.b)};
+}
+QC_INLINE __m256i high_trits256(__m256i v) {
+  const __m256i one = _mm256_cmpgt_epi8(v, _mm256_set1_epi8(kTritBorders[0]));
+  const __m256i two = _mm256_cmpgt_epi8(v, _mm256_set1_epi8(kTritBorders[1]));
+  return _mm256_sub_epi8(_mm256_sub_epi8(_mm256_setzero_si256(), one), two);
+}
+QC_INLINE Bytes high_trits(Bytes v) { return {high_trits256(v.a), high_trits256(v.b)}; }
 QC_INLINE void keep(Bytes& v) { __asm__("" : "+x"(v.a), "+x"(v.b)); }
 QC_INLINE void keep(Floats& v) { __asm__("" : "+x"(v.a), "+x"(v.b)); }
 QC_INLINE Bytes set_bytes(int v) {

@@ -38,6 +38,13 @@ QC_INLINE Bytes shift_right(Bytes v) {
   if constexpr (kBits < 0) return _mm512_slli_epi16(v, -kBits);
   return v;
 }
+QC_INLINE Bytes add_bytes(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
+QC_INLINE Bytes high_trits(Bytes v) {
+  const Bytes ones = set_bytes(1);
+  const __mmask64 one = _mm512_cmpgt_epi8_mask(v, set_bytes(kTritBorders[0]));
+  const __mmask64 two = _mm512_cmpgt_epi8_mask(v, set_bytes(kTritBorders[1]));
+  return _mm512_mask_add_epi8(_mm512_maskz_mov_epi8(one, ones), two, ones, ones);
+}
 QC_INLINE Bytes bit_and(Bytes a, Bytes b) { return _mm512_and_si512(a, b); }
 QC_INLINE Bytes bit_or(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
 QC_INLINE Bytes repeat16(const uint8_t* p) {

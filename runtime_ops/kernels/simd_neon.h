@@ -57,6 +57,19 @@ QC_INLINE Bytes shift_right(Bytes v) {
   return {{shift_right128<kBits>(v.q[0]), shift_right128<kBits>(v.q[1]),
            shift_right128<kBits>(v.q[2]), shift_right128<kBits>(v.q[3])}};
 }
+QC_INLINE Bytes add_bytes(Bytes x, Bytes y) {
+  for (int i = 0; i < 4; ++i) x.q[i] = vaddq_u8(x.q[i], y.q[i]);
+  return x;
+}
+QC_INLINE Bytes high_trits(Bytes v) {
+  for (int i = 0; i < 4; ++i) {
+    const int8x16_t s = vreinterpretq_s8_u8(v.q[i]);
+    const uint8x16_t one = vcgtq_s8(s, vdupq_n_s8(kTritBorders[0]));
+    const uint8x16_t two = vcgtq_s8(s, vdupq_n_s8(kTritBorders[1]));
+    v.q[i] = vsubq_u8(vsubq_u8(vdupq_n_u8(0), one), two);
+  }
+  return v;
+}
 QC_INLINE Bytes bit_and(Bytes x, Bytes y) {
   for (int i = 0; i < 4; ++i) x.q[i] = vandq_u8(x.q[i], y.q[i]);
   return x;

@@ -25,7 +25,18 @@ constexpr int smallest_field(int bits) {
   const BitFields f = kBitFields[bits];
   return f.width[2] ? f.width[2] : f.width[1] ? f.width[1] : f.width[0];
 }
-constexpr int chunk_columns(int bits) { return 32 / smallest_field(bits); }
+// In the place of bits, in n16k4 alone: five codes of 0 ... 2 in a byte (docs/layouts.md).
+constexpr int kTrits = 9;
+constexpr int kTritsOfByte = 5;
+// The first trit of a byte, as a signed one, is how many of these it is above.
+constexpr int8_t kTritBorders[2] = {-43, 42};
+constexpr int chunk_columns(int bits) {
+  return bits == kTrits ? kTritsOfByte * kGroup : 32 / smallest_field(bits);
+}
+// Bytes of a chunk of one tile.
+constexpr int tile_chunk_bytes(int bits) {
+  return bits == kTrits ? kGroupBytes : kGroupBytes * bits / smallest_field(bits);
+}
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -64,7 +75,7 @@ inline int n16k4_tiles(const Weight& w, int64_t panel) {
   return outputs >= kPanel ? kPanelTiles : static_cast<int>(ceil_div(outputs, kTile));
 }
 inline int64_t n16k4_block_code_bytes(const Weight& w, int64_t block, int tiles) {
-  return tiles * 2 * w.padded_columns_of(block) * w.bits;
+  return tiles * (w.padded_columns_of(block) / chunk_columns(w.bits)) * tile_chunk_bytes(w.bits);
 }
 inline int64_t n16k4_block_bytes(const Weight& w, int64_t block, int tiles) {
   return n16k4_block_code_bytes(w, block, tiles) +

@@ -50,8 +50,20 @@ inline uint32_t bit_string_code(const uint8_t* string, int64_t index, int bits) 
   return code & ((1u << bits) - 1);
 }
 
+// Trit `index` of a byte.
+inline uint32_t trit_of(uint32_t byte, int64_t index) {
+  for (; index > 0; --index) byte = 3 * byte & 255u;
+  const int first = static_cast<int8_t>(byte);
+  return static_cast<uint32_t>(first > kTritBorders[0]) + (first > kTritBorders[1]);
+}
+
 // Code of output `n` of a panel, column `k` of a block; `block` points at the block's bytes.
 inline uint32_t n16k4_code(const uint8_t* block, int tiles, int bits, int64_t n, int64_t k) {
+  if (bits == kTrits) {
+    const int64_t chunk = chunk_columns(kTrits);
+    const uint8_t* vector = block + (k / chunk * tiles + n / kTile) * kGroupBytes;
+    return trit_of(vector[n % kTile * kGroup + k % kGroup], k % chunk / kGroup);
+  }
   const int smallest = smallest_field(bits), chunk = chunk_columns(bits);
   const int vectors = bits / smallest;
   const int64_t group = (k % chunk) / kGroup;

@@ -57,6 +57,16 @@ int64_t Node::integer_between(const char* name, int64_t low, int64_t high, int64
   return value;
 }
 
+int Node::num_codes() const {
+  const int64_t bits = integer_between("bits", 1, 8), levels = integer("levels", 0);
+  if (levels != 0 && (levels != 3 || bits != 2)) {
+    refuse("levels = " + std::to_string(levels) + " with bits = " + std::to_string(bits),
+           "docs/ops.md: 3 with 2 bits, or absent",
+           "Write the model again with this version of qcompile.");
+  }
+  return levels ? static_cast<int>(levels) : 1 << bits;
+}
+
 float Node::number(const char* name, float absent) const {
   float value = absent;
   return succeeded(api().KernelInfoGetAttribute_float(info_, name, &value)) ? value : absent;

@@ -60,6 +60,7 @@ class Node {
   std::string text(const char* name) const;
   std::string text(const char* name, const char* absent) const;
   std::vector<int64_t> integers(const char* name) const;  // empty where absent
+  int num_codes() const;  // 2^bits, or levels
   std::vector<float> numbers(const char* name) const;
   // The initializer that feeds an input, or a Tensor without type.
   Tensor constant(size_t input) const;

@@ -25,6 +25,7 @@ class Coding {
  public:
   explicit Coding(const Node& node) : node_(node) {
     bits_ = static_cast<int>(node.integer_between("bits", 1, 8));
+    num_codes_ = node.num_codes();
     is_signed_ = node.integer_between("is_signed", 0, 1);
     table_ = node.numbers("table");
     granularity_ = node.text("granularity");
@@ -93,7 +94,7 @@ class Coding {
            const Tensor& zero_point) const {
     code_f32_args args{};
     args.is_quantize = is_quantize;
-    args.bits = bits_;
+    args.num_codes = num_codes_;
     args.is_signed = is_signed_;
     args.is_symmetric = zero_point.data == nullptr;  // N3
     args.table = table_.empty() ? nullptr : table_.data();
@@ -124,7 +125,7 @@ class Coding {
   }
 
   const Node node_;
-  int bits_;
+  int bits_, num_codes_;
   bool is_signed_;
   std::vector<float> table_;
   std::string granularity_;

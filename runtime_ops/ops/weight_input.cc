@@ -54,7 +54,9 @@ void WeightInput::read_shape() {
                      " taps in blocks", "docs/layouts.md: kc/1 has one scale a channel",
                  "Use block_size 0.");
   }
-  const int64_t chunk = chunk_columns(w.bits);
+  const int num_codes = node_.num_codes();
+  const bool is_trits = num_codes == 3 && layout_ == LayoutKind::kN16K4;
+  const int64_t chunk = chunk_columns(is_trits ? kTrits : w.bits);
   if (w.num_blocks > 1 && layout_ == LayoutKind::kN16K4 && w.block_size % chunk) {
     node_.refuse("block_size = " + std::to_string(block_size) + " of " + std::to_string(w.bits) +
                      " bits is no multiple of " + std::to_string(chunk), "docs/layouts.md: n16k4/1",
@@ -67,8 +69,9 @@ void WeightInput::read_shape() {
   }
   w.scale_bytes = scale_format == "none" ? 0 : scale_format == "f16" ? 2 : 4;
   w.has_zero_point = node_.integer_between("has_zero_point", 0, 1);
-  w.offset = is_signed ? 1 << (w.bits - 1) : 0;
-  w.max_byte = (1 << w.bits) - 1;
+  w.max_byte = num_codes - 1;
+  w.offset = is_signed ? (w.max_byte + 1) / 2 : 0;
+  if (is_trits) w.bits = kTrits;
   absmax_ = w.has_zero_point ? w.max_byte : std::max(w.offset, w.max_byte - w.offset);
 }
 
@@ -76,10 +79,10 @@ void WeightInput::read_table() {
   const std::vector<int64_t> table = node_.integers("table");
   if (table.empty()) return;
   has_table_ = true;
-  const size_t size = size_t{1} << shape_.bits;
-  if (table.size() != size || shape_.offset || shape_.has_zero_point) {
+  const size_t size = static_cast<size_t>(node_.num_codes());
+  if (size == 3 || table.size() != size || shape_.offset || shape_.has_zero_point) {
     node_.refuse("table of " + std::to_string(table.size()) + " values with bits = " +
-                     std::to_string(shape_.bits) + ", is_signed = " +
+                     std::to_string(node_.integer("bits")) + ", is_signed = " +
                      std::to_string(shape_.offset != 0) + ", has_zero_point = " +
                      std::to_string(shape_.has_zero_point),
                  "docs/ops.md: 2^bits values, is_signed = 0, has_zero_point = 0", kAgain);

@@ -11,7 +11,7 @@ def refuse(request: Request) -> str | None:
     weight, activation = request.weight, request.activation
     if request.op_type not in ("Conv", "MatMul", "Gemm"):
         return f"no {request.op_type} has one there: {THERE} for Conv, MatMul and Gemm"
-    if weight.format.is_table or weight.granularity == "block":
+    if weight.format.is_table or weight.format.levels is not None or weight.granularity == "block":
         return f"{THERE} for integers with one scale an output; {weight} was asked"
     if activation is not None and activation.granularity == "axis":
         return f"{THERE} for one activation scale a tensor: leave out activation_granularity"

@@ -11,7 +11,7 @@ from qcompile.formats import FORMATS, Format, get
 from qcompile.layouts import LAYOUTS, Layout, Shape
 from qcompile.layouts.kc import KC
 from qcompile.layouts.layout import FIELDS
-from qcompile.layouts.n16k4 import N16K4, chunk_columns
+from qcompile.layouts.n16k4 import N16K4, chunk_columns, trit_bytes, trits_of
 from qcompile.layouts.rows import ROWS
 from qcompile.numerics.weight import CodedWeight
 
@@ -58,13 +58,14 @@ def expected_bytes(layout: Layout, shape: Shape) -> int:
     if layout is ROWS:
         per_row = -(-shape.K * bits // 8) + blocks * (sized + shape.has_zero_point)
         return shape.N * per_row
-    total, chunk = 0, 32 // min(FIELDS[bits])
+    total, chunk = 0, 20 if shape.format.levels else 32 // min(FIELDS[bits])
     for first in range(0, shape.N, 64):
         tiles = -(-min(64, shape.N - first) // 16)
         for column in range(0, shape.K, shape.block_size or shape.K):
             k = min(shape.block_size or shape.K, shape.K - column)
             k = -(-k // chunk) * chunk
-            total += tiles * (2 * k * bits + 16 * sized + 16 * shape.has_zero_point)
+            codes = k // 20 * 64 if shape.format.levels else 2 * k * bits
+            total += tiles * (codes + 16 * sized + 16 * shape.has_zero_point)
     return total
 
 
@@ -99,6 +100,8 @@ def test_unpack_is_the_inverse_of_pack(
     seed: int,
 ) -> None:
     block_size = 0 if layout is KC else block_size
+    if format.levels is not None:
+        block_size = block_size // 32 * 40  # 20 columns are a chunk
     rng = np.random.default_rng(seed)
     weight = random_weight(
         rng, n, k, format, block_size, scale_format, has_zero_point=has_zero_point
@@ -106,13 +109,31 @@ def test_unpack_is_the_inverse_of_pack(
     check(layout, weight)
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("name", [*(f"int{bits}" for bits in range(1, 9)), "ternary"])
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 63, 64, 65])
-def test_edges_of_n16k4(bits: int, n: int) -> None:
-    rng = np.random.default_rng(bits * 100 + n)
-    chunk = chunk_columns(bits)
+def test_edges_of_n16k4(name: str, n: int) -> None:
+    rng = np.random.default_rng(n)
+    chunk = chunk_columns(get(name))
     for k in (1, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk - 1):
-        check(N16K4, random_weight(rng, n, k, get(f"int{bits}"), chunk, "f16"))
+        check(N16K4, random_weight(rng, n, k, get(name), chunk, "f16"))
+
+
+def test_trits_of_every_byte() -> None:
+    """All 3^5 groups of five codes; other bytes are never written."""
+    every = np.indices((3,) * 5, np.uint8).reshape(5, -1)
+    steps = every.reshape(1, 1, 5, -1)
+    packed = trit_bytes(steps)
+    assert packed.shape == (1, 1, 1, 243) and len(set(packed.ravel().tolist())) == 243
+    np.testing.assert_array_equal(trits_of(packed), steps)
+    broken = packed.copy()
+    broken[0, 0, 0, 100] += 2
+    assert (trits_of(broken) != steps).any()
+
+
+def test_bytes_of_a_ternary_weight() -> None:
+    """4096 columns are 205 chunks of 20, 1.6016 bits a code."""
+    shape = Shape(4096, 4096, get("ternary"), 0, "f16", has_zero_point=False)
+    assert N16K4.num_bytes(shape) == 256 * 205 * 64 + 4096 * 2
 
 
 def test_one_changed_code_changes_the_bytes() -> None:

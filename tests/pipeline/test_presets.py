@@ -34,6 +34,28 @@ def made(name: str, preset: str, folder: Path, target: str = "cpu") -> qcompile.
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        *((n, p) for n in NETS for p in ("w2a8", "w2a8-dynamic")),
+        ("mlp", "w2a16"),
+        ("tied", "w2a16"),
+    ],
+)
+def test_ternary(name: str, preset: str, tmp_path: Path) -> None:
+    """Blocks of 160 where they may be; no target but cpu has kernels."""
+    net = NETS[name]()
+    path, recipe = net.save(tmp_path / "m.onnx"), qcompile.Recipe(preset, weight_format="ternary")
+    artifact = qcompile.compile(path, recipe=recipe, calibration_data=samples(net))
+    assert not artifact.measured["skipped"]
+    rows = [r for r in artifact.content["nodes"] if r["weight"] is not None]
+    specs = {r["weight"] for r in rows}
+    assert specs <= {"ternary/axis(axis=0)/sym/f32", "ternary/block(axis=1,size=160)/sym/f16"}
+    assert len(rows) == len(artifact.content["nodes"])
+    with pytest.raises(InputError, match="no kernel"):
+        qcompile.compile(path, "ort", recipe=recipe, calibration_data=samples(net), force=True)
+
+
 @pytest.mark.parametrize("preset", FAMILIES)
 @pytest.mark.parametrize("name", NETS)
 def test_cpu(name: str, preset: str, tmp_path: Path) -> None:

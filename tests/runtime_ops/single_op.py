@@ -122,6 +122,8 @@ def weight_attributes(weight: CodedWeight, layout: str = "n16k4/1") -> dict[str,
         "scale_format": weight.scale_format,
         "has_zero_point": int(weight.zero_point is not None),
     }
+    if weight.format.levels is not None:
+        attributes["levels"] = weight.format.levels
     if weight.format.table is not None:
         attributes["table"] = list(weight.format.table)
     return attributes

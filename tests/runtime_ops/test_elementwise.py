@@ -198,6 +198,8 @@ def test_pool_of_the_whole_map(rng):
 
 def coding_attributes(format, granularity, axis=0, block_size=0):
     attributes = {"bits": format.bits, "is_signed": int(format.is_signed and not format.is_table)}
+    if format.levels is not None:
+        attributes["levels"] = format.levels
     if format.is_table:
         attributes["table"] = [float(v) for v in format.values]
     return attributes | {"granularity": granularity, "axis": axis, "block_size": block_size}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from qcompile.formats import FORMATS, get
+from qcompile.formats import FORMATS, Format, get
 from qcompile.layouts.n16k4 import chunk_columns
 from qcompile.numerics.conv import Window
 from qcompile.numerics.weight import CodedWeight
@@ -37,10 +37,14 @@ def assert_within(got, expected, bound) -> None:
     )
 
 
-def block_sizes(bits: int) -> list[tuple[int, int]]:
+def block_sizes(format: Format) -> list[tuple[int, int]]:
     """(K, block_size): one block, whole blocks, short tails, a chunk ± 1."""
-    chunk = chunk_columns(bits)
-    return [(96, 0), (96, 32), (200, 64), (129, 128), (64 + chunk - 1, 32), (32 + chunk + 1, 32)]
+    chunk = chunk_columns(format)
+    size = -(-32 // chunk) * chunk
+    return [
+        *((96, 0), (3 * size, size), (6 * size + 8, 2 * size), (4 * size + 1, 4 * size)),
+        *((2 * size + chunk - 1, size), (size + chunk + 1, size)),
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,7 +134,7 @@ def test_floats_of_codes_see_one_code(rng):
 @pytest.mark.parametrize("bits", [8, None])
 def test_real_formats(rng, name, bits):
     format = get(name)
-    for i, (k, block_size) in enumerate(block_sizes(format.bits)):
+    for i, (k, block_size) in enumerate(block_sizes(format)):
         with_zero_point = not format.is_table and i % 2 == 1
         scale_format = "f16" if i % 3 else "f32"
         weight = random_weight(
