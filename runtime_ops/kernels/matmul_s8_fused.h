@@ -39,6 +39,48 @@ QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table
   }
 }
 
+// Sums of pairs stay in 16 bits over `most` chunks, as in short_block; acc is touched once for them.
+template <int kBits, bool kIsTable, int kRows, int kTiles>
+void fused_short_block(const uint8_t* codes, int64_t num_chunks, int64_t most, Bytes table,
+                       const int8_t* const (&x)[kRows], int64_t column, Ints (&acc)[kRows][kTiles]);
+#ifdef QC_HAS_WORDS
+template <int kBits, bool kIsTable, int kRows, int kTiles>
+QC_INLINE void fused_short_block(const uint8_t* codes, int64_t num_chunks, int64_t most,
+                                 Bytes table, const int8_t* const (&x)[kRows], int64_t column,
+                                 Ints (&acc)[kRows][kTiles]) {
+  constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
+  while (num_chunks > 0) {
+    const int64_t taken = num_chunks < most ? num_chunks : most;
+    num_chunks -= taken;
+    Bytes sums[kRows][kTiles];
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<kTiles>(QC_UNROLLED(t) { sums[r][t] = set_ints(0); });
+    });
+    for (int64_t c = 0; c < taken; ++c, column += kChunk, codes += kTiles * kBytes) {
+      for (int v = 0; v < kTiles * kBytes; v += 64) {
+        __builtin_prefetch(codes + v + 4096);
+      }
+      unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
+        Ints xs[kRows];
+        unroll<kRows>(QC_UNROLLED(r) { xs[r] = set_ints(load_int(x[r] + column + 4 * g)); });
+        unroll<kTiles>(QC_UNROLLED(t) {
+          Bytes u = decode_group<kBits, g>(codes + t * kBytes);
+          if constexpr (kIsTable) u = lookup16(table, u);
+          unroll<kRows>(QC_UNROLLED(r) {
+            sums[r][t] = add_words(sums[r][t], sum_pairs(u, xs[r]));
+          });
+        });
+      });
+    }
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<kTiles>(QC_UNROLLED(t) {
+        acc[r][t] = dot16(acc[r][t], sums[r][t], set_ints(0x10001));
+      });
+    });
+  }
+}
+#endif
+
 template <int kBits, bool kIsTable, bool kIsWide, int kRows, int kTiles, bool kIsFloat>
 void fused_rows(const Panel& p, int64_t row) {
   const Weight& w = *p.weight;
@@ -56,6 +98,7 @@ void fused_rows(const Panel& p, int64_t row) {
       ints[r][t] = set_ints(0);
     });
   });
+  const int64_t short_chunks = short_groups(w) / kGroupsOfChunk<kBits>;
   const uint8_t* block = p.stream;
   for (int64_t b = 0; b < w.num_blocks; ++b) {
     const int64_t num_chunks = w.padded_columns_of(b) / chunk_columns(kBits);
@@ -64,8 +107,18 @@ void fused_rows(const Panel& p, int64_t row) {
     unroll<kRows>(QC_UNROLLED(r) {
       unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = start(p, parts, t, x_sums[r][b]); });
     });
-    fused_block<kBits, kIsTable, kIsWide, kRows, kTiles>(block, num_chunks, table, x,
-                                                         b * w.block_size, acc);
+    const int64_t column = b * w.block_size;
+    if constexpr (kHasWords && !kIsWide) {
+      if (short_chunks > 0) {
+        fused_short_block<kBits, kIsTable, kRows, kTiles>(block, num_chunks, short_chunks, table, x,
+                                                          column, acc);
+      } else {
+        fused_block<kBits, kIsTable, kIsWide, kRows, kTiles>(block, num_chunks, table, x, column,
+                                                             acc);
+      }
+    } else {
+      fused_block<kBits, kIsTable, kIsWide, kRows, kTiles>(block, num_chunks, table, x, column, acc);
+    }
     unroll<kTiles>(QC_UNROLLED(t) {
       Floats scale = set_floats(0);
       if (kIsFloat) scale = load_scales(parts.scales + t * kTile * w.scale_bytes, w.scale_bytes);

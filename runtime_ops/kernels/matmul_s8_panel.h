@@ -151,6 +151,11 @@ QC_INLINE void finish_ints(const Panel& p, int64_t row, int64_t num_rows, int ti
   });
 }
 
+// Groups of 4 whose sums of pairs, at most 2 · max_byte · 128 each, fit 16 bits.
+inline int64_t short_groups(const Weight& w) {
+  return 32767 / (256 * (w.max_byte > 1 ? w.max_byte : 1));
+}
+
 // The rows of the next register block, with `left` to do: full, half or 1. Two halves where a full
 // one and a half would do more in vain.
 QC_INLINE int rows_of_block(int64_t left, int full, int half) {

@@ -63,11 +63,6 @@ void unpack_panel(const Panel& p, const Store& store) {
   }
 }
 
-// Groups of 4 whose sums of pairs, at most 2 · max_byte · 128 each, fit 16 bits.
-inline int64_t short_groups(const Weight& w) {
-  return 32767 / (256 * (w.max_byte > 1 ? w.max_byte : 1));
-}
-
 // How a panel of bytes is multiplied: by `dot`, of wide codes, or with sums in 16 bits.
 enum class Product { kDot, kWideDot, kShortSums };
 

@@ -173,7 +173,10 @@ def test_deep_extremes(rng, name, rows):
 @pytest.mark.parametrize("rows", [1, 8])
 def test_every_code_at_one_end(rng, name, rows):
     """Sums of few bits, as kernels hold some on the way, reach their limits nowhere else."""
-    format, shape = get(name), (20, 1027)
+    format, shape = (
+        get(name),
+        (80, 1027),
+    )  # a whole panel, which few rows take another way, and a tile
     x = np.full((rows, shape[1]), 0, np.uint8)
     x[rows // 2 :] = 255
     ends = (format.code_min, format.code_max)
