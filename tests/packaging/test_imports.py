@@ -53,6 +53,8 @@ ORDER = (
         *("calibration_cache", "images", "inspection", "progress", "reasons", "user_function"),
         *(
             "compare",
+            "profile",
+            "profile_limits",
             "pieces",
             "imported_plan",
             "sum_bounds",
@@ -92,6 +94,7 @@ ORDER = (
             "deliver",
             "verify_network",
             "report_network",
+            "report_profile",
             "to_integer_graph",
         ),
         *("body_data", "verify_bodies", "verify_split", "verify_weights"),
