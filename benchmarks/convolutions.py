@@ -1,34 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: E501 - tables
-"""Speed of the packed kernels as ratios to ONNX Runtime, measured interleaved in one process.
+"""Speed of the packed convolutions as ratios to ONNX Runtime, measured interleaved in one process.
 
-    python benchmarks/kernels.py [--threads N] [--only decode|prefill|conv] [--rounds N]
+    python -m benchmarks.convolutions [--threads N] [--rounds N]
 
-Decode rotates its weights through at least 512 MB, so that they come from memory. A ratio is the median of the rounds of
-(ORT's time / ours): 2.0 is twice as fast as ORT. Absolute times mean little on shared machines.
+A ratio is the median of the rounds of (ORT's time / ours): 2.0 is twice as fast as ORT.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from qcompile import runtime_ops
 from qcompile.formats import get
-from qcompile.layouts.layout import Shape
-from qcompile.layouts.n16k4 import N16K4, num_bytes, pack
+from qcompile.layouts.n16k4 import N16K4
 from qcompile.numerics.conv import Window
 from tests.runtime_ops import single_op as one
 
 Run = Callable[[], object]
-ROTATED_BYTES = 512 << 20
 
 
 def plain_session(graph, threads: int) -> ort.InferenceSession:
@@ -67,74 +60,6 @@ def ratios(ours: list[Run], peers: dict[str, list[Run]], rounds: int, repeat: in
     median = {name: float(np.median(t[3:])) for name, t in times.items()}
     text = f"{median['ours'] * 1e6:9.1f} us"
     return text + "".join(f"   {n}/ours {median[n] / median['ours']:5.2f}" for n in peers)
-
-
-def float_matmul(rng, k: int, n: int, x, threads: int) -> Run:
-    """ORT's fp32 MatMul."""
-    w = rng.standard_normal((k, n)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", 1, list(x.shape))],
-        [helper.make_tensor_value_info("y", 1, None)],
-        [numpy_helper.from_array(w, "w")],
-    )
-    return bound(plain_session(graph, threads), {"x": x})
-
-
-def packed_matmul(rng, name: str, block: int, scale_format: str, k: int, n: int, x, kind, threads):
-    """A QMatMul of random bytes: speed does not depend on the codes; scales are made finite by one real panel."""
-    format = get(name)
-    weight = one.random_weight(rng, 64, k, format, block, scale_format)
-    panel = pack(weight)
-    shape = Shape(n, k, format, block, scale_format, False)
-    packed = np.tile(panel, n // 64)
-    assert packed.size == num_bytes(shape)
-    attributes = one.weight_attributes(weight) | {"N": n} | kind
-    static = scale_format == "none"
-    multiplier = np.full(n, 1e-4, np.float32) if static else None
-    output = (TensorProto.UINT8 if static else TensorProto.FLOAT, x.ndim)
-    model = one.build("QMatMul", [x, packed, None, multiplier], attributes, [output])
-    return bound(one.session(model, threads), {"input_0": x}), packed.size
-
-
-def decode(threads: int, rounds: int) -> None:
-    """M = 1, N = K = 4096."""
-    rng = np.random.default_rng(0)
-    k = n = 4096
-    x = rng.standard_normal((1, k)).astype(np.float32)
-    copies = -(-ROTATED_BYTES // (k * n * 4))
-    peers = {"fp32": [float_matmul(rng, k, n, x, threads) for _ in range(copies)]}
-    cases = [("int8", 0, "f32"), ("int8", 32, "f16"), ("int4", 32, "f16"), ("int4", 128, "f16")]
-    cases += [("e2m1", 32, "f16"), ("int3", 64, "f16"), ("int2", 64, "f16"), ("int1", 128, "f16")]
-    for name, block, scale_format in cases:
-        for kind in ({"activation": "dynamic", "activation_bits": 8}, {"activation": "f32"}):
-            first, size = packed_matmul(rng, name, block, scale_format, k, n, x, kind, threads)
-            ours = [first] + [
-                packed_matmul(rng, name, block, scale_format, k, n, x, kind, threads)[0]
-                for _ in range(-(-ROTATED_BYTES // size) - 1)
-            ]
-            text = ratios(ours, peers, rounds)
-            print(
-                f"decode 4096x4096 {name:5} block {block:3} {kind['activation']:8} {text}",
-                flush=True,
-            )
-
-
-def prefill(threads: int, rounds: int) -> None:
-    """M = 128."""
-    rng = np.random.default_rng(0)
-    k = n = 2048
-    x = rng.standard_normal((128, k)).astype(np.float32)
-    peers = {"fp32": [float_matmul(rng, k, n, x, threads)]}
-    for name, block in [("int8", 0), ("int4", 128), ("int4", 32), ("int2", 64)]:
-        for kind in ({"activation": "dynamic", "activation_bits": 8}, {"activation": "f32"}):
-            run, _ = packed_matmul(rng, name, block, "f16", k, n, x, kind, threads)
-            text = ratios([run], peers, max(5, rounds // 4))
-            print(
-                f"M=128 2048x2048 {name:5} block {block:3} {kind['activation']:8} {text}",
-                flush=True,
-            )
 
 
 def conv_peers(rng, x, n: int, window: Window, group: int, threads: int) -> dict[str, list[Run]]:
@@ -215,16 +140,13 @@ def conv(threads: int, rounds: int) -> None:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--only", choices=["decode", "prefill", "conv"])
     arguments = parser.parse_args()
     print(f"{runtime_ops.supported_isas()[-1]}, {arguments.threads} thread(s)")
-    for part in (conv, decode, prefill):
-        if arguments.only in (None, part.__name__):
-            part(arguments.threads, arguments.rounds)
+    conv(arguments.threads, arguments.rounds)
 
 
 if __name__ == "__main__":
