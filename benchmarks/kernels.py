@@ -1,230 +1,114 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: E501 - tables
-"""Speed of the packed kernels as ratios to ONNX Runtime, measured interleaved in one process.
+"""The packed products against their peers and the limits of the machine, in one loop.
 
-    python benchmarks/kernels.py [--threads N] [--only decode|prefill|conv] [--rounds N]
+    python -m benchmarks.kernels [--threads N] [--only TEXT …] [--rounds N] [--json FILE]
 
-Decode rotates its weights through at least 512 MB, so that they come from memory. A ratio is the median of the rounds of
-(ORT's time / ours): 2.0 is twice as fast as ORT. Absolute times mean little on shared machines.
+A row times ours, every peer and the probe of its limit in turn. A goal is a ratio; "too noisy"
+stands where the 95 % interval of the measured ratio holds the goal. Decode rotates its weights
+through 512 MB at least, so that they come from memory.
 """
 
 import argparse
-import sys
-import time
-from collections.abc import Callable
+import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.interleave import Candidate, Ratio, measure
+from benchmarks.kernel_candidates import ort_peers, ours, versions
+from benchmarks.kernel_openvino import openvino_peers
+from benchmarks.kernel_rows import LIMIT, PEERS, ROWS, K, N, Row
+from benchmarks.limits import Limits
 from qcompile import runtime_ops
-from qcompile.formats import get
-from qcompile.layouts.layout import Shape
-from qcompile.layouts.n16k4 import N16K4, num_bytes, pack
-from qcompile.numerics.conv import Window
-from tests.runtime_ops import single_op as one
-
-Run = Callable[[], object]
-ROTATED_BYTES = 512 << 20
 
 
-def plain_session(graph, threads: int) -> ort.InferenceSession:
-    """ORT's own ops at its default optimisation."""
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+def candidates(row: Row, threads: int, limits: Limits, *, has_openvino: bool) -> list[Candidate]:
+    """Ours, the peers, and last the limit."""
+    found = [ours(row, threads), *ort_peers(row, threads)]
+    if has_openvino:
+        found += openvino_peers(row, threads)
+    if row.m == 1:
+        limit = limits.memory(row.weight_bytes)
+    else:
+        limit = limits.products(row.m * K * N, row.bits)
+    return [*found, Candidate(LIMIT, limit.runs, limit.scale)]
 
 
-def bound(session: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> Run:
-    """A run without copies of inputs and outputs."""
-    binding = session.io_binding()
-    for name, value in feeds.items():
-        binding.bind_cpu_input(name, value)
-    for output in session.get_outputs():
-        binding.bind_output(output.name)
-    return lambda: session.run_with_iobinding(binding)
-
-
-def ratios(ours: list[Run], peers: dict[str, list[Run]], rounds: int, repeat: int = 1) -> str:
-    """Median time of ours, and of every peer divided by ours; each list is rotated through."""
-    times: dict[str, list[float]] = {name: [] for name in ["ours", *peers]}
-    runs = {"ours": ours} | peers
-    for i in range(rounds + 3):
-        for name, cases in runs.items():
-            case = cases[i % len(cases)]
-            start = time.perf_counter()
-            for _ in range(repeat):
-                case()
-            times[name].append((time.perf_counter() - start) / repeat)
-    median = {name: float(np.median(t[3:])) for name, t in times.items()}
-    text = f"{median['ours'] * 1e6:9.1f} us"
-    return text + "".join(f"   {n}/ours {median[n] / median['ours']:5.2f}" for n in peers)
-
-
-def float_matmul(rng, k: int, n: int, x, threads: int) -> Run:
-    """ORT's fp32 MatMul."""
-    w = rng.standard_normal((k, n)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", 1, list(x.shape))],
-        [helper.make_tensor_value_info("y", 1, None)],
-        [numpy_helper.from_array(w, "w")],
-    )
-    return bound(plain_session(graph, threads), {"x": x})
-
-
-def packed_matmul(rng, name: str, block: int, scale_format: str, k: int, n: int, x, kind, threads):
-    """A QMatMul of random bytes: speed does not depend on the codes; scales are made finite by one real panel."""
-    format = get(name)
-    weight = one.random_weight(rng, 64, k, format, block, scale_format)
-    panel = pack(weight)
-    shape = Shape(n, k, format, block, scale_format, False)
-    packed = np.tile(panel, n // 64)
-    assert packed.size == num_bytes(shape)
-    attributes = one.weight_attributes(weight) | {"N": n} | kind
-    static = scale_format == "none"
-    multiplier = np.full(n, 1e-4, np.float32) if static else None
-    output = (TensorProto.UINT8 if static else TensorProto.FLOAT, x.ndim)
-    model = one.build("QMatMul", [x, packed, None, multiplier], attributes, [output])
-    return bound(one.session(model, threads), {"input_0": x}), packed.size
-
-
-def decode(threads: int, rounds: int) -> None:
-    """M = 1, N = K = 4096."""
-    rng = np.random.default_rng(0)
-    k = n = 4096
-    x = rng.standard_normal((1, k)).astype(np.float32)
-    copies = -(-ROTATED_BYTES // (k * n * 4))
-    peers = {"fp32": [float_matmul(rng, k, n, x, threads) for _ in range(copies)]}
-    cases = [("int8", 0, "f32"), ("int8", 32, "f16"), ("int4", 32, "f16"), ("int4", 128, "f16")]
-    cases += [("e2m1", 32, "f16"), ("int3", 64, "f16"), ("int2", 64, "f16"), ("int1", 128, "f16")]
-    for name, block, scale_format in cases:
-        for kind in ({"activation": "dynamic", "activation_bits": 8}, {"activation": "f32"}):
-            first, size = packed_matmul(rng, name, block, scale_format, k, n, x, kind, threads)
-            ours = [first] + [
-                packed_matmul(rng, name, block, scale_format, k, n, x, kind, threads)[0]
-                for _ in range(-(-ROTATED_BYTES // size) - 1)
-            ]
-            text = ratios(ours, peers, rounds)
-            print(
-                f"decode 4096x4096 {name:5} block {block:3} {kind['activation']:8} {text}",
-                flush=True,
-            )
-
-
-def prefill(threads: int, rounds: int) -> None:
-    """M = 128."""
-    rng = np.random.default_rng(0)
-    k = n = 2048
-    x = rng.standard_normal((128, k)).astype(np.float32)
-    peers = {"fp32": [float_matmul(rng, k, n, x, threads)]}
-    for name, block in [("int8", 0), ("int4", 128), ("int4", 32), ("int2", 64)]:
-        for kind in ({"activation": "dynamic", "activation_bits": 8}, {"activation": "f32"}):
-            run, _ = packed_matmul(rng, name, block, "f16", k, n, x, kind, threads)
-            text = ratios([run], peers, max(5, rounds // 4))
-            print(
-                f"M=128 2048x2048 {name:5} block {block:3} {kind['activation']:8} {text}",
-                flush=True,
-            )
-
-
-def conv_peers(rng, x, n: int, window: Window, group: int, threads: int) -> dict[str, list[Run]]:
-    """ORT's fp32 Conv and its QDQ int8 one (QLinearConv after fusion), NCHW as ORT has it."""
-    nchw = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    channels = x.shape[3]
-    w = rng.standard_normal((n, channels // group, *window.kernel)).astype(np.float32) * 0.05
-    attributes = {
-        "kernel_shape": window.kernel,
-        "pads": window.pads,
-        "strides": window.strides,
-        "group": group,
-    }
-    value = helper.make_tensor_value_info
-    real = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "w"], ["c"], **attributes),
-            helper.make_node("Relu", ["c"], ["y"]),
-        ],
-        "g",
-        [value("x", 1, list(nchw.shape))],
-        [value("y", 1, None)],
-        [numpy_helper.from_array(w, "w")],
-    )
-    codes = np.clip(np.rint(w / 0.002), -127, 127).astype(np.int8)
-    constants = {
-        "xs": np.float32(0.02), "xz": np.uint8(128), "ws": np.full(n, 0.002, np.float32),
-        "wz": np.zeros(n, np.int8), "ys": np.float32(0.05), "yz": np.uint8(0), "w": codes,
-    }  # fmt: skip
-    nodes = [
-        helper.make_node(
-            "QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"], ["y"], **attributes
-        )
-    ]
-    integer = helper.make_graph(
-        nodes,
-        "g",
-        [value("x", 2, list(nchw.shape))],
-        [value("y", 2, None)],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
-    )
+def judge(row: Row, times: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Medians, the goal's ratio with its interval, and two verdicts."""
+    medians = {name: float(np.median(row_times)) for name, row_times in times.items()}
+    peers = {name: t for name, t in medians.items() if name not in ("ours", LIMIT)}
+    best = min(peers, key=lambda name: peers[name])
+    reference: str | None = {LIMIT: LIMIT, PEERS: best}.get(row.against)
+    if reference is None:
+        reference = next((name for name in peers if name.startswith(row.against)), None)
+    ratio = None if reference is None else Ratio.of(times["ours"] / times[reference])
+    faster = Ratio.of(times["ours"] / times[best])
     return {
-        "fp32": [bound(plain_session(real, threads), {"x": nchw.astype(np.float32)})],
-        "int8": [bound(plain_session(integer, threads), {"x": nchw})],
+        "row": row.name,
+        "microseconds": {name: t * 1e6 for name, t in medians.items()},
+        "spread": {name: vars(Ratio.of(t * 1e6)) for name, t in times.items()},
+        "limit_fraction": vars(Ratio.of(times[LIMIT] / times["ours"])),
+        "goal": f"<= {row.factor:.2f} x {reference or row.against}",
+        "goal_ratio": None if ratio is None else vars(ratio),
+        "verdict": "no such peer" if ratio is None else ratio.verdict(row.factor),
+        "best_peer": best,
+        "ratio_to_best_peer": vars(faster),
+        "faster_than_best_peer": {"reached": "yes", "missed": "no"}.get(
+            faster.verdict(1.0), "too noisy"
+        ),
     }
 
 
-def conv(threads: int, rounds: int) -> None:
-    """The convolutions of ResNet-20 on CIFAR, larger ones, and depthwise ones."""
-    rng = np.random.default_rng(0)
-    three = Window((3, 3), (1, 1), (1, 1, 1, 1))
-    cases = [
-        (32, 3, 16, three, 1), (32, 16, 16, three, 1), (16, 32, 32, three, 1), (8, 64, 64, three, 1),
-        (32, 16, 32, Window((3, 3), (2, 2), (1, 1, 1, 1)), 1), (56, 64, 64, three, 1),
-        (14, 256, 256, three, 1), (28, 128, 512, Window((1, 1)), 1), (56, 96, 96, three, 96),
-        (14, 384, 384, three, 384),
-    ]  # fmt: skip
-    for size, channels, n, window, group in cases:
-        x = rng.integers(0, 256, (1, size, size, channels)).astype(np.uint8)
-        peers = conv_peers(rng, x, n, window, group, threads)
-        for name in ("int8", "int4", "int2"):
-            depthwise = group > 1
-            k = window.kernel[0] * window.kernel[1] * channels // group
-            weight = one.random_weight(rng, n, k, get(name), 0, "none")
-            layout = "kc/1" if depthwise else N16K4.name
-            attributes = one.weight_attributes(weight, layout) | one.window_attributes(
-                window, group
-            )
-            attributes |= {
-                "activation": "static", "x_zero_point": 128, "y_zero_point": 0, "y_min": 0, "y_max": 255,
-            }  # fmt: skip
-            inputs = [x, one.pack(weight, layout), None, np.full(n, 1e-3, np.float32)]
-            model = one.build("QConv", inputs, attributes, [(TensorProto.UINT8, 4)])
-            ours = bound(one.session(model, threads), {"input_0": x})
-            text = ratios([ours], peers, rounds, repeat=20)
-            shape = f"{size}x{size} {channels}->{n} {window.kernel[0]}x{window.kernel[1]}"
-            print(f"conv {shape:20} {'depthwise ' if depthwise else ''}{name} {text}", flush=True)
+def line(found: dict[str, Any]) -> str:
+    """A row of the table in Markdown."""
+    times = found["microseconds"]
+    peers = ", ".join(f"{n} {t:.0f}" for n, t in times.items() if n not in ("ours", LIMIT))
+    part, ratio = found["limit_fraction"], found["goal_ratio"]
+    reached = f"{part['median']:.0%} ({part['low']:.0%}–{part['high']:.0%})"
+    at = "" if ratio is None else f", is {ratio['median']:.2f}"
+    return (
+        f"| {found['row']} | {times['ours']:.0f} | {peers} | {times[LIMIT]:.0f} | {reached} "
+        f"| {found['goal']}{at} | {found['verdict']} | {found['faster_than_best_peer']} |"
+    )
+
+
+def heading(isa: str, threads: int, *, has_openvino: bool) -> str:
+    """What ran, what was left out and why."""
+    words = [f"{isa}, {threads} threads, {versions()}, K = N = {K}; times in µs"]
+    if "vnni" not in isa:
+        words.append(f"goals were stated for AVX512-VNNI; here they are held against {isa}'s peak")
+    if not has_openvino:
+        words.append("OpenVINO is left out: not installed (pip install .[bench])")
+    words.append("llama.cpp is left out: there is no caller of its mul_mat yet")
+    return "\n".join(words)
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--only", choices=["decode", "prefill", "conv"])
-    arguments = parser.parse_args()
-    print(f"{runtime_ops.supported_isas()[-1]}, {arguments.threads} thread(s)")
-    for part in (conv, decode, prefill):
-        if arguments.only in (None, part.__name__):
-            part(arguments.threads, arguments.rounds)
+    parser.add_argument("--only", nargs="*", default=[], help="rows with one of these in the name")
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    isa = runtime_ops.supported_isas()[-1]
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    print(heading(isa, chosen.threads, has_openvino=has_openvino))
+    print("\n| work | ours | peers | limit | of the limit | goal | verdict | faster than peers |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    limits, found = Limits(isa, chosen.threads), []
+    for row in ROWS:
+        if chosen.only and not any(text in row.name for text in chosen.only):
+            continue
+        runs = candidates(row, chosen.threads, limits, has_openvino=has_openvino)
+        found.append(judge(row, measure(runs, chosen.rounds)))
+        print(line(found[-1]), flush=True)
+    if chosen.json is not None:
+        result = {"isa": isa, "threads": chosen.threads, "rounds": chosen.rounds, "rows": found}
+        chosen.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -187,6 +187,7 @@ def load(
     threads: int | None = None,
     trust_library: bool = False,
     emulate: bool = False,
+    options: ort.SessionOptions | None = None,
 ) -> ort.InferenceSession:
     """A ready InferenceSession of an artifact; bfloat16 and narrower types are ml_dtypes arrays.
 
@@ -194,7 +195,8 @@ def load(
     trust_library=True. A network (targets tvm-cpu and t4) is a library, and is never loaded without
     it; its session takes any number of samples, and run(…, raw=True) gives integers. `emulate` runs
     the kernels of target t4 on the CPU, from the source in the artifact, which is code as well;
-    other targets refuse it.
+    other targets refuse it. `options` replaces the session's options, `threads` among them; a
+    network has none.
     """
     artifact = Artifact.read(folder)
     if (facts := artifact.content.get("network")) is not None:
@@ -202,7 +204,7 @@ def load(
     if emulate:
         target = artifact.content["target"]
         raise InputError(f"target {target} has nothing to emulate: leave out emulate")
-    options = session_options(threads)
+    options = options or session_options(threads)
     library = artifact.content["library"]
     if library is not None and trust_library:
         options.register_custom_ops_library(str((Path(folder) / library["file"]).absolute()))

@@ -16,14 +16,17 @@ from qcompile.artifact import Artifact, plain
 from qcompile.compare import bench as run_bench
 from qcompile.compare import compare as run_compare
 from qcompile.compile import plan_only
+from qcompile.errors import InputError
 from qcompile.formats import FORMATS
 from qcompile.inspection import artifact_facts, model_facts
 from qcompile.op_libraries import use_op_library
 from qcompile.passes import LOWER_CPU, LOWER_ORT, NORMALISE, TRANSFORM
 from qcompile.passes.transform.stats import Stats, Work
 from qcompile.plan import Plan
+from qcompile.profile import profile as run_profile
 from qcompile.reasons import why
 from qcompile.recipe import Recipe
+from qcompile.report_profile import render_profile
 
 DATA = "FILE.npz, FILE.npy, DIR or MODULE:FUNCTION"
 AsJson = Annotated[bool, typer.Option("--json")]
@@ -144,12 +147,24 @@ def bench(
     ] = None,
     seconds: Annotated[float | None, typer.Option(help="of measuring (1)")] = None,
     op_library: OpLibraries = None,
+    by_node: Annotated[
+        bool, typer.Option("--profile", help="an artifact's time per node, and its limits")
+    ] = False,
     trust_library: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Time of one run; with --vs the ratio of the two, interleaved in one run."""
     use_libraries(op_library)
     chosen = tuple(shape or ())
+    if by_node:
+        if vs is not None:
+            raise InputError("--profile is of one artifact: leave out --vs or --profile")
+        nodes = run_profile(path, threads, data, seconds, chosen, trust=trust_library)
+        if as_json:
+            print_json({"path": str(path)} | nodes.as_dict())
+        else:
+            render_profile(nodes, console())
+        return
     found = run_bench(path, vs, threads, data, seconds, chosen, trust=trust_library)
     if as_json:
         print_json({"path": str(path), "vs": None if vs is None else str(vs)} | found)

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qcompile.artifact import Artifact, load, sha256
-from qcompile.data import Batch, Data, read_data
+from qcompile.data import Batch, Data, Feed, read_data
 from qcompile.element_types import is_number
 from qcompile.errors import InputError
 from qcompile.load import load as load_model
@@ -163,6 +163,23 @@ def bench(
 
     shapes: "INPUT=1x3x224x224" for inputs with free dimensions; without data and shapes one sample.
     """
+    check_bench(threads, seconds, data, shapes)
+    feed = feed_for(model_of(versus or path), data, shapes)
+    second = open_path(path, threads, trust=trust)
+    first = open_path(versus, threads, trust=trust) if versus is not None else second
+    if versus is not None:
+        _check_alike(first, second)
+    for session in dict.fromkeys((first, second)):  # a float model first, which knows its windows
+        run_float(session, None, feed)
+    found = measure_speed(first, second, feed, seconds, whole=True)
+    found |= {"threads": threads, "shapes": {n: list(x.shape) for n, x in feed.items()}}
+    if versus is None:
+        return {k: v for k, v in found.items() if k not in ("float_ms", "ratio", "ratio_interval")}
+    return found
+
+
+def check_bench(threads: int, seconds: float | None, data: Any, shapes: tuple[str, ...]) -> None:
+    """InputError where these cannot be measured with."""
     if threads < 1:
         raise InputError(f"{threads} threads: at least 1 is needed")
     if threads > MAX_THREADS:
@@ -171,25 +188,17 @@ def bench(
         raise InputError(f"{seconds:g} seconds: 0 or more is needed")
     if data is not None and shapes:
         raise InputError("--shape is for random data: leave out --data or --shape")
+
+
+def feed_for(model: ir.Model, data: Any, shapes: tuple[str, ...]) -> Feed:
+    """One sample of the data, or a random one."""
     given = dict(_parse_shape(text) for text in shapes)
-    model = model_of(versus or path)
     samples = (
         read_data(data, list(model.graph.inputs), 1)
         if data is not None
         else synthetic_data(model, 0, 1, shapes=given)
     )
-    second = open_path(path, threads, trust=trust)
-    first = open_path(versus, threads, trust=trust) if versus is not None else second
-    if versus is not None:
-        _check_alike(first, second)
-    feed = next(iter(samples))
-    for session in dict.fromkeys((first, second)):  # a float model first, which knows its windows
-        run_float(session, None, feed)
-    found = measure_speed(first, second, feed, seconds, whole=True)
-    found |= {"threads": threads, "shapes": {n: list(x.shape) for n, x in feed.items()}}
-    if versus is None:
-        return {k: v for k, v in found.items() if k not in ("float_ms", "ratio", "ratio_interval")}
-    return found
+    return next(iter(samples))
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -54,6 +54,8 @@ ORDER = (
         *("calibration_cache", "images", "inspection", "progress", "reasons", "user_function"),
         *(
             "compare",
+            "profile",
+            "profile_limits",
             "pieces",
             "imported_plan",
             "sum_bounds",
@@ -93,6 +95,7 @@ ORDER = (
             "deliver",
             "verify_network",
             "report_network",
+            "report_profile",
             "to_integer_graph",
         ),
         *("body_data", "calibrate_bodies", "verify_bodies", "verify_split", "verify_weights"),
