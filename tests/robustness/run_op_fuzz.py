@@ -3,7 +3,7 @@
 
     python -m tests.robustness.run_op_fuzz SEED COUNT FOLDER
 
-A node is refused with a clear error, or its outputs are those of numerics. QC_LIBRARY names
+A right node gives what numerics says; a damaged one is refused with a clear error, or runs. QC_LIBRARY names
 another op library, as in tests/runtime_ops/other_library.py. Nodes run in a child process, which
 says "N start" before each, so that a crash or a hang has a name, and is started again behind it.
 """
@@ -78,7 +78,11 @@ def disagreement(case: Case, got: NDArray) -> str:
 
 
 def outcome(case: Case, num_changes: int) -> str:
-    """fine, refused, or WRONG and what happened."""
+    """fine, refused, WRONG and what happened; or DIFFERS: a damaged node that was taken.
+
+    Numerics may read a damaged node in another way than the library (a default, an input that the
+    operator ignores), so that DIFFERS needs a person to judge.
+    """
     try:
         got = outputs_of(case)
     except Exception as error:  # ORT's own kinds are not built into Python
@@ -90,7 +94,7 @@ def outcome(case: Case, num_changes: int) -> str:
         said = disagreement(case, got[0])
     except Exception as error:  # numerics cannot read what the library took
         said = f"no reference: {type(error).__name__}: {error}".replace("\n", " ")
-    return f"WRONG {case.op} {said}" if said else "fine"
+    return f"{'DIFFERS' if num_changes else 'WRONG'} {case.op} {said}" if said else "fine"
 
 
 def say(line: str) -> None:
@@ -114,7 +118,7 @@ def run_children(first: int, last: int, folder: Path) -> None:
         what = outcome(case, num_changes)
         faulthandler.cancel_dump_traceback_later()
         say(f"{number} {what[:600]}")
-        if what.startswith("WRONG"):
+        if what.startswith(("WRONG", "DIFFERS")):
             keep(case, folder / f"op{number}")
 
 
@@ -154,9 +158,12 @@ def main() -> None:
     counts: Counter[str] = Counter()
     for number, what in fates(first, first + count, folder):
         counts[what.split(" ")[0]] += 1
-        if what.startswith("WRONG"):
+        if what.startswith(("WRONG", "DIFFERS")):
             say(f"op {number}: {what}")
-    say(f"{counts['fine']} fine, {counts['refused']} refused, {counts['WRONG']} wrong")
+    say(
+        f"{counts['fine']} fine, {counts['refused']} refused, "
+        f"{counts['DIFFERS']} differ, {counts['WRONG']} wrong"
+    )
     sys.exit(counts["WRONG"] > 0)
 
 
