@@ -3,7 +3,7 @@
 
     python -m tests.robustness.run_op_fuzz SEED COUNT FOLDER
 
-A right node gives what numerics says; a damaged one is refused with a clear error, or runs. QC_LIBRARY names
+A right node gives what numerics says; a damaged one gets a clear error, or runs. QC_LIBRARY names
 another op library, as in tests/runtime_ops/other_library.py. Nodes run in a child process, which
 says "N start" before each, so that a crash or a hang has a name, and is started again behind it.
 """
