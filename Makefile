@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | test-slow | test-all | test-arm64 | check | env | tvm | clean.
+# make demo | test | test-slow | test-all | test-arm64 | sanitize | check | env | tvm | clean.
 # Each creates .venv when it is not there and rebuilds the op library when its sources changed.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ CXX_FOUND = $(shell command -v "$${CXX:-c++}" || command -v g++ || command -v cl
 PYTHON_FOUND = $(shell { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; } 2>/dev/null && echo yes)
 VENV_FOUND = $(shell { $(PYTHON) -c 'import ensurepip, venv'; } 2>/dev/null && echo yes)
 
-.PHONY: help demo test test-slow test-all test-arm64 check env tvm clean
+.PHONY: help demo test test-slow test-all test-arm64 sanitize check env tvm clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -35,6 +35,12 @@ test-all: test test-slow
 test-arm64: $(STAMP)
 	@bash tests/arm64/prepare.sh $(CURDIR)/build/arm64
 	@$(BIN)/python -m pytest -n $(JOBS) tests/arm64
+
+# The op library with AddressSanitizer and UBSan, in build/sanitize, and the kernels' tests on it.
+sanitize: $(STAMP)
+	@$(BIN)/cmake -S . -B build/sanitize -G Ninja -DQC_SANITIZE=ON -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja >/dev/null
+	@$(BIN)/cmake --build build/sanitize -j $(JOBS)
+	@$(BIN)/python -m pytest -n $(JOBS) tests/runtime_ops/test_guarded.py -k saniti
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check

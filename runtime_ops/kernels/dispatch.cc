@@ -16,7 +16,7 @@
 namespace qcompile {
 
 const char* const kIsaNames[kNumIsas] = {"scalar", "avx2", "avxvnni", "avx512vnni",
-                                           "dotprod"};
+                                         "dotprod", "i8mm"};
 
 #ifdef QC_X86
 namespace {
@@ -44,7 +44,7 @@ unsigned xcr0() {
 
 bool is_supported(Isa isa) {
   if (isa == Isa::scalar) return true;
-  if (isa == Isa::dotprod) return false;
+  if (isa == Isa::dotprod || isa == Isa::i8mm) return false;
   const Registers one = cpuid(1, 0), seven = cpuid(7, 0), seven_one = cpuid(7, 1);
   if (!bit(one.ecx, 27)) return false;  // OSXSAVE
   const unsigned saved = xcr0();
@@ -58,8 +58,10 @@ bool is_supported(Isa isa) {
 }
 #elif defined(QC_ARM64)
 bool is_supported(Isa isa) {
-  constexpr unsigned long kHasDotprod = 1ul << 20;  // HWCAP_ASIMDDP
-  return isa == Isa::scalar || (isa == Isa::dotprod && (getauxval(AT_HWCAP) & kHasDotprod));
+  if (isa == Isa::scalar) return true;
+  const bool has_dotprod = getauxval(AT_HWCAP) & 1ul << 20;  // HWCAP_ASIMDDP
+  if (isa == Isa::dotprod) return has_dotprod;
+  return isa == Isa::i8mm && has_dotprod && (getauxval(AT_HWCAP2) & 1ul << 13);  // HWCAP2_I8MM
 }
 #else
 bool is_supported(Isa isa) { return isa == Isa::scalar; }
@@ -85,8 +87,11 @@ void use_up_to(Isa isa, Kernels* k) {
 #ifdef QC_ARM64
 #define QC_KERNEL_dotprod(name) \
   if (isa >= Isa::dotprod) k->name = name##__dotprod;
+#define QC_KERNEL_i8mm(name) \
+  if (isa >= Isa::i8mm) k->name = name##__i8mm;
 #else
 #define QC_KERNEL_dotprod(name)
+#define QC_KERNEL_i8mm(name)
 #endif
   (void)isa;
 #include "kernels.inc"

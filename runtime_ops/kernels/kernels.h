@@ -270,8 +270,10 @@ struct code_f32_args {
 #endif
 #ifdef QC_ARM64
 #define QC_KERNEL_dotprod(name) void name##__dotprod(name##_args& args);
+#define QC_KERNEL_i8mm(name) void name##__i8mm(name##_args& args);
 #else
 #define QC_KERNEL_dotprod(name)
+#define QC_KERNEL_i8mm(name)
 #endif
 #include "kernels.inc"
 #undef QC_KERNEL
@@ -280,6 +282,7 @@ struct code_f32_args {
 #undef QC_KERNEL_avxvnni
 #undef QC_KERNEL_avx512vnni
 #undef QC_KERNEL_dotprod
+#undef QC_KERNEL_i8mm
 
 // The kernels of the active ISA: for each name the last line of kernels.inc that it covers.
 struct Kernels {
@@ -311,8 +314,10 @@ inline bool needs_sums(const Kernels& k, const Weight& w, int64_t num_rows) {
   return !k.multiplies_words || !is_wide(w) || num_rows <= kFewRows;
 }
 
-enum class Isa : int { scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3, dotprod = 4 };
-constexpr int kNumIsas = 5;
+enum class Isa : int {
+  scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3, dotprod = 4, i8mm = 5
+};
+constexpr int kNumIsas = 6;
 extern const char* const kIsaNames[kNumIsas];
 
 bool is_supported(Isa isa);                 // by this processor and this build

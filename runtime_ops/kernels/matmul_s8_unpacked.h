@@ -66,9 +66,41 @@ void unpack_panel(const Panel& p, const Store& store) {
 // How a panel of bytes is multiplied: by `dot`, of wide codes, or with sums in 16 bits.
 enum class Product { kDot, kWideDot, kShortSums };
 
+#ifdef QC_HAS_PAIRS
+// smmla: two rows times the 8 columns of two groups. The sums keep the form of smmla over a run; a
+// last single group is left to sdot.
+template <bool kIsWide, int kRows>
+QC_INLINE void pairs_block(const uint8_t* codes, int64_t step, const Run* run, const Run* end,
+                           const int8_t* const (&x)[kRows], Ints (&acc)[kRows][1]) {
+  static_assert(kRows % 2 == 0, "rows come in pairs");
+  for (; run != end; ++run) {
+    const int64_t last = run->x_offset + run->num_groups * kGroup;
+    int64_t k = run->x_offset;
+    PairSums sums[kRows / 2];
+    unroll<kRows / 2>(QC_UNROLLED(r) { sums[r] = pair_sums(acc[2 * r][0], acc[2 * r + 1][0]); });
+    for (; k + 2 * kGroup <= last; k += 2 * kGroup, codes += 2 * step) {
+      const PairCodes u = pair_codes<kIsWide>(load_bytes(codes), load_bytes(codes + step));
+      unroll<kRows / 2>(QC_UNROLLED(r) {
+        sums[r] = dot_pairs(sums[r], u, x[2 * r] + k, x[2 * r + 1] + k);
+      });
+    }
+    unroll<kRows / 2>(QC_UNROLLED(r) { part_sums(sums[r], &acc[2 * r][0], &acc[2 * r + 1][0]); });
+    if (k == last) continue;
+    const Bytes u = load_bytes(codes);
+    codes += step;
+    unroll<kRows>(QC_UNROLLED(r) {
+      acc[r][0] = dot<kIsWide>(acc[r][0], u, set_ints(load_int(x[r] + k)));
+    });
+  }
+}
+#endif
+
 template <bool kIsWide, int kRows, int kTiles>
 QC_INLINE void product_block(const uint8_t* codes, int64_t step, const Run* run, const Run* end,
                              const int8_t* const (&x)[kRows], Ints (&acc)[kRows][kTiles]) {
+#ifdef QC_HAS_PAIRS
+  if constexpr (kRows % 2 == 0 && kTiles == 1) return pairs_block<kIsWide>(codes, step, run, end, x, acc);
+#endif
   // keep() ends the life of the sums with the loop: else gcc stores each one to memory in every
   // step, where the code after the loop is short of registers.
   Ints sums[kRows][kTiles];

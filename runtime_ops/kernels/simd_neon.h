@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vectors of simd.h on arm64: four q registers hold what one AVX-512 register does. Included by
-// simd.h alone, for files that are compiled with +dotprod.
+// simd.h alone, for files that are compiled with +dotprod, one with +i8mm.
 #pragma once
 
 #include <arm_neon.h>
@@ -130,6 +130,55 @@ QC_INLINE Ints dot(Ints acc, Bytes u, Ints x) {
   }
   return acc;
 }
+
+#ifdef __ARM_FEATURE_MATMUL_INT8
+#define QC_HAS_PAIRS
+// Sums of two rows and four outputs 4i ... 4i+3, as smmla makes them: row 0 of two outputs, then
+// row 1 of them.
+struct PairSums {
+  int32x4_t low[4], high[4];
+};
+QC_INLINE PairSums pair_sums(Ints x, Ints y) {
+  PairSums sums;
+  for (int i = 0; i < 4; ++i) {
+    sums.low[i] = vcombine_s32(vget_low_s32(x.q[i]), vget_low_s32(y.q[i]));
+    sums.high[i] = vcombine_s32(vget_high_s32(x.q[i]), vget_high_s32(y.q[i]));
+  }
+  return sums;
+}
+QC_INLINE void part_sums(const PairSums& sums, Ints* x, Ints* y) {
+  for (int i = 0; i < 4; ++i) {
+    x->q[i] = vcombine_s32(vget_low_s32(sums.low[i]), vget_low_s32(sums.high[i]));
+    y->q[i] = vcombine_s32(vget_high_s32(sums.low[i]), vget_high_s32(sums.high[i]));
+  }
+}
+// Two neighbouring groups of a tile with the 8 columns of an output side by side: two outputs a
+// register, low of 4i and 4i+1, high of 4i+2 and 4i+3.
+struct PairCodes {
+  int8x16_t low[4], high[4];
+};
+template <bool kIsWide>
+QC_INLINE PairCodes pair_codes(Bytes first, Bytes second) {
+  const uint8x16_t flip = vdupq_n_u8(kIsWide ? 0x80 : 0);
+  PairCodes codes;
+  for (int i = 0; i < 4; ++i) {
+    const uint32x4_t a = vreinterpretq_u32_u8(veorq_u8(first.q[i], flip));
+    const uint32x4_t b = vreinterpretq_u32_u8(veorq_u8(second.q[i], flip));
+    codes.low[i] = vreinterpretq_s8_u32(vzip1q_u32(a, b));
+    codes.high[i] = vreinterpretq_s8_u32(vzip2q_u32(a, b));
+  }
+  return codes;
+}
+QC_INLINE PairSums dot_pairs(PairSums sums, const PairCodes& codes, const int8_t* x,
+                             const int8_t* y) {
+  const int8x16_t rows = vcombine_s8(vld1_s8(x), vld1_s8(y));
+  for (int i = 0; i < 4; ++i) {
+    sums.low[i] = vmmlaq_s32(sums.low[i], rows, codes.low[i]);
+    sums.high[i] = vmmlaq_s32(sums.high[i], rows, codes.high[i]);
+  }
+  return sums;
+}
+#endif
 
 QC_INLINE Floats set_floats(float v) {
   const float32x4_t one = vdupq_n_f32(v);

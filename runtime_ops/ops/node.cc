@@ -29,9 +29,25 @@ void Node::refuse(const std::string& what, const std::string& rule, const std::s
   throw Refusal{kInvalidArgument, title_ + ": " + what + " (" + rule + "). " + cure, true};
 }
 
+void Node::check_absent(const char* name, const char* type) const {
+  int64_t i = 0;
+  float f = 0;
+  size_t size = 0, ints = 0, floats = 0;
+  if (succeeded(api().KernelInfoGetAttribute_int64(info_, name, &i)) ||
+      succeeded(api().KernelInfoGetAttribute_float(info_, name, &f)) ||
+      succeeded(api().KernelInfoGetAttribute_string(info_, name, nullptr, &size)) ||
+      succeeded(api().KernelInfoGetAttributeArray_int64(info_, name, nullptr, &ints)) ||
+      succeeded(api().KernelInfoGetAttributeArray_float(info_, name, nullptr, &floats))) {
+    refuse(std::string("attribute ") + name + " is no " + type, "docs/ops.md",
+           "Write the model again with this version of qcompile.");
+  }
+}
+
 int64_t Node::integer(const char* name, int64_t absent) const {
   int64_t value = absent;
-  return succeeded(api().KernelInfoGetAttribute_int64(info_, name, &value)) ? value : absent;
+  if (succeeded(api().KernelInfoGetAttribute_int64(info_, name, &value))) return value;
+  check_absent(name, "int");
+  return absent;
 }
 
 int64_t Node::integer(const char* name) const {
@@ -69,7 +85,9 @@ int Node::num_codes() const {
 
 float Node::number(const char* name, float absent) const {
   float value = absent;
-  return succeeded(api().KernelInfoGetAttribute_float(info_, name, &value)) ? value : absent;
+  if (succeeded(api().KernelInfoGetAttribute_float(info_, name, &value))) return value;
+  check_absent(name, "float");
+  return absent;
 }
 
 float Node::number(const char* name) const {
@@ -84,7 +102,10 @@ float Node::number(const char* name) const {
 std::string Node::text(const char* name, const char* absent) const {
   size_t size = 0;
   succeeded(api().KernelInfoGetAttribute_string(info_, name, nullptr, &size));
-  if (size == 0) return absent;
+  if (size == 0) {
+    check_absent(name, "string");
+    return absent;
+  }
   std::string value(size, '\0');
   if (!succeeded(api().KernelInfoGetAttribute_string(info_, name, &value[0], &size))) return absent;
   while (!value.empty() && value.back() == '\0') value.pop_back();
@@ -102,7 +123,10 @@ std::string Node::text(const char* name) const {
 
 std::vector<int64_t> Node::integers(const char* name) const {
   size_t count = 0;
-  if (!succeeded(api().KernelInfoGetAttributeArray_int64(info_, name, nullptr, &count))) return {};
+  if (!succeeded(api().KernelInfoGetAttributeArray_int64(info_, name, nullptr, &count))) {
+    check_absent(name, "list of ints");
+    return {};
+  }
   std::vector<int64_t> values(count);
   if (count) check(api().KernelInfoGetAttributeArray_int64(info_, name, values.data(), &count));
   return values;
@@ -110,7 +134,10 @@ std::vector<int64_t> Node::integers(const char* name) const {
 
 std::vector<float> Node::numbers(const char* name) const {
   size_t count = 0;
-  if (!succeeded(api().KernelInfoGetAttributeArray_float(info_, name, nullptr, &count))) return {};
+  if (!succeeded(api().KernelInfoGetAttributeArray_float(info_, name, nullptr, &count))) {
+    check_absent(name, "list of floats");
+    return {};
+  }
   std::vector<float> values(count);
   if (count) check(api().KernelInfoGetAttributeArray_float(info_, name, values.data(), &count));
   return values;

@@ -67,6 +67,8 @@ class Node {
   const std::string& title() const { return title_; }
 
  private:
+  // Refuses an attribute that is there and of another type: absent would mean its default.
+  void check_absent(const char* name, const char* type) const;
   const ort::OrtKernelInfo* info_;
   std::string title_;
 };

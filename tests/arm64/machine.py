@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 HERE = Path(__file__).parent
 PLACE = Path(os.environ.get("QC_ARM64", HERE.parents[1] / "build" / "arm64"))
 # Processors that qemu knows → the instruction set that the library has to choose on them.
-PROCESSORS = {"cortex-a53": "scalar", "cortex-a76": "dotprod", "max": "dotprod"}
+PROCESSORS = {"cortex-a53": "scalar", "cortex-a76": "dotprod", "max": "i8mm"}
 
 
 def is_ready() -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import helper
 
 from qcompile import runtime_ops
 from qcompile.formats import Format
@@ -16,14 +16,6 @@ from qcompile.layouts import LAYOUTS
 from qcompile.numerics.conv import Window
 from qcompile.numerics.quantize import store_scale
 from qcompile.numerics.weight import CodedWeight
-
-TYPES = {
-    np.dtype(np.float32): TensorProto.FLOAT,
-    np.dtype(np.uint8): TensorProto.UINT8,
-    np.dtype(np.int8): TensorProto.INT8,
-    np.dtype(np.int32): TensorProto.INT32,
-    np.dtype(np.int64): TensorProto.INT64,
-}
 
 
 def build(
@@ -44,7 +36,11 @@ def build(
             continue
         if i in fed:
             shape = (dims or {}).get(i, list(x.shape))
-            graph_inputs.append(helper.make_tensor_value_info(names[i], TYPES[x.dtype], shape))
+            graph_inputs.append(
+                helper.make_tensor_value_info(
+                    names[i], helper.np_dtype_to_tensor_dtype(x.dtype), shape
+                )
+            )
         else:
             initializers.append(onnx.numpy_helper.from_array(x, names[i]))
     results = [f"output_{i}" for i in range(len(outputs))]

@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: Apache-2.0
+#define QC_ISA_NAME(kernel) kernel##__i8mm
+#include "matmul_s8_n16k4.h"
