@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "window.h"
 
+#include <algorithm>
+
 namespace qcompile {
 namespace {
 
 // Larger strides, pads and dilations have no use, and the bound keeps every sum below 2^63.
 constexpr int64_t kMax = int64_t{1} << 20;
+constexpr int64_t kMaxSize = int64_t{1} << 56;  // of a map
 
 void copy_checked(const Node& node, const char* name, size_t count, int64_t low, int64_t* out) {
   const std::vector<int64_t> values = node.integers(name);
@@ -59,12 +62,14 @@ void check_map(const Node& node, const Window& window, const Tensor& x) {
     node.refuse("X is " + to_string(x.dims), "docs/ops.md: X is NHWC, 4 dimensions",
                 "Correct the graph.");
   }
-  const int64_t height = x.dims[1] + window.pads[0] + window.pads[2];
-  const int64_t width = x.dims[2] + window.pads[1] + window.pads[3];
+  // Empty tensors may have any other sizes.
+  const int64_t height = std::min(x.dims[1], kMaxSize) + window.pads[0] + window.pads[2];
+  const int64_t width = std::min(x.dims[2], kMaxSize) + window.pads[1] + window.pads[3];
   int64_t count;
-  if (__builtin_mul_overflow(height, width, &count) ||
+  if (*std::max_element(x.dims.begin(), x.dims.end()) > kMaxSize ||
+      __builtin_mul_overflow(height, width, &count) ||
       __builtin_mul_overflow(count, x.dims[3] + 1, &count) ||
-      __builtin_mul_overflow(count, x.dims[0] + 1, &count) || count > (int64_t{1} << 56)) {
+      __builtin_mul_overflow(count, x.dims[0] + 1, &count) || count > kMaxSize) {
     node.refuse("X is " + to_string(x.dims) + "; its padded map has more than 2^56 elements",
                 "sizes are int64", "Make the map or the pads smaller.");
   }
@@ -80,6 +85,12 @@ bool infer_window(const ShapeContext& context, bool may_be_whole_map, std::vecto
   int64_t ceil_mode = 0;
   window.is_ceil = context.integer("ceil_mode", &ceil_mode) && ceil_mode != 0;
   if (kernel.empty() && !may_be_whole_map) return false;
+  // Shapes are inferred before a node is checked: what it will refuse has no shape.
+  const auto fits = [](const std::vector<int64_t>& values, int64_t low) {
+    return std::all_of(values.begin(), values.end(),
+                       [low](int64_t v) { return v >= low && v <= kMax; });
+  };
+  if (!fits(kernel, 1) || !fits(strides, 1) || !fits(dilations, 1) || !fits(pads, 0)) return false;
   for (size_t i = 0; i < 2; ++i) {
     if (kernel.size() == 2) window.kernel[i] = kernel[i];
     if (strides.size() == 2 && strides[i] > 0) window.strides[i] = strides[i];
@@ -89,7 +100,8 @@ bool infer_window(const ShapeContext& context, bool may_be_whole_map, std::vecto
   for (int axis = 0; axis < 2; ++axis) {
     Dim& dim = (*dims)[static_cast<size_t>(axis) + 1];
     // A map of unknown size has an output of unknown size under no name that X knows.
-    dim = Dim{kernel.empty() ? 1 : dim.size < 0 ? -1 : window.output_size(axis, dim.size), ""};
+    const bool is_known = dim.size >= 0 && dim.size <= kMaxSize;
+    dim = Dim{kernel.empty() ? 1 : !is_known ? -1 : window.output_size(axis, dim.size), ""};
   }
   return true;
 }

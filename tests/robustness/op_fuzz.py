@@ -94,7 +94,7 @@ def weight(rng: Generator, n: int, k: int, may_have_blocks: bool = True) -> Code
         scale_format = "f32"
     block_size = 0
     if may_have_blocks and scale_format != "none" and rng.random() < 0.5:
-        block_size = chunk_columns(format.bits) * int(rng.integers(1, 4))
+        block_size = chunk_columns(format) * int(rng.integers(1, 4))
     point = not format.is_table and rng.random() < 0.5
     return one.random_weight(rng, n, k, format, block_size, scale_format, with_zero_point=point)
 

@@ -145,7 +145,7 @@ def fates(first: int, last: int, folder: Path) -> Iterator[tuple[int, str]]:
         yield from ((int(n), what) for n, what in lines if what != "start")
         number, what = int(lines[-1][0]), lines[-1][1]
         if what == "start":
-            yield number, f"WRONG exit code {done.returncode}: {done.stderr[-1500:]}"
+            yield number, f"WRONG exit code {done.returncode}: {done.stderr[:1500]}"
         first = number + 1
 
 
