@@ -19,6 +19,7 @@ from qcompile import runtime_ops
 from qcompile.formats import get
 from qcompile.layouts.n16k4 import N16K4
 from qcompile.numerics.conv import Window
+from qcompile.session import session_options
 from tests.runtime_ops import single_op as one
 
 Run = Callable[[], object]
@@ -28,9 +29,7 @@ def plain_session(graph, threads: int) -> ort.InferenceSession:
     """ORT's own ops at its default optimisation."""
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options = session_options(threads)  # exact without VNNI
     return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

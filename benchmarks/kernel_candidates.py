@@ -94,9 +94,9 @@ def _integer(row: Row, op: str) -> object:
 
 
 def _n_bits(row: Row, bits: int, level: int) -> object:
-    rng, blocks = np.random.default_rng(0), K // row.block
+    rng, blocks = np.random.default_rng(0), K // row.peer_block
     constants = {
-        "w": rng.integers(0, 256, (N, blocks, row.block * bits // 8)).astype(np.uint8),
+        "w": rng.integers(0, 256, (N, blocks, row.peer_block * bits // 8)).astype(np.uint8),
         "s": rng.uniform(0.01, 0.3, N * blocks).astype(np.float32),
     }
     names = ["x", "w", "s"]
@@ -111,7 +111,7 @@ def _n_bits(row: Row, bits: int, level: int) -> object:
         K=K,
         N=N,
         bits=bits,
-        block_size=row.block,
+        block_size=row.peer_block,
         accuracy_level=level,
     )
     return _graph(row, [node], constants, TensorProto.FLOAT, TensorProto.FLOAT)

@@ -18,7 +18,7 @@ def openvino_peers(row: Row, threads: int) -> Iterator[Candidate]:
     if row.activation != "dynamic" or row.asymmetric:
         return
     bits = 4 if row.bits <= 4 else 8
-    block = row.block or K
+    block = row.peer_block or K
     rng = np.random.default_rng(0)
     codes = rng.integers(-7, 8, (N, K // block, block)).astype(np.int8)
     scales = rng.uniform(0.01, 0.3, (N, K // block, 1)).astype(np.float16)

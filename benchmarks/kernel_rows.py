@@ -13,27 +13,30 @@ class Row:
     """One product of M rows with K × N weights: our time is to be `factor` × `against` at most.
 
     bits: of a weight, without its scale. against: "limit", "best peer" or the start of a peer's
-    name. note: what a reader of the row must know.
+    name.
     """
 
     part: str
     format: str
-    bits: int
+    bits: float
     block: int
     m: int
     factor: float
     against: str = LIMIT
     asymmetric: bool = False
     activation: str = "dynamic"
-    note: str = ""
 
     @property
     def name(self) -> str:
         """As printed."""
         block = f"block {self.block}" if self.block else "per channel"
         words = [self.part, f"M={self.m}", self.format, block]
-        words += ["asymmetric"] if self.asymmetric else []
-        return " ".join(words + ([f"({self.note})"] if self.note else []))
+        return " ".join(words + (["asymmetric"] if self.asymmetric else []))
+
+    @property
+    def peer_block(self) -> int:
+        """What the peers take: a power of two."""
+        return self.block if self.block & (self.block - 1) == 0 else 128
 
     @property
     def weight_bytes(self) -> float:
@@ -50,8 +53,7 @@ DECODE = (
     Row("decode", "int3", 3, 128, 1, 1.1),
     Row("decode", "int2", 2, 128, 1, 1.08),
     Row("decode", "int2", 2, 32, 1, 1.15),
-    # There is no ternary format yet: int2 stands in, and its limit is that of 2 bits.
-    Row("decode", "int2", 2, 128, 1, 0.5, PEERS, note="for ternary: no format yet"),
+    Row("decode", "ternary", 1.6, 160, 1, 0.5, PEERS),
     Row("decode", "int1", 1, 128, 1, 0.42, "ORT 2 bit"),
 )
 PREFILL = tuple(
