@@ -23,6 +23,7 @@ PAGE = (ROOT / "docs" / "t4.md").read_text(encoding="utf-8")
 (CPP,) = re.findall(r"^```cpp\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_python_program(tmp_path: Path) -> None:
     (tmp_path / "edges.py").write_text(PYTHON)
     path = os.pathsep.join([str(ROOT), *sys.path])
@@ -30,6 +31,7 @@ def test_the_python_program(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "edges.py"], cwd=tmp_path, env=environment, check=True)
 
 
+@pytest.mark.slow
 def test_the_cpp_program(tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         pytest.skip("no g++")

@@ -31,7 +31,6 @@ NETS = {
                     { h = user.ops.Half (a)  b = MatMul (h, v) },
                   else_branch = e () => (float[n,32] d) { d = MatMul (a, v) }> }""",
 }
-NO_CONV = ("map", "w4a16")
 NODES = {"between": 2, "map": 2, "body": 3}
 
 
@@ -69,7 +68,9 @@ def saved(folder: Path, name: str) -> tuple[Path, NDArray[np.float32]]:
 
 @pytest.mark.parametrize("target", ["cpu", "ort"])
 @pytest.mark.parametrize(
-    ("name", "preset"), [(n, p) for n in NETS for p in ("w8a8", "w4a16") if (n, p) != NO_CONV]
+    ("name", "preset"),
+    [(n, "w8a8") for n in NETS]
+    + [pytest.param(n, "w4a16", marks=pytest.mark.slow) for n in ("between", "body")],
 )
 def test_the_op_stays_float(
     name: str, preset: str, target: str, library: Path, tmp_path: Path

@@ -37,9 +37,9 @@ def made(name: str, preset: str, folder: Path, target: str = "cpu") -> qcompile.
 @pytest.mark.parametrize(
     ("name", "preset"),
     [
-        *((n, p) for n in NETS for p in ("w2a8", "w2a8-dynamic")),
-        ("mlp", "w2a16"),
-        ("tied", "w2a16"),
+        *((n, p) for n in ("mlp", "cnn") for p in ("w2a8", "w2a8-dynamic")),
+        *(pytest.param("tied", p, marks=pytest.mark.slow) for p in ("w2a8", "w2a8-dynamic")),
+        *(pytest.param(n, "w2a16", marks=pytest.mark.slow) for n in ("mlp", "tied")),
     ],
 )
 def test_ternary(name: str, preset: str, tmp_path: Path) -> None:
