@@ -42,10 +42,20 @@ def _is_resized_there(node: ir.Node, perm: Perm) -> bool:
     (index,) = _sizes(node)
     given = np.asarray(constant(node.inputs[index]))
     same = [1] * len(perm) if index == _SCALES else shape
-    if same is None or mode == "cubic":
+    if same is None or mode == "cubic" or _is_transposed_twice(node):
         return False
     changed = {perm[i] for i, (a, b) in enumerate(zip(given, same, strict=True)) if a != b}
     return changed <= {1, 2} or changed <= {2, 3}
+
+
+def _is_transposed_twice(node: ir.Node) -> bool:
+    """Whether two Transposes come before it.
+
+    Between two of them ONNX Runtime 1.32 moves one past the Resize, to axes that it then refuses.
+    """
+    turn = node.inputs[0].producer() if node.inputs[0] is not None else None
+    before = turn.inputs[0].producer() if turn is not None and turn.inputs[0] is not None else None
+    return is_op(before, "Transpose")
 
 
 def _sizes(node: ir.Node) -> list[int]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
@@ -162,3 +163,22 @@ def test_an_output_whose_transpose_is_quantized_is_the_models(target: str, tmp_p
     assert made.content["coverage"] == 1
     found, _ = qcompile.load(made.folder).run(None, {"x": x})
     assert np.array_equal(found, np.maximum(x, 0))
+
+
+def test_an_interpolation_behind_two_transposes(tmp_path: Path) -> None:
+    """ONNX Runtime 1.32 would move the first of them to axes that its linear Resize lacks."""
+    model = ir.from_onnx_text("""<ir_version: 8, opset_import: ["": 17]>
+    f (float[3,3,4,4] x) => (float[3,3,4,1] b, float[3,1,6,8] y)
+    <float[4,1] v = {0.06, -0.066, 0.32, 0.052}, float[3,1,1,1] w = {0.36, 1.304, 0.947},
+     float[4] s = {1, 1, 2, 2}>
+    { m = MatMul (x, v)  a = Conv <group = 3, kernel_shape = [1, 1]> (m, w)
+      b = Conv <group = 3, kernel_shape = [1, 1]> (a, w)
+      t = Transpose <perm = [0, 3, 1, 2]> (a)
+      y = Resize <coordinate_transformation_mode = "pytorch_half_pixel", mode = "linear">
+        (t, , s) }""")
+    ir.save(model, tmp_path / "m.onnx")
+    data = {"x": np.random.default_rng(0).standard_normal((12, 3, 4, 4)).astype(np.float32)}
+    made = qcompile.compile(
+        tmp_path / "m.onnx", recipe=qcompile.Recipe("w8a8"), calibration_data=data
+    )
+    assert made.content["coverage"] == 1
