@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | test-slow | test-all | test-arm64 | sanitize | check | env | tvm | clean.
+# make demo | test | test-slow | test-all | test-arm64 | sanitize | emulate | check | env | tvm | clean.
 # Each creates .venv when it is not there and rebuilds the op library when its sources changed.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ CXX_FOUND = $(shell command -v "$${CXX:-c++}" || command -v g++ || command -v cl
 PYTHON_FOUND = $(shell { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; } 2>/dev/null && echo yes)
 VENV_FOUND = $(shell { $(PYTHON) -c 'import ensurepip, venv'; } 2>/dev/null && echo yes)
 
-.PHONY: help demo test test-slow test-all test-arm64 sanitize check env tvm clean
+.PHONY: help demo test test-slow test-all test-arm64 sanitize emulate check env tvm clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -41,6 +41,12 @@ sanitize: $(STAMP)
 	@$(BIN)/cmake -S . -B build/sanitize -G Ninja -DQC_SANITIZE=ON -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja >/dev/null
 	@$(BIN)/cmake --build build/sanitize -j $(JOBS)
 	@$(BIN)/python -m pytest -n $(JOBS) tests/runtime_ops/test_guarded.py -k saniti
+
+# The AVX-512 and AVX-VNNI kernels on a processor with AVX2 alone: their intrinsics are emulated.
+emulate: $(STAMP)
+	@$(BIN)/cmake -S . -B build/emulated -G Ninja -DQC_EMULATE=ON -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja >/dev/null
+	@$(BIN)/cmake --build build/emulated -j $(JOBS)
+	@$(BIN)/python -m pytest -n $(JOBS) tests/runtime_ops/test_emulated.py
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check

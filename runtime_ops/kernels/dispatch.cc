@@ -21,6 +21,12 @@ const char* const kIsaNames[kNumIsas] = {"scalar", "avx2", "avxvnni", "avx512vnn
 #ifdef QC_X86
 namespace {
 
+#ifdef QC_EMULATE
+constexpr bool kIsEmulated = true;
+#else
+constexpr bool kIsEmulated = false;
+#endif
+
 struct Registers {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
@@ -50,7 +56,7 @@ bool is_supported(Isa isa) {
   const unsigned saved = xcr0();
   const bool has_avx2 = (saved & 0x6) == 0x6 && bit(one.ecx, 12) /* FMA */ &&
                         bit(one.ecx, 29) /* F16C */ && bit(seven.ebx, 5) /* AVX2 */;
-  if (isa == Isa::avx2) return has_avx2;
+  if (isa == Isa::avx2 || kIsEmulated) return has_avx2;
   if (isa == Isa::avxvnni) return has_avx2 && bit(seven_one.eax, 4);
   const bool has_avx512 = bit(seven.ebx, 16) /* F */ && bit(seven.ebx, 17) /* DQ */ &&
                           bit(seven.ebx, 30) /* BW */ && bit(seven.ebx, 31) /* VL */;

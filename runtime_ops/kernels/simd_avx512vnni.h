@@ -29,8 +29,13 @@ QC_INLINE Bytes load_groups(const void* p, int64_t count) { return load_bytes(p,
 QC_INLINE void store_bytes(void* p, Bytes v) { _mm512_storeu_si512(p, v); }
 // Keeps a loaded vector in its register. Else gcc loads it again in every multiply-add that uses it,
 // and two loads a cycle are too few for that.
+#ifdef QC_EMULATED  // tests/runtime_ops/emulated_avx512.h has no such registers
+QC_INLINE void keep(Bytes&) {}
+QC_INLINE void keep(__m512&) {}
+#else
 QC_INLINE void keep(Bytes& v) { __asm__("" : "+v"(v)); }
 QC_INLINE void keep(__m512& v) { __asm__("" : "+v"(v)); }
+#endif
 QC_INLINE Bytes set_bytes(int v) { return _mm512_set1_epi8(static_cast<char>(v)); }
 template <int kBits>
 QC_INLINE Bytes shift_right(Bytes v) {
