@@ -15,11 +15,11 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.interleave import idle_options
 from qcompile import runtime_ops
 from qcompile.formats import get
 from qcompile.layouts.n16k4 import N16K4
 from qcompile.numerics.conv import Window
-from qcompile.session import session_options
 from tests.runtime_ops import single_op as one
 
 Run = Callable[[], object]
@@ -29,7 +29,7 @@ def plain_session(graph, threads: int) -> ort.InferenceSession:
     """ORT's own ops at its default optimisation."""
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    options = session_options(threads)  # exact without VNNI
+    options = idle_options(threads)  # exact without VNNI
     return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnxruntime as ort
 
 from qcompile.measure import median_interval
+from qcompile.session import session_options
 
 WARM_ROUNDS = 2
 
@@ -49,6 +51,13 @@ class Ratio:
         if self.high <= threshold:
             return "reached"
         return "missed" if self.low > threshold else "too noisy"
+
+
+def idle_options(threads: int) -> ort.SessionOptions:
+    """qcompile's options, but threads wait after a run: they take no time from what runs next."""
+    options = session_options(threads)
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 def measure(candidates: Sequence[Candidate], rounds: int) -> dict[str, np.ndarray]:

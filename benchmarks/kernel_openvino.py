@@ -1,39 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO's weight-compressed products for benchmarks.kernels (extra `bench`)."""
+"""OpenVINO's weight-compressed products for benchmarks.kernels (extra `bench`).
 
+Integer weights of 8 or 4 bits × a scale of 16 bits, and zero points where the row has them. The
+compiled models of decode share the constant, but each packs weights of its own (16 MB at 8 bits).
+"""
+
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.interleave import Candidate
-from benchmarks.kernel_candidates import Run, inputs, rotated
-from benchmarks.kernel_rows import K, N, Row
+from benchmarks.kernel_rows import Row
+from benchmarks.work import Peer, Run, rotated
 
 
-def openvino_peers(row: Row, threads: int) -> Iterator[Candidate]:
-    """Integer weights of 8 or 4 bits × a scale of 16 bits, activations quantized by OpenVINO."""
-    import openvino as ov
-    from openvino import opset13 as ops
-
-    if row.activation != "dynamic" or row.asymmetric:
-        return
+def openvino_peers(row: Row, threads: int) -> Iterator[Peer]:
+    """OpenVINO quantizes the activations where the row's are quantized, and its CPU has a way."""
     bits = 4 if row.bits <= 4 else 8
-    block = row.peer_block or K
-    rng = np.random.default_rng(0)
-    codes = rng.integers(-7, 8, (N, K // block, block)).astype(np.int8)
-    scales = rng.uniform(0.01, 0.3, (N, K // block, 1)).astype(np.float16)
-    x = inputs(row)
-    parameter = ops.parameter([row.m, K], np.float32, name="x")
-    kind = ov.Type.i4 if bits == 4 else ov.Type.i8
-    weight = ops.convert(ops.constant(codes, kind), np.float16)
-    weight = ops.reshape(ops.multiply(weight, ops.constant(scales)), [N, K], False)
-    weight = ops.convert(weight, np.float32)
-    model = ov.Model([ops.matmul(parameter, weight, False, True)], [parameter], "product")
-    core = ov.Core()
+    name = f"OpenVINO {'u' if row.asymmetric else ''}int{bits}"
+    key = (*row.shape, row.peer_block, row.activation)
+    yield Peer(name, key, functools.partial(_runs, row, bits, threads))
+
+
+def _runs(row: Row, bits: int, threads: int) -> list[Run]:
+    import openvino as ov
+
+    core, model, x = ov.Core(), _model(row, bits), row.inputs()
     options = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": block,
+        # 0 keeps the activations in floats.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": (
+            (row.peer_block or row.k) if row.activation == "dynamic" else 0
+        ),
     }
 
     def build() -> Run:
@@ -41,4 +40,32 @@ def openvino_peers(row: Row, threads: int) -> Iterator[Candidate]:
         request.set_input_tensor(ov.Tensor(x, shared_memory=True))
         return request.infer
 
-    yield Candidate(f"OpenVINO int{bits}", rotated(row, K * N * bits // 8, build))
+    return rotated(row.k * row.n * bits // 8, build, is_decode=row.m == 1)
+
+
+def _model(row: Row, bits: int) -> object:
+    """The pattern that OpenVINO keeps compressed: codes, less zero points, times scales."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    rng, block = np.random.default_rng(0), row.peer_block or row.k
+    blocks = (row.n, row.k // block)
+    kind = getattr(ov.Type, f"{'u' if row.asymmetric else 'i'}{bits}")
+    stored, low, high = (np.uint8, 0, 16) if row.asymmetric else (np.int8, -7, 8)
+    codes = rng.integers(low, high, (*blocks, block)).astype(stored)
+    weight = ops.convert(ops.constant(codes, kind), np.float16)
+    if row.asymmetric:
+        zeros = rng.integers(low, high, (*blocks, 1)).astype(stored)
+        weight = ops.subtract(weight, ops.convert(ops.constant(zeros, kind), np.float16))
+    scales = rng.uniform(0.01, 0.3, (*blocks, 1)).astype(np.float16)
+    weight = ops.reshape(ops.multiply(weight, ops.constant(scales)), [row.n, row.k], False)
+    x = ops.parameter([row.m, row.k], np.float32, name="x")
+    product = ops.matmul(x, ops.convert(weight, np.float32), False, True)
+    return ov.Model([product], [x], "product")
+
+
+def version() -> str:
+    """Of OpenVINO."""
+    from openvino import get_version
+
+    return f"OpenVINO {get_version().split('-')[0]}"

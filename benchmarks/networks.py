@@ -21,8 +21,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import qcompile
+from benchmarks.interleave import idle_options
 from models import digits
-from qcompile.session import session_options
 
 
 class Reader(CalibrationDataReader):
@@ -38,14 +38,12 @@ class Reader(CalibrationDataReader):
 
 def plain(path: Path, threads: int) -> ort.InferenceSession:
     """A session of ONNX Runtime alone, with qcompile's options: nothing saturates without VNNI."""
-    options = session_options(threads)
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(path, idle_options(threads), providers=["CPUExecutionProvider"])
 
 
-def sessions(model: Path, samples: np.ndarray, folder: Path, threads: int) -> dict[str, Any]:
-    """Every way to run the model, by name."""
+def ort_int8(model: Path, samples: np.ndarray, folder: Path) -> Path:
+    """ONNX Runtime's static QDQ model: unsigned activations, signed weights, a scale a channel."""
     name = plain(model, 1).get_inputs()[0].name
-    found: dict[str, Any] = {"ORT float32": plain(model, threads)}
     prepared, quantized = folder / "prepared.onnx", folder / "ort-int8.onnx"
     quant_pre_process(str(model), str(prepared))
     quantize_static(
@@ -57,7 +55,14 @@ def sessions(model: Path, samples: np.ndarray, folder: Path, threads: int) -> di
         weight_type=QuantType.QInt8,
         per_channel=True,
     )
-    found["ORT int8 QDQ"] = plain(quantized, threads)
+    return quantized
+
+
+def sessions(model: Path, samples: np.ndarray, folder: Path, threads: int) -> dict[str, Any]:
+    """Every way to run the model, by name."""
+    found: dict[str, Any] = {"ORT float32": plain(model, threads)}
+    found["ORT int8 QDQ"] = plain(ort_int8(model, samples, folder), threads)
+    name = found["ORT float32"].get_inputs()[0].name
     for preset in ("w8a8", "w4a8", "w2a8", "w8a8-dynamic", "w4a8-dynamic"):
         artifact = qcompile.compile(
             model,
@@ -66,7 +71,7 @@ def sessions(model: Path, samples: np.ndarray, folder: Path, threads: int) -> di
             recipe=qcompile.Recipe(preset=preset),
             calibration_data={name: samples} if "dynamic" not in preset else None,
         )
-        found[f"qcompile {preset}"] = qcompile.load(artifact.folder, threads)
+        found[f"qcompile {preset}"] = qcompile.load(artifact.folder, options=idle_options(threads))
     return found
 
 

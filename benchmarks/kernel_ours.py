@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""qcompile's way to do a row of benchmarks.kernels: a QMatMul with rotated weights."""
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto
+
+from benchmarks.convolutions import bound
+from benchmarks.interleave import Candidate, idle_options
+from benchmarks.kernel_rows import Row
+from benchmarks.work import OURS, Run, rotated
+from qcompile import runtime_ops
+from qcompile.formats import get
+from qcompile.layouts.n16k4 import pack
+from tests.runtime_ops import single_op as one
+
+PANEL = 64
+
+
+def ours(row: Row, threads: int) -> Candidate:
+    """One panel of random codes is repeated, for speed does not depend on them."""
+    rng = np.random.default_rng(0)
+    weight = one.random_weight(
+        rng, PANEL, row.k, get(row.format), row.block, "f16", with_zero_point=row.asymmetric
+    )
+    attributes = one.weight_attributes(weight) | {"N": row.n, "activation": row.activation}
+    if row.activation == "dynamic":
+        attributes["activation_bits"] = 8
+    packed, x = np.tile(pack(weight), row.n // PANEL), row.inputs()
+    model = one.build("QMatMul", [x, packed], attributes, [(TensorProto.FLOAT, 2)])
+    content = model.SerializeToString()
+
+    def build() -> Run:
+        options = idle_options(threads)
+        runtime_ops.register(options)
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return bound(session, {"input_0": x})
+
+    return Candidate(OURS, rotated(packed.size, build, is_decode=row.m == 1))
