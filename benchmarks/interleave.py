@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Timing candidates in one loop, and what may be said about them in spite of the noise."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import onnxruntime as ort
 from qcompile.measure import median_interval
 from qcompile.session import session_options
 
-WARM_ROUNDS = 2
+FEWEST_ROUNDS = 16  # the interval is then that from the 5th to the 12th of them
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,24 @@ def idle_options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def measure(candidates: Sequence[Candidate], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of every round by name; each round runs all, in an order that alternates."""
+def measure(
+    candidates: Sequence[Candidate], rounds: int, seconds: float = math.inf
+) -> dict[str, np.ndarray]:
+    """Seconds of every round by name; each round runs all, in an order that alternates.
+
+    First everything runs once, for a session's first run is slower. After `seconds` the rounds
+    end where there are FEWEST_ROUNDS.
+    """
+    for run in (run for each in candidates for run in each.runs):
+        run()
     times: dict[str, list[float]] = {each.name: [] for each in candidates}
-    for turn in range(rounds + WARM_ROUNDS):
+    end = time.perf_counter() + seconds
+    for turn in range(rounds):
+        if turn >= FEWEST_ROUNDS and time.perf_counter() > end:
+            break
         for each in candidates if turn % 2 else reversed(candidates):
             run = each.runs[turn % len(each.runs)]
             start = time.perf_counter()
             run()
             times[each.name].append((time.perf_counter() - start) * each.scale)
-    return {name: np.array(row[WARM_ROUNDS:]) for name, row in times.items()}
+    return {name: np.array(row) for name, row in times.items()}

@@ -71,6 +71,10 @@ class Models:
         ir.save(model, folder / "model.onnx")
         return folder / "model.onnx", samples(model, NUM_SAMPLES, 0)
 
+    def float_file(self, name: str) -> Path:
+        """The model alone."""
+        return self.source(name)[0]
+
     def _artifact(self, name: str, preset: str) -> Artifact:
         """Compiled with the nearest codes, which is quick, and as fast as any others."""
         path, fed = self.source(name)
@@ -119,20 +123,16 @@ def model_work(row: ModelRow, models: Models, limits: Limits, *, has_openvino: b
 
 def _ort_peers(row: ModelRow, models: Models) -> Iterator[Peer]:
     """float32, its own static int8, and ours at 8 bits where the row is of fewer."""
+    model = row.model
 
-    def session(path: Callable[[], Path]) -> list[Run]:
-        opened = plain(path(), models.threads)
-        return [functools.partial(opened.run, None, models.feed(row.model))]
+    def runs(path: Callable[[str], Path]) -> list[Run]:
+        session = plain(path(model), models.threads)
+        return [functools.partial(session.run, None, models.feed(model))]
 
-    def source() -> Path:
-        return models.source(row.model)[0]
-
-    quantized = functools.partial(models.ort_int8, row.model)
-    yield Peer("ORT float32", (row.model,), functools.partial(session, source))
-    yield Peer("ORT int8 QDQ", (row.model,), functools.partial(session, quantized))
+    yield Peer("ORT float32", (model,), functools.partial(runs, models.float_file))
+    yield Peer("ORT int8 QDQ", (model,), functools.partial(runs, models.ort_int8))
     if row.preset != "w8a8":
-        build = functools.partial(models.ours, row.model, "w8a8")
-        yield Peer(f"{OURS} w8a8", (row.model,), build)
+        yield Peer(f"{OURS} w8a8", (model,), functools.partial(models.ours, model, "w8a8"))
 
 
 def _openvino_peers(model: str, models: Models) -> Iterator[Peer]:
@@ -140,30 +140,26 @@ def _openvino_peers(model: str, models: Models) -> Iterator[Peer]:
     import openvino as ov
 
     core = ov.Core()
-    shared = {"INFERENCE_NUM_THREADS": models.threads, "NUM_STREAMS": 1}
+    default = core.get_property("CPU", "INFERENCE_PRECISION_HINT")
 
-    def runs(path: Callable[[], Path], options: dict[str, str]) -> list[Run]:
-        read = core.read_model(path())
-        feed = models.feed(model)
+    def runs(path: Callable[[str], Path], precision: ov.Type) -> list[Run]:
+        read, feed = core.read_model(path(model)), models.feed(model)
         read.reshape({name: list(x.shape) for name, x in feed.items()})
-        request = core.compile_model(read, "CPU", shared | options).create_infer_request()
+        options = {
+            "INFERENCE_NUM_THREADS": models.threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": precision,
+        }
+        request = core.compile_model(read, "CPU", options).create_infer_request()
         for name, x in feed.items():
             request.set_tensor(name, ov.Tensor(x, shared_memory=True))
         return [request.infer]
 
-    def source() -> Path:
-        return models.source(model)[0]
-
-    f32, default = (
-        {"INFERENCE_PRECISION_HINT": "f32"},
-        core.get_property("CPU", "INFERENCE_PRECISION_HINT"),
-    )
-    yield Peer("OpenVINO float32", (model,), functools.partial(runs, source, f32))
-    if default != ov.Type.f32:
-        name = f"OpenVINO {default.to_string()}"
-        yield Peer(name, (model,), functools.partial(runs, source, {}))
-    quantized = functools.partial(models.ort_int8, model)
-    yield Peer("OpenVINO int8", (model,), functools.partial(runs, quantized, {}))
+    for precision in dict.fromkeys((ov.Type.f32, default)):
+        name = {ov.Type.f32: "float32"}.get(precision, precision.to_string())
+        build = functools.partial(runs, models.float_file, precision)
+        yield Peer(f"OpenVINO {name}", (model,), build)
+    yield Peer("OpenVINO int8", (model,), functools.partial(runs, models.ort_int8, default))
 
 
 def _sizes(row: ModelRow, models: Models) -> dict[str, Any]:

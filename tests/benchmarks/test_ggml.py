@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.ggml import TYPES, Ggml, Product, library_folder
+from benchmarks.ggml import TYPES, Product, library_folder
+from benchmarks.kernel_llama import shared
 
 K, N = 512, 72
 THREADS = (1, 2)
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.skipif(library_folder() is None, reason="llama-cpp-pyth
 
 def product(kind: str, m: int, threads: int) -> tuple[NDArray, NDArray, NDArray]:
     """x [M, K] of ±1, weight [N, K] as ggml reads it, y [M, N] of ggml."""
-    rng, ggml = np.random.default_rng(m), Ggml(threads)
+    rng, ggml = np.random.default_rng(m), shared(threads)
     rows = ggml.quantize(kind, rng.standard_normal((N, K), dtype=np.float32))
     x = rng.choice(np.array([-1, 1], np.float32), (m, K))
     run = Product(ggml, kind, rows, x)
@@ -47,7 +48,7 @@ def test_product_is_that_of_the_dequantized_weights(kind: str, m: int, threads: 
 
 
 def test_a_second_run_gives_the_same() -> None:
-    ggml, rng = Ggml(1), np.random.default_rng(0)
+    ggml, rng = shared(1), np.random.default_rng(0)
     rows = ggml.quantize("q4_0", rng.standard_normal((N, K), dtype=np.float32))
     run = Product(ggml, "q4_0", rows, rng.standard_normal((2, K), dtype=np.float32))
     run()
