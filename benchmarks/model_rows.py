@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 import qcompile
 from benchmarks.interleave import Candidate, idle_options
+from benchmarks.kernel_openvino import bound_request
 from benchmarks.limits import Limits
 from benchmarks.networks import ort_int8, plain
 from benchmarks.work import LIMIT, OURS, PEERS, Peer, Run, Work
@@ -151,9 +152,7 @@ def _openvino_peers(model: str, models: Models) -> Iterator[Peer]:
             "INFERENCE_PRECISION_HINT": precision,
         }
         request = core.compile_model(read, "CPU", options).create_infer_request()
-        for name, x in feed.items():
-            request.set_tensor(name, ov.Tensor(x, shared_memory=True))
-        return [request.infer]
+        return [bound_request(request, feed)]
 
     for precision in dict.fromkeys((ov.Type.f32, default)):
         name = {ov.Type.f32: "float32"}.get(precision, precision.to_string())

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The peer OpenVINO really multiplies: its products against NumPy's of the same weights."""
+
+import gc
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from benchmarks.kernel_openvino import openvino_peers
+from benchmarks.kernel_rows import Row
+
+pytest.importorskip("openvino")
+M, K, N = 3, 256, 64
+
+
+def weight(row: Row, bits: int) -> NDArray[np.float64]:
+    """[N, K]: what the constants of the row mean, drawn as there."""
+    rng, block = np.random.default_rng(0), row.block or K
+    low, high = (0, 16) if row.asymmetric else (-7, 8)
+    codes = rng.integers(low, high, (N, K // block, block)).astype(np.float64)
+    if row.asymmetric:
+        codes -= rng.integers(low, high, (N, K // block, 1))
+    scales = rng.uniform(0.01, 0.3, (N, K // block, 1)).astype(np.float16)
+    return (codes * scales.astype(np.float64)).reshape(N, K)
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize(("name", "bits", "block"), [("int4", 4, 32), ("int8", 8, 0)])
+def test_product_of_floats(name: str, bits: int, block: int, asymmetric: bool) -> None:
+    row = Row("p", name, bits, block, M, 1.0, asymmetric=asymmetric, activation="f32", k=K, n=N)
+    (peer,) = openvino_peers(row, 1)
+    (run,) = peer.build()
+    gc.collect()
+    x, w = row.inputs().astype(np.float64), weight(row, bits)
+    (y,) = run().values()
+    # Weights of two roundings to 11 bits (the float16 of the pattern), sums of K terms in float32.
+    bound = (2 * 2.0**-11 + 2 * K * 2.0**-24) * (np.abs(x) @ np.abs(w).T)
+    assert (np.abs(y - x @ w.T) <= bound).all()
+    where = np.unravel_index(np.argmax(np.abs(w)), w.shape)
+    w[where] *= -1  # one weight of the other sign must not pass
+    assert (np.abs(y - x @ w.T) > bound).any()
