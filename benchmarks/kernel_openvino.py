@@ -28,9 +28,7 @@ def _runs(row: Row, bits: int, threads: int) -> list[Run]:
     import openvino as ov
 
     core, model, x = ov.Core(), _model(row, bits), row.inputs()
-    options = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
+    options = cpu_options(threads) | {
         # 0 keeps the activations in floats.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": (
             (row.peer_block or row.k) if row.activation == "dynamic" else 0
@@ -42,6 +40,15 @@ def _runs(row: Row, bits: int, threads: int) -> list[Run]:
         return bound_request(compiled.create_infer_request(), {"x": x})
 
     return rotated(row.k * row.n * bits // 8, build, is_decode=row.m == 1)
+
+
+def cpu_options(threads: int) -> dict[str, Any]:
+    """One stream, whose threads may go to a core that is free, as those of the others do."""
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
 
 
 def bound_request(request: Any, feed: dict[str, NDArray]) -> Run:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 import qcompile
 from benchmarks.interleave import Candidate, idle_options
-from benchmarks.kernel_openvino import bound_request
+from benchmarks.kernel_openvino import bound_request, cpu_options
 from benchmarks.limits import Limits
 from benchmarks.networks import ort_int8, plain
 from benchmarks.work import LIMIT, OURS, PEERS, Peer, Run, Work
@@ -146,11 +146,7 @@ def _openvino_peers(model: str, models: Models) -> Iterator[Peer]:
     def runs(path: Callable[[str], Path], precision: ov.Type) -> list[Run]:
         read, feed = core.read_model(path(model)), models.feed(model)
         read.reshape({name: list(x.shape) for name, x in feed.items()})
-        options = {
-            "INFERENCE_NUM_THREADS": models.threads,
-            "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": precision,
-        }
+        options = cpu_options(models.threads) | {"INFERENCE_PRECISION_HINT": precision}
         request = core.compile_model(read, "CPU", options).create_infer_request()
         return [bound_request(request, feed)]
 
