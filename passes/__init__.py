@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from qcompile.passes.lower.fold_dequantize_into_floats import FoldDequantizeIntoFloats
+from qcompile.passes.lower.fold_transpose_into_attention import FoldTransposeIntoAttention
 from qcompile.passes.lower.insert_columns_into_matmul_integer import (
     InsertColumnsIntoMatmulInteger,
 )
@@ -15,6 +16,7 @@ from qcompile.passes.lower.insert_outputs_into_static_product import (
 )
 from qcompile.passes.lower.insert_zero_point_into_weight import InsertZeroPointIntoWeight
 from qcompile.passes.lower.lower_add import LowerAdd
+from qcompile.passes.lower.lower_attention import LowerAttention
 from qcompile.passes.lower.lower_concat import LowerConcat
 from qcompile.passes.lower.lower_conv import LowerConv
 from qcompile.passes.lower.lower_function import LowerFunction
@@ -185,6 +187,7 @@ def LOWER_CPU() -> list[Pass]:
         LowerResize(),
         LowerLayerNorm(),
         LowerSoftmax(),
+        LowerAttention(),
         FoldDequantizeIntoFloats(),  # a number among them makes a function of the op
         LowerFunction(),
         LowerConcat(),
@@ -193,6 +196,7 @@ def LOWER_CPU() -> list[Pass]:
         MoveDequantizePastDataOp(),
         RemoveUnused(),  # dequantizers whose readers are gone would hide who reads the codes
         MoveTransposePastOp(),
+        FoldTransposeIntoAttention(),
         LowerMaskIntoWhere(),
         MoveQuantizeBeforeTranspose(),
         SplitSharedWeight(),  # of ONNX Runtime's own LSTM, or what the user's model has

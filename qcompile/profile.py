@@ -16,10 +16,12 @@ import onnxruntime as ort
 from qcompile.artifact import Artifact, load
 from qcompile.compare import check_bench, feed_for
 from qcompile.errors import InputError
+from qcompile.graph import attribute
 from qcompile.profile_limits import Limits, measure_limits
 from qcompile.session import run_float, session_options
 
 SECONDS, MAX_RUNS = 1.0, 500  # ONNX Runtime keeps a million events at most
+Typed = dict[str, list[int]]  # {"float": [1, 8]}
 CONTROL_FLOW = {"If", "Loop", "Scan"}  # their time is that of the nodes inside
 SUFFIX = "_kernel_time"
 
@@ -158,7 +160,7 @@ def _node(
 ) -> NodeTime:
     (name, op), (ms, total, runs), (limits, all_weights) = key, timed, held
     each, times = events[-1]["args"], max(len(events) // runs, 1)
-    count = times * products(node, op, each["output_type_shape"])
+    count = times * products(node, op, each["input_type_shape"], each["output_type_shape"])
     weights = times * int(each["parameter_size"])
     activations = times * (int(each["activation_size"]) + int(each["output_size"]))
     from_memory = weights if all_weights > limits.cache_bytes else 0
@@ -174,18 +176,29 @@ def _node(
     return NodeTime(name, op, shapes, ms, share, count, weights, activations, limit, fraction)
 
 
-def products(node: ir.Node | None, op: str, outputs: list[dict[str, list[int]]]) -> int:
-    """Integer multiplications of a packed product: K for each output; 0 for other ops."""
-    if node is None or node.op_type != op or op not in ("QMatMul", "QConv"):
+def products(node: ir.Node | None, op: str, inputs: list[Typed], outputs: list[Typed]) -> int:
+    """Integer multiplications of a packed product or of attention; 0 for other ops."""
+    if node is None or node.op_type != op or op not in ("QMatMul", "QConv", "QAttention"):
         return 0
     if op == "QMatMul" and _text(node, "activation") == "f32":
         return 0  # w…a16 multiplies floats
-    (shape,) = outputs[0].values()
-    return int(np.prod(shape, dtype=np.int64)) * node.attributes["K"].as_int()
+    count = int(np.prod(_dims(outputs[0]), dtype=np.int64))
+    if op != "QAttention":
+        return count * node.attributes["K"].as_int()
+    depth, keys, width = (
+        dims[perm[-1] if (perm := attribute(node, f"{name}_perm", None)) else -1]
+        for name, dims in zip("qky", map(_dims, [*inputs[:2], outputs[0]]), strict=True)
+    )
+    return count // width * keys * (depth + width) if width else 0
+
+
+def _dims(value: Typed) -> list[int]:
+    (shape,) = value.values()
+    return shape
 
 
 def _bits(node: ir.Node | None) -> int:
-    return node.attributes["bits"].as_int() if node is not None else 8
+    return int(attribute(node, "bits", 8)) if node is not None else 8
 
 
 def _text(node: ir.Node, name: str) -> str:
@@ -193,6 +206,6 @@ def _text(node: ir.Node, name: str) -> str:
     return found.as_string() if found is not None else ""
 
 
-def _texts(values: Iterable[dict[str, list[int]]]) -> list[str]:
-    """{"float": [1, 8]} as float[1x8]."""
+def _texts(values: Iterable[Typed]) -> list[str]:
+    """As float[1x8]."""
     return [f"{t}[{'x'.join(map(str, s))}]" for value in values for t, s in value.items()]

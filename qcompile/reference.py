@@ -10,8 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from qcompile.attention import as_meant, as_stored
 from qcompile.graph import attribute, constant, input_of, is_constant
 from qcompile.numerics.add import qadd
+from qcompile.numerics.attention import Numbers, qattention
 from qcompile.numerics.conv import Window, qconv_dynamic, qconv_scaled, qconv_static, qconv_summed
 from qcompile.numerics.gather import qgather
 from qcompile.numerics.layer_norm import qlayer_norm
@@ -172,6 +174,28 @@ def _softmax(node: ir.Node, inputs: list[NDArray]) -> Result:
     return qsoftmax(inputs[0], table, float(attribute(node, "multiplier")), **_codes(node)), None
 
 
+def _attention(node: ir.Node, inputs: list[NDArray]) -> Result:
+    ends = [int(attribute(node, name)) for name in ("y_zero_point", "y_min", "y_max")]
+    found = qattention(*attention_operands(node, inputs), attention_numbers(node), *ends)
+    return as_stored(node, found), None
+
+
+def attention_numbers(node: ir.Node) -> Numbers:
+    """The zero points and multipliers of QAttention."""
+    q, k, v = (int(attribute(node, f"{name}_zero_point")) for name in "qkv")
+    values = (float(attribute(node, name)) for name in ("multiplier", "y_multiplier"))
+    return Numbers(q, k, v, *values)
+
+
+def attention_operands(
+    node: ir.Node, inputs: list[NDArray]
+) -> tuple[NDArray, NDArray, NDArray, NDArray | None]:
+    """q, k and v as N30 has them, and the mask; the mask may be constant."""
+    q, k, v = (as_meant(node, name, x) for name, x in zip("qkv", inputs, strict=False))
+    mask = constant(input_of(node, 3))
+    return q, k, v, inputs[3] if mask is None and len(inputs) > 3 else mask
+
+
 REFERENCES: dict[str, Callable[[ir.Node, list[NDArray]], Result]] = {
     "QMatMul": _matmul,
     "QConv": _conv,
@@ -183,12 +207,13 @@ REFERENCES: dict[str, Callable[[ir.Node, list[NDArray]], Result]] = {
     "QPool": _pool,
     "QLayerNorm": _layer_norm,
     "QSoftmax": _softmax,
+    "QAttention": _attention,
 }
 
 
 def activation_inputs(node: ir.Node) -> list[ir.Value]:
     """The inputs that change from run to run."""
-    count = 2 if node.op_type in ("QAdd", "QMul") else 1
+    count = {"QAdd": 2, "QMul": 2, "QAttention": 4}.get(node.op_type, 1)
     return [v for v in node.inputs[:count] if v is not None and not is_constant(v)]
 
 

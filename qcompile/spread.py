@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
+from qcompile.attention import Attention, attention_at
 from qcompile.graph import is_constant, is_op, rank
 from qcompile.int8_ops import (
     ARITHMETIC,
@@ -129,7 +130,7 @@ class _Spread:
             return
         if all(v.name in self.specs for v in node.outputs) or is_op(node, *SILENT):
             return
-        if self._is_norm(node):
+        if self._is_norm(node) or self._is_attention(node):
             return
         data = [v for v in node.inputs if v is not None and not is_constant(v)]
         if not any(self._can_be_codes(v) for v in data):
@@ -202,6 +203,20 @@ class _Spread:
             return True
         self._step(node, [norm.source], [end])
         for each in norm.inside:
+            self.reasons.pop(each.name or "", None)
+        return True
+
+    def _is_attention(self, node: ir.Node) -> bool:
+        """Codes for the attention of codes that the node ends."""
+        found = attention_at(node) if self.has_row_ops else None
+        operands = found.operands if isinstance(found, Attention) else []
+        if not operands or not all(self._can_be_codes(v) for v in operands):
+            if isinstance(found, str):
+                self.reasons[node.name or ""] = found
+            return isinstance(found, str)
+        assert isinstance(found, Attention)
+        self._step(node, operands, [found.output])
+        for each in found.inside:
             self.reasons.pop(each.name or "", None)
         return True
 

@@ -28,6 +28,7 @@ from qcompile.session import open_model, run_float, session_options
 from qcompile.targets.target import Target
 from qcompile.verdict import Check, Verdict
 from qcompile.verify_activations import check_activations
+from qcompile.verify_attention import check_attention
 from qcompile.verify_bodies import Part, body_part, joined
 from qcompile.verify_compensated import check_compensated
 from qcompile.verify_imported import check_codes, makes_codes
@@ -204,6 +205,7 @@ def check_runs(
     checks += check_lowered(part.packed, runs, count)
     checks += check_qdq(part.packed, part.quantized, runs, count)
     values = [run.values for run in runs]
+    checks += check_attention(part.packed, part.quantized, values, count)
     checks += check_floats(part.quantized, part.packed, values, count)
     return checks, layer_sqnr(part.normalised, part.packed, runs, part.data, part.division)
 

@@ -21,7 +21,7 @@ from qcompile.numerics.weight import CodedWeight
 from qcompile.pack import weight_of_packed, weight_parts
 from qcompile.passes.lower.lowered import BIAS, MULTIPLIER, output_scale
 from qcompile.passes.transform.array_file import ArrayFile
-from qcompile.pieces import as_nchw, float_name, piece_between, qdq_piece, source_names
+from qcompile.pieces import OUTPUT, as_nchw, float_name, piece_between, qdq_piece, source_names
 from qcompile.reference import REFERENCES, activation_inputs, run_node
 from qcompile.session import WEIGHTS_FOLDER, session_options, with_outputs
 from qcompile.sum_bounds import largest_input, sum_bound
@@ -56,9 +56,9 @@ def record(
         names += [v.name or "" for v in (*activation_inputs(node), *node.outputs)]
     inputs = {v.name for v in packed.graph.inputs}
     names = [n for n in dict.fromkeys(names) if n not in inputs]
+    division = division or Division()
     if not names:  # as in a model of nothing but an LSTM
         return [Recorded(feed, feed) for feed in data]
-    division = division or Division()
     stands_for = {v.name: float_name(n) for n in packed.graph for v in n.outputs}
     sizes = {n: division.footprint.of_values([stands_for[n] or n]) for n in names}
     parts, groups = division.split(sizes, data)
@@ -143,8 +143,7 @@ def check_lowered(
         for node in nodes:  # its products use all threads
             rows.append(_against_numerics(node, run))
             count_node()
-    codes = [row for row in rows if row[0]]
-    floats = [row for row in rows if not row[0]]
+    codes, floats = [row for row in rows if row[0]], [row for row in rows if not row[0]]
     checks = []
     if codes:
         worst = max(codes, key=lambda row: row[2])
@@ -185,8 +184,9 @@ def check_qdq(
     runs: list[Recorded],
     count_node: Callable[[], None] = lambda: None,
 ) -> list[Check]:
-    """lower: static nodes against ORT's float execution of their piece of the QDQ graph."""
-    nodes = [n for n in compiled_nodes(packed) if "qcompile.output" in n.metadata_props]
+    """lower: static nodes but QAttention against ORT's float run of their part of the QDQ graph."""
+    found = [n for n in compiled_nodes(packed) if OUTPUT in n.metadata_props]
+    nodes = [n for n in found if n.op_type != "QAttention"]
     if not nodes:
         return []
     far, share, where, count = 0, 0.0, "", 0
@@ -238,7 +238,7 @@ def _ties(quantized: ir.Model, node: ir.Node, feed: dict[str, NDArray]) -> NDArr
     else:
         return np.zeros(1, np.bool_)
     found = {v.name: v for n in quantized.graph for v in n.outputs}
-    forth = found[node.metadata_props["qcompile.output"]].producer()
+    forth = found[node.metadata_props[OUTPUT]].producer()
     while forth is not None and forth.op_type != "QuantizeLinear":
         forth = forth.inputs[0].producer() if forth.inputs[0] is not None else None
     assert forth is not None and forth.inputs[0] is not None

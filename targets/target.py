@@ -62,7 +62,7 @@ class Target:
     integer_note: what products of two kinds of codes need of the processor or the session.
     gives_floats: whether a static product may give floats.
     lower_integer: the passes of --integer-only, where the target has that form.
-    has_row_ops: whether LayerNormalization, RMSNorm and Softmax run on codes.
+    has_row_ops: whether LayerNormalization, RMSNorm, Softmax and attention run on codes.
     compiler: of targets whose artifact is a library; they are always integer-only.
     """
 

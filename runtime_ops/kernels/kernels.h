@@ -235,6 +235,42 @@ struct softmax_u8_args {
   uint8_t* y;
 };
 
+// N30: codes[i] = 255 * exp(score - the largest) - 128, of one row of scores
+// (sums[i] + corrections[i]) * multiplier + mask[i * mask_step]; sums and corrections are readable,
+// and scores writable, up to a multiple of 16 columns.
+struct softmax_s32_args {
+  const int32_t* sums;
+  const int32_t* corrections;
+  int64_t num_columns;       // 1 ... 2^15
+  float multiplier;
+  const float* mask;         // null: none
+  int64_t mask_step;         // 0 or 1
+  float* scores;             // scratch
+  int8_t* codes;
+  int32_t total;             // out: the sum of codes + 128; 0 where every score is -infinity
+};
+
+// y[i] = clamp(rint((sums[i] + corrections[i]) * multiplier) + y_zero_point, y_min, y_max), N30; sums
+// and corrections are readable up to a multiple of 16.
+struct requantize_s32_args {
+  const int32_t* sums;
+  const int32_t* corrections;
+  int64_t count;
+  float multiplier;
+  int32_t y_zero_point, y_min, y_max;
+  uint8_t* y;
+};
+
+// The bytes x[n * n_step + k * k_step] of N outputs and K columns as an n16k4 weight of 8 bits in
+// one block without scales, at `out`.
+struct pack_u8_n16k4_args {
+  const uint8_t* x;
+  int64_t n_step, k_step;
+  int64_t N, K;
+  uint8_t zero_point;        // of x
+  uint8_t* out;              // n16k4_bytes()
+};
+
 // y[k] = scale * (code - zero_point) of one row n of the weight; N23.
 struct gather_f32_args {
   const Weight* weight;
@@ -301,6 +337,9 @@ struct Kernels {
   void (*pool_u8)(pool_u8_args&);
   void (*layer_norm_u8)(layer_norm_u8_args&);
   void (*softmax_u8)(softmax_u8_args&);
+  void (*softmax_s32)(softmax_s32_args&);
+  void (*requantize_s32)(requantize_s32_args&);
+  void (*pack_u8_n16k4)(pack_u8_n16k4_args&);
   void (*gather_f32_n16k4)(gather_f32_n16k4_args&);
   void (*gather_f32_rows)(gather_f32_rows_args&);
   void (*code_f32)(code_f32_args&);

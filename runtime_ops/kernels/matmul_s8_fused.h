@@ -7,16 +7,12 @@
 namespace qcompile {
 namespace {
 
-template <int kBits, bool kIsTable, bool kIsWide, int kRows, int kTiles>
-QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table,
-                           const int8_t* const (&x)[kRows], int64_t column,
-                           Ints (&acc)[kRows][kTiles]) {
-  constexpr int kChains = kRows == 1 ? 2 : 1;  // independent sums hide the latency of dot
+// Chunks of all tiles, decoded in registers: sum(row, tile, group, codes, x) of each group. Both
+// pointers go on behind them.
+template <int kBits, bool kIsTable, int kRows, int kTiles, class Sum>
+QC_INLINE void fused_chunks(const uint8_t*& codes, int64_t num_chunks, Bytes table,
+                            const int8_t* const (&x)[kRows], int64_t& column, const Sum& sum) {
   constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
-  Ints other[kRows][kTiles];
-  unroll<kRows>(QC_UNROLLED(r) {
-    unroll<kTiles>(QC_UNROLLED(t) { other[r][t] = set_ints(0); });
-  });
   for (int64_t c = 0; c < num_chunks; ++c, column += kChunk, codes += kTiles * kBytes) {
     for (int v = 0; v < kTiles * kBytes; v += 64) {
       __builtin_prefetch(codes + v + 4096);
@@ -27,13 +23,32 @@ QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table
       unroll<kTiles>(QC_UNROLLED(t) {
         Bytes u = decode_group<kBits, g>(codes + t * kBytes);
         if constexpr (kIsTable) u = lookup16(table, u);
-        unroll<kRows>(QC_UNROLLED(r) {
-          Ints& sum = g % kChains ? other[r][t] : acc[r][t];
-          sum = dot<kIsWide>(sum, u, xs[r]);
-        });
+        unroll<kRows>(QC_UNROLLED(r) { sum(r, t, g, u, xs[r]); });
       });
     });
   }
+}
+
+template <int kRows, int kTiles, class Vector>
+QC_INLINE void clear(Vector (&sums)[kRows][kTiles]) {
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) { sums[r][t] = set_ints(0); });
+  });
+}
+
+template <int kBits, bool kIsTable, bool kIsWide, int kRows, int kTiles>
+QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table,
+                           const int8_t* const (&x)[kRows], int64_t column,
+                           Ints (&acc)[kRows][kTiles]) {
+  constexpr int kChains = kRows == 1 ? 2 : 1;  // independent sums hide the latency of dot
+  Ints other[kRows][kTiles];
+  clear(other);
+  const auto add_dot = [&](auto r, auto t, auto g, Bytes u, Ints xs)
+                           __attribute__((always_inline)) {
+    Ints& sum = g % kChains ? other[r][t] : acc[r][t];
+    sum = dot<kIsWide>(sum, u, xs);
+  };
+  fused_chunks<kBits, kIsTable, kRows, kTiles>(codes, num_chunks, table, x, column, add_dot);
   if constexpr (kChains > 1) {
     unroll<kTiles>(QC_UNROLLED(t) { acc[0][t] = add(acc[0][t], other[0][t]); });
   }
@@ -48,30 +63,16 @@ template <int kBits, bool kIsTable, int kRows, int kTiles>
 QC_INLINE void fused_short_block(const uint8_t* codes, int64_t num_chunks, int64_t most,
                                  Bytes table, const int8_t* const (&x)[kRows], int64_t column,
                                  Ints (&acc)[kRows][kTiles]) {
-  constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
   while (num_chunks > 0) {
     const int64_t taken = num_chunks < most ? num_chunks : most;
     num_chunks -= taken;
     Bytes sums[kRows][kTiles];
-    unroll<kRows>(QC_UNROLLED(r) {
-      unroll<kTiles>(QC_UNROLLED(t) { sums[r][t] = set_ints(0); });
-    });
-    for (int64_t c = 0; c < taken; ++c, column += kChunk, codes += kTiles * kBytes) {
-      for (int v = 0; v < kTiles * kBytes; v += 64) {
-        __builtin_prefetch(codes + v + 4096);
-      }
-      unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
-        Ints xs[kRows];
-        unroll<kRows>(QC_UNROLLED(r) { xs[r] = set_ints(load_int(x[r] + column + 4 * g)); });
-        unroll<kTiles>(QC_UNROLLED(t) {
-          Bytes u = decode_group<kBits, g>(codes + t * kBytes);
-          if constexpr (kIsTable) u = lookup16(table, u);
-          unroll<kRows>(QC_UNROLLED(r) {
-            sums[r][t] = add_words(sums[r][t], sum_pairs(u, xs[r]));
-          });
-        });
-      });
-    }
+    clear(sums);
+    const auto add_pairs = [&](auto r, auto t, auto, Bytes u, Ints xs)
+                               __attribute__((always_inline)) {
+      sums[r][t] = add_words(sums[r][t], sum_pairs(u, xs));
+    };
+    fused_chunks<kBits, kIsTable, kRows, kTiles>(codes, taken, table, x, column, add_pairs);
     unroll<kRows>(QC_UNROLLED(r) {
       unroll<kTiles>(QC_UNROLLED(t) {
         acc[r][t] = dot16(acc[r][t], sums[r][t], set_ints(0x10001));

@@ -128,6 +128,12 @@ QC_INLINE int32_t max_of(Ints v) {
   m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
   return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
 }
+QC_INLINE int32_t sum_of(Ints v) {
+  const __m256i half = _mm256_add_epi32(v.a, v.b);
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
 QC_INLINE Ints dot16(Ints acc, Ints x, Ints y) {
   return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)),
           _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b))};
@@ -259,8 +265,19 @@ QC_INLINE Floats min(Floats bound, Floats v) {
 QC_INLINE Floats max(Floats bound, Floats v) {
   return {_mm256_max_ps(bound.a, v.a), _mm256_max_ps(bound.b, v.b)};
 }
+QC_INLINE float max_of(Floats v) {  // of no NaN
+  const __m256 half = _mm256_max_ps(v.a, v.b);
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
 QC_INLINE __m256i round256(__m256 v) {
   return _mm256_cvtps_epi32(_mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+QC_INLINE Ints as_ints(Floats v) { return {_mm256_castps_si256(v.a), _mm256_castps_si256(v.b)}; }
+template <int kBits>
+QC_INLINE Ints shift_left(Ints v) {
+  return {_mm256_slli_epi32(v.a, kBits), _mm256_slli_epi32(v.b, kBits)};
 }
 QC_INLINE Ints round_to_ints(Floats v) { return {round256(v.a), round256(v.b)}; }
 QC_INLINE Floats lookup_floats(const float* table, Ints index) {

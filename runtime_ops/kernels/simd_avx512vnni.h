@@ -76,6 +76,7 @@ QC_INLINE Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 QC_INLINE Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
 QC_INLINE Ints max(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
 QC_INLINE int32_t max_of(Ints v) { return _mm512_reduce_max_epi32(v); }
+QC_INLINE int32_t sum_of(Ints v) { return _mm512_reduce_add_epi32(v); }
 // acc + a * b where the upper half of every lane of b is 0 or a and b are below 2^15
 QC_INLINE Ints dot16(Ints acc, Ints a, Ints b) { return _mm512_dpwssd_epi32(acc, a, b); }
 template <bool kIsWide>
@@ -125,6 +126,12 @@ QC_INLINE Floats fmadd(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a,
 // The second operand where it is NaN.
 QC_INLINE Floats min(Floats bound, Floats v) { return _mm512_min_ps(bound, v); }
 QC_INLINE Floats max(Floats bound, Floats v) { return _mm512_max_ps(bound, v); }
+QC_INLINE Ints as_ints(Floats v) { return _mm512_castps_si512(v); }
+template <int kBits>
+QC_INLINE Ints shift_left(Ints v) {
+  return _mm512_slli_epi32(v, kBits);
+}
+QC_INLINE float max_of(Floats v) { return _mm512_reduce_max_ps(v); }  // of no NaN
 QC_INLINE Ints round_to_ints(Floats v) {
   return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

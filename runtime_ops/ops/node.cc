@@ -29,18 +29,21 @@ void Node::refuse(const std::string& what, const std::string& rule, const std::s
   throw Refusal{kInvalidArgument, title_ + ": " + what + " (" + rule + "). " + cure, true};
 }
 
-void Node::check_absent(const char* name, const char* type) const {
+void Node::check_absent(const char* name, const char* type, bool is_list) const {
   int64_t i = 0;
   float f = 0;
   size_t size = 0, ints = 0, floats = 0;
-  if (succeeded(api().KernelInfoGetAttribute_int64(info_, name, &i)) ||
-      succeeded(api().KernelInfoGetAttribute_float(info_, name, &f)) ||
-      succeeded(api().KernelInfoGetAttribute_string(info_, name, nullptr, &size)) ||
-      succeeded(api().KernelInfoGetAttributeArray_int64(info_, name, nullptr, &ints)) ||
-      succeeded(api().KernelInfoGetAttributeArray_float(info_, name, nullptr, &floats))) {
-    refuse(std::string("attribute ") + name + " is no " + type, "docs/ops.md",
-           "Write the model again with this version of qcompile.");
-  }
+  const bool is_scalar = succeeded(api().KernelInfoGetAttribute_int64(info_, name, &i)) ||
+                         succeeded(api().KernelInfoGetAttribute_float(info_, name, &f)) ||
+                         succeeded(api().KernelInfoGetAttribute_string(info_, name, nullptr, &size));
+  // ORT gives an empty list for an attribute of another type, as for an empty one.
+  const bool has_ints = succeeded(api().KernelInfoGetAttributeArray_int64(info_, name, nullptr, &ints));
+  const bool has_floats =
+      succeeded(api().KernelInfoGetAttributeArray_float(info_, name, nullptr, &floats));
+  const bool is_other_list = is_list ? ints + floats > 0 : has_ints || has_floats;
+  if (!is_scalar && !is_other_list) return;
+  refuse(std::string("attribute ") + name + " is no " + type, "docs/ops.md",
+         "Write the model again with this version of qcompile.");
 }
 
 int64_t Node::integer(const char* name, int64_t absent) const {
@@ -123,23 +126,23 @@ std::string Node::text(const char* name) const {
 
 std::vector<int64_t> Node::integers(const char* name) const {
   size_t count = 0;
-  if (!succeeded(api().KernelInfoGetAttributeArray_int64(info_, name, nullptr, &count))) {
-    check_absent(name, "list of ints");
+  if (!succeeded(api().KernelInfoGetAttributeArray_int64(info_, name, nullptr, &count)) || !count) {
+    check_absent(name, "list of ints", true);
     return {};
   }
   std::vector<int64_t> values(count);
-  if (count) check(api().KernelInfoGetAttributeArray_int64(info_, name, values.data(), &count));
+  check(api().KernelInfoGetAttributeArray_int64(info_, name, values.data(), &count));
   return values;
 }
 
 std::vector<float> Node::numbers(const char* name) const {
   size_t count = 0;
-  if (!succeeded(api().KernelInfoGetAttributeArray_float(info_, name, nullptr, &count))) {
-    check_absent(name, "list of floats");
+  if (!succeeded(api().KernelInfoGetAttributeArray_float(info_, name, nullptr, &count)) || !count) {
+    check_absent(name, "list of floats", true);
     return {};
   }
   std::vector<float> values(count);
-  if (count) check(api().KernelInfoGetAttributeArray_float(info_, name, values.data(), &count));
+  check(api().KernelInfoGetAttributeArray_float(info_, name, values.data(), &count));
   return values;
 }
 

@@ -68,7 +68,7 @@ class Node {
 
  private:
   // Refuses an attribute that is there and of another type: absent would mean its default.
-  void check_absent(const char* name, const char* type) const;
+  void check_absent(const char* name, const char* type, bool is_list = false) const;
   const ort::OrtKernelInfo* info_;
   std::string title_;
 };

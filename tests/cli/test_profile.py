@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from qcompile import profile_limits
-from qcompile.profile import NodeTime, Profile
+from qcompile.profile import NodeTime, Profile, products
 from qcompile.profile_limits import Limits, measure_limits
+from tests.body_nets import save
 from tests.cli.run import run
 from tests.pipeline.nets import cnn, samples
 
@@ -45,6 +47,29 @@ def test_products_and_bytes(artifact: str, capsys: pytest.CaptureFixture[str]) -
     expected = 1000 * 160 / found["limits"]["wide_per_second"]
     assert gemm["limit_ms"] == pytest.approx(expected, rel=1e-12)
     assert not list(Path().glob("*.json"))
+
+
+def test_products_of_attention() -> None:
+    """Two products: L · S · D and L · S · E of each of 6 heads; k lies as [L, B, D]."""
+    node = ir.node("QAttention", [], {"k_perm": [1, 2, 0]}, domain="com.qcompile")
+    inputs = [{"uint8": [2, 3, 5, 8]}, {"uint8": [19, 6, 8]}, {"uint8": [2, 3, 19, 7]}]
+    found = products(node, "QAttention", inputs, [{"uint8": [2, 3, 5, 7]}])
+    assert found == 6 * 5 * 19 * (8 + 7)
+
+
+def test_nodes_of_a_body_count_every_step(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Five steps of a Scan: the products and the time of a node are those of all of them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(profile_limits, "READ_BYTES", 1 << 20)
+    save(tmp_path / "m.onnx", "scan")
+    made = run(capsys, "m.onnx", "--preset", "w8a8-dynamic", "--quiet")
+    assert made.code == 0, made.err
+    printed = run(capsys, "bench", "m.qc", "--profile", "--seconds", "0", "--json")
+    assert printed.code == 0, printed.err
+    found = json.loads(printed.out)
+    counts = [node["products"] for node in found["nodes"] if node["op"] == "QMatMul"]
+    assert counts == [5 * 4 * 32 * 32] * 2
+    assert "Scan" not in {row["op"] for row in found["by_op"]}
 
 
 def test_table(artifact: str, capsys: pytest.CaptureFixture[str]) -> None:

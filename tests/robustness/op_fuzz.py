@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes of com.qcompile: right ones of every operator, and what may be wrong with them."""
+"""Random nodes of com.qcompile, right ones of every operator."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.random import Generator
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from qcompile.formats import FORMATS, get
 from qcompile.layouts.n16k4 import chunk_columns
@@ -18,51 +15,13 @@ from qcompile.numerics.dyadic import as_operand
 from qcompile.numerics.resize import MODES
 from qcompile.numerics.softmax import exp_table
 from qcompile.numerics.weight import CodedWeight
+from tests.robustness.op_case import Case, pick
+from tests.robustness.op_damage import damage
 from tests.runtime_ops import products
 from tests.runtime_ops import single_op as one
 
 SIZES = (1, 2, 3, 5, 15, 16, 17, 33, 63, 64, 65)
-INTS = (-(2**63), -(2**31) - 1, -1, 0, 1, 2, 3, 7, 9, 255, 256, 2**20, 2**31, 2**32 + 1, 2**63 - 1)
-FLOATS = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-45, 0.5, 1.0, 2.0**29, 3e38)
-TEXTS = ("", "static", "dynamic", "f32", "i32", "none", "f16", "kc/1", "rows/1", "max")
-SHAPES = ((), (0,), (0, 2**31), (2**40, 0), (0, 2**31, 2**28), (0, 2**20, 2**20, 16), (1, 1, 1, 1))
-DTYPES = ("float32", "float64", "float16", "uint8", "int8", "int32", "int64", "bool", "uint16")
 POINTS = {"y_zero_point": 100, "y_min": 2, "y_max": 251}
-
-
-@dataclasses.dataclass
-class Case:
-    """One node and what it is run on; a graph input is `fed`, other inputs are initializers."""
-
-    op: str
-    inputs: list[NDArray | None]
-    attributes: dict[str, Any]
-    fed: tuple[int, ...] = (0,)
-    num_outputs: int = 1
-    dims: dict[int, list[Any]] = dataclasses.field(default_factory=dict)
-
-    def model(self) -> onnx.ModelProto:
-        """The model, whose output types are left to the library."""
-        empty = [name for name, v in self.attributes.items() if isinstance(v, list) and not v]
-        given = {name: v for name, v in self.attributes.items() if name not in empty}
-        outputs = [(TensorProto.FLOAT, 1)] * self.num_outputs
-        model = one.build(self.op, self.inputs, given, outputs, self.fed, self.dims)
-        for name in empty:
-            added = onnx.AttributeProto(name=name, type=onnx.AttributeProto.INTS)
-            model.graph.node[0].attribute.append(added)
-        for output in model.graph.output:
-            output.ClearField("type")
-        return model
-
-    def feed(self) -> dict[str, NDArray]:
-        """What the graph inputs get."""
-        found = ((i, self.inputs[i]) for i in self.fed if i < len(self.inputs))
-        return {f"input_{i}": x for i, x in found if x is not None}
-
-
-def pick(rng: Generator, items: Any) -> Any:
-    """One of them."""
-    return items[int(rng.integers(len(items)))]
 
 
 def codes(rng: Generator, *shape: int) -> NDArray[np.uint8]:
@@ -188,6 +147,30 @@ def rows(rng: Generator) -> Case:
     return Case("QLayerNorm", [x, gamma, beta], given)
 
 
+def attention(rng: Generator) -> Case:
+    """QAttention, its operands transposed, one of them a part of a larger tensor, with a mask."""
+    lead = pick(rng, ((), (3,), (2, 2)))
+    rows, depth, keys, width = (int(pick(rng, SIZES)) for _ in range(4))
+    shapes = [(*lead, rows, depth), (*lead, depth, keys), (*lead, keys, width)]
+    inputs: list[NDArray | None] = [codes(rng, *shape) for shape in shapes]
+    given: dict[str, Any] = {f"{n}_zero_point": int(rng.integers(256)) for n in "qkv"}
+    given |= {"multiplier": float(pick(rng, (1e-4, 0.02, -1.0))), "y_multiplier": 0.9, **POINTS}
+    for i, name in enumerate("qkv"):
+        if rng.random() < 0.6:
+            perm = rng.permutation(len(shapes[i]))
+            inputs[i] = np.ascontiguousarray(codes(rng, *shapes[i]).transpose(np.argsort(perm)))
+            given[f"{name}_perm"] = perm.tolist()
+            if rng.random() < 0.3:
+                inputs[i] = np.stack([codes(rng, *inputs[i].shape), inputs[i]])
+                given |= {f"{name}_perm": (perm + 1).tolist(), f"{name}_index": [1]}
+    if rng.random() < 0.3:
+        given["y_perm"] = rng.permutation(len(lead) + 2).tolist()
+    if rng.random() < 0.5:
+        shape = [pick(rng, (1, size)) for size in (*lead, rows, keys)][int(rng.integers(3)) :]
+        inputs.append(rng.choice(np.float32([0, -1, -1e4, -np.inf]), shape))
+    return Case("QAttention", inputs, given, tuple(range(len(inputs))))
+
+
 def coding(rng: Generator) -> Case:
     """Quantize and Dequantize."""
     format = get(pick(rng, list(FORMATS)))
@@ -211,83 +194,8 @@ def coding(rng: Generator) -> Case:
 
 MAKERS: tuple[Callable[[Generator], Case], ...] = (
     *(matmul, matmul, convolution, convolution, gather, elementwise),
-    *(lut, resize, pool, rows, coding),
+    *(lut, resize, pool, rows, attention, coding),
 )
-
-
-def wrong_value(rng: Generator, value: Any) -> Any:
-    """A value of the same kind, or of another."""
-    if isinstance(value, list) and rng.random() < 0.8:
-        changed = list(value)
-        if changed and rng.random() < 0.7:
-            at = int(rng.integers(len(changed)))
-            changed[at] = pick(rng, INTS if isinstance(changed[at], int) else FLOATS)
-            return changed
-        return pick(rng, (changed[:-1], changed * 2, changed * 500, []))
-    kinds = {int: INTS, float: FLOATS, str: TEXTS}
-    if type(value) in kinds and rng.random() < 0.8:
-        return pick(rng, kinds[type(value)])
-    return pick(rng, (1, 1.5, "text", [1, 2], [0.5], b"\xff\x00"))
-
-
-def change_attribute(rng: Generator, case: Case) -> None:
-    """One attribute is absent, extreme, or of another type."""
-    if not case.attributes:
-        case.attributes["abi"] = pick(rng, INTS)
-        return
-    name = pick(rng, list(case.attributes))
-    if rng.random() < 0.15:
-        del case.attributes[name]
-    else:
-        case.attributes[name] = wrong_value(rng, case.attributes[name])
-
-
-def reshaped(rng: Generator, x: NDArray) -> NDArray:
-    """x with another shape: an axis more or less, shorter, longer, empty, or anything."""
-    way = int(rng.integers(6))
-    if way == 0:
-        return x[None]
-    if way == 1 or not x.ndim:
-        return np.zeros(pick(rng, SHAPES), x.dtype)
-    axis = int(rng.integers(x.ndim))
-    if way == 2 and x.shape[axis]:
-        return x.take(0, axis)
-    if way == 3:
-        return np.delete(x, slice(0, 1), axis)
-    return np.concatenate([x, x], axis) if way == 4 and x.size else x.reshape(-1)
-
-
-def change_input(rng: Generator, case: Case) -> None:
-    """One input is absent, or of another type, shape, content or origin."""
-    i = int(rng.integers(len(case.inputs)))
-    x, way = case.inputs[i], int(rng.integers(6))
-    if x is None or way == 0:
-        case.inputs[i] = None if x is not None else np.zeros(pick(rng, SHAPES[:2]), np.float32)
-    elif way == 1:
-        case.inputs[i] = x.astype(pick(rng, DTYPES))
-    elif way == 2:
-        fill = pick(rng, FLOATS) if x.dtype.kind == "f" else pick(rng, INTS)
-        with np.errstate(all="ignore"):
-            case.inputs[i] = np.full(x.shape, np.array(fill).astype(x.dtype))
-    elif way == 3:
-        case.fed = tuple(set(case.fed) ^ {i})
-    else:
-        case.inputs[i] = reshaped(rng, x)
-
-
-def change_declaration(rng: Generator, case: Case) -> None:
-    """A graph input is declared with other sizes than it has; or the node has one input more."""
-    if not case.fed or rng.random() < 0.3:
-        case.inputs.append(np.zeros(pick(rng, SHAPES[:2]), np.float32))
-        return
-    i = pick(rng, case.fed)
-    x = case.inputs[i] if i < len(case.inputs) else None
-    if x is not None:
-        sizes = ("n", None, 0, 1, 2**31, 2**62, 2**63 - 1)
-        case.dims[i] = [d if rng.random() < 0.4 else pick(rng, sizes) for d in x.shape]
-
-
-CHANGES = (change_attribute, change_attribute, change_input, change_declaration)
 
 
 def make(seed: int) -> tuple[Case, int]:
@@ -296,5 +204,5 @@ def make(seed: int) -> tuple[Case, int]:
     case = pick(rng, MAKERS)(rng)
     num_changes = int(rng.integers(0, 4))
     for _ in range(num_changes):
-        pick(rng, CHANGES)(rng, case)
+        damage(rng, case)
     return case, num_changes

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from qcompile import runtime_ops
 from qcompile.reference import REFERENCES, activation_inputs, run_node
 from tests.packaging.source_tree import ROOT
-from tests.robustness.op_fuzz import Case, make
+from tests.robustness.op_case import Case
+from tests.robustness.op_fuzz import make
 
 SECONDS = int(os.environ.get("QC_FUZZ_SECONDS", "20"))  # for one node
 GROWTH_BYTES = 2 << 30  # of the memory of the process, by all nodes of a child together
@@ -54,7 +55,7 @@ def disagreement(case: Case, got: NDArray) -> str:
     """How the output differs from numerics; "" where it does not, or numerics has no such op."""
     if case.op not in REFERENCES:
         return ""
-    count = 2 if case.op in ("QAdd", "QMul") else 1
+    count = {"QAdd": 2, "QMul": 2, "QAttention": len(case.inputs)}.get(case.op, 1)
     # What the operator does not read, and lists that say as much as an absent one.
     unread = case.op == "QMatMul" and case.attributes["activation"] != "static"
     given = {name: v for name, v in case.attributes.items() if v != []}

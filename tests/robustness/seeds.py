@@ -51,12 +51,17 @@ def wide() -> Net:
 
 
 def rows() -> Net:
-    """LayerNormalization and Softmax between products."""
+    """LayerNormalization, Softmax and attention between products."""
     net = Net()
     x = net.linear(net.input("x", ["batch", 16]), 16, 32, "first")
     scale, bias = net.weight("norm.scale", 32), net.weight("norm.bias", 32)
     x = net.node("LayerNormalization", [x, scale, bias], "norm", axis=-1)
     x = net.node("Softmax", [net.linear(x, 32, 32, "second")], "shares", axis=-1)
+    heads, flat = net.array("heads", np.int64([0, 4, 8])), net.array("flat", np.int64([0, 32]))
+    q, k, v = (net.node("Reshape", [net.linear(x, 32, 32, n), heads], f"{n}_heads") for n in "qkv")
+    k = net.node("Transpose", [k], "k_turned", perm=[0, 2, 1])
+    x = net.node("Softmax", [net.node("MatMul", [q, k], "scores")], "weights", axis=-1)
+    x = net.node("Reshape", [net.node("MatMul", [x, v], "attended"), flat], "joined")
     net.linear(x, 32, 10, "y")
     net.output("y", ["batch", 10])
     return net

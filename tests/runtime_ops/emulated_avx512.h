@@ -140,6 +140,18 @@ inline int32_t greatest(const __m512i& v) {
   for (int i = 1; i < 16; ++i) most = x[i] > most ? x[i] : most;
   return most;
 }
+inline int32_t total_of(const __m512i& v) {
+  Lanes<uint32_t> x(v);
+  uint32_t total = 0;
+  for (int i = 0; i < 16; ++i) total += x[i];
+  return static_cast<int32_t>(total);
+}
+inline float greatest_float(const __m512& v) {
+  Lanes<float> x(v);
+  float most = x[0];
+  for (int i = 1; i < 16; ++i) most = x[i] > most ? x[i] : most;
+  return most;
+}
 inline __m512i shuffled(const __m512i& table, const __m512i& index) {
   Lanes<uint8_t> from(table), at(index);
   return each<uint8_t>(
@@ -239,6 +251,7 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
 #define _mm512_cvtph_ps of_halves
 #define _mm512_cmp_ps_mask(a, b, how) above(a, b)
 #define _mm512_castsi512_ps(v) loaded<__m512>(&static_cast<const __m512i&>(v))
+#define _mm512_castps_si512(v) loaded<__m512i>(&static_cast<const __m512&>(v))
 #define _mm512_permutexvar_ps picked
 #define _mm512_i32gather_ps(index, table, size)                                   \
   [&](const __m512i& at) {                                                        \
@@ -274,6 +287,8 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
   each<uint16_t>([x = Lanes<uint16_t>(v)](int i) { return x.lane[i] << (n); })
 #define _mm512_srli_epi32(v, n) \
   each<uint32_t>([x = Lanes<uint32_t>(v)](int i) { return x.lane[i] >> (n); })
+#define _mm512_slli_epi32(v, n) \
+  each<uint32_t>([x = Lanes<uint32_t>(v)](int i) { return x.lane[i] << (n); })
 #define _mm512_srai_epi32(v, n) \
   each<int32_t>([x = Lanes<int32_t>(v)](int i) { return x.lane[i] >> (n); })
 #define _mm512_cmpgt_epi8_mask(a, b) \
@@ -307,4 +322,6 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
 #define _mm512_dpbusd_epi32 dot_bytes
 #define _mm512_dpwssd_epi32 dot_words
 #define _mm512_reduce_max_epi32 greatest
+#define _mm512_reduce_add_epi32 total_of
+#define _mm512_reduce_max_ps greatest_float
 #define _mm256_dpbusd_avx_epi32 dot_bytes256

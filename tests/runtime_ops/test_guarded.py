@@ -20,7 +20,10 @@ from tests.runtime_ops.guarded import place
 
 HERE = Path(__file__).parent
 SANITIZED = ROOT / "build/sanitize/runtime_ops" / runtime_ops.LIBRARY
-TESTS = [str(HERE / f"test_{name}.py") for name in ("products", "elementwise", "rows", "gather")]
+TESTS = [
+    str(HERE / f"test_{name}.py")
+    for name in ("products", "elementwise", "rows", "gather", "attention")
+]
 # Scalar kernels read one element at a time, where numerics says; they would take minutes here.
 SUPPORTED = pytest.mark.parametrize("isa", [i for i in runtime_ops.ISAS if i != "scalar"])
 sanitized = pytest.mark.skipif(not SANITIZED.is_file(), reason="no such library: make sanitize")

@@ -186,6 +186,20 @@ def test_conv_channels_and_rank():
     )
 
 
+@pytest.mark.parametrize("value", [1, 1.5, "one", [0.5]])
+def test_a_list_of_ints_that_is_none(value):
+    """ONNX Runtime gives an empty list for it, which would mean the default."""
+    weight = random_weight(np.random.default_rng(0), 32, 72, get("int4"), 0, "none")
+    given = weight_attributes(weight) | {"activation": "static", "kernel_shape": [3, 3]}
+    given |= {"x_zero_point": 0, "y_zero_point": 0, "y_min": 0, "y_max": 255, "strides": value}
+    x, operand = np.zeros((1, 9, 9, 8), np.uint8), np.ones(32, np.float32)
+    inputs = [x, pack(weight), np.zeros(32, np.int32), operand]
+    assert refusal("QConv", inputs, given, [(TensorProto.UINT8, 4)]) == (
+        'QConv "node": attribute strides is no list of ints (docs/ops.md). '
+        "Write the model again with this version of qcompile."
+    )
+
+
 def test_output_of_a_static_product():
     weight = random_weight(np.random.default_rng(0), 8, 36, get("int4"), 0, "none")
     attributes = weight_attributes(weight) | {"activation": "static", "x_zero_point": 0}

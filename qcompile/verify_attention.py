@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rung of verify for QAttention: its codes against the float attention of the same codes.
+
+N30 rounds the exponentials to 8 bits, which the QDQ graph does not, so that more codes are apart
+than those of other nodes. How far is computed from the operands.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qcompile.attention import as_meant
+from qcompile.graph import DOMAIN, is_op
+from qcompile.numerics.attention import rounding_bound, scores_of
+from qcompile.pieces import as_nchw, qdq_piece, source_names
+from qcompile.reference import activation_inputs, attention_numbers, attention_operands
+from qcompile.verdict import Check
+
+NAME = "lower: QDQ, attention"
+
+
+def attention_nodes(packed: ir.Model) -> list[ir.Node]:
+    """The nodes that this rung is about."""
+    return [n for n in packed.graph if is_op(n, "QAttention", domain=DOMAIN)]
+
+
+def check_attention(
+    packed: ir.Model,
+    quantized: ir.Model,
+    runs: Sequence[dict[str, NDArray]],
+    count_node: Callable[[], None] = lambda: None,
+) -> list[Check]:
+    """|code − code of ORT's float attention| ÷ (N30's rounding + that of float sums + 1 code).
+
+    runs: the values of the artifact by name.
+    """
+    nodes, worst, where, count = attention_nodes(packed), 0.0, "", 0
+    for node in nodes:
+        piece = qdq_piece(quantized, node)
+        count_node()
+        for run in runs:
+            inputs = [run[v.name or ""] for v in activation_inputs(node)]
+            meant = [as_meant(node, n, x) for n, x in zip("qkv", inputs, strict=False)]
+            feed = dict(zip(source_names(node), [*meant, *inputs[3:]], strict=True))
+            expected = piece.run(None, feed)[0].astype(np.int32)
+            actual = as_nchw(node, run[node.outputs[0].name or ""])
+            count += expected.size
+            if actual.shape != expected.shape:
+                worst, where = float("inf"), node.name or ""
+                continue
+            ratio = np.abs(expected - actual) / (1 + _bound(node, inputs))
+            if ratio.max(initial=0) > worst:
+                worst, where = float(ratio.max()), node.name or ""
+    text = "|difference from float attention| ÷ the rounding of N30, in codes"
+    return [Check(NAME, worst, 1.0, text, where, count)] if nodes else []
+
+
+def _bound(node: ir.Node, inputs: list[NDArray]) -> NDArray[np.float64]:
+    """N30's own rounding, and what errors of the float scores change.
+
+    A score is (D + 6) · 2^-23 · (Σ |q| |k| · multiplier + |score|) off at most, and the output
+    twice that times the largest distance of two values.
+    """
+    numbers = attention_numbers(node)
+    q, k, v, mask = attention_operands(node, inputs)
+    bound = rounding_bound(q, k, v, mask, numbers)
+    if not bound.size:
+        return bound
+    largest = np.abs(scores_of(q, k, mask, numbers).max(-1, keepdims=True)).astype(np.float64)
+    points = (numbers.q_zero_point, numbers.k_zero_point)
+    sizes = [np.abs(x.astype(np.float64) - z) for x, z in zip((q, k), points, strict=True)]
+    sums = (sizes[0] @ sizes[1]).max(-1, keepdims=True) * abs(numbers.multiplier)
+    error = (q.shape[-1] + 6) * 2.0**-23 * (sums + largest)
+    return np.asarray(bound + 2 * error * 255 * abs(numbers.y_multiplier))
