@@ -4,11 +4,14 @@
 import gc
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
 from benchmarks.kernel_openvino import openvino_peers
 from benchmarks.kernel_rows import Row
+from benchmarks.saturation import CHANNELS, EXACT, SIDE, extreme_model, openvino_share
+from qcompile import runtime_ops
 
 pytest.importorskip("openvino")
 M, K, N = 3, 256, 64
@@ -40,3 +43,14 @@ def test_product_of_floats(name: str, bits: int, block: int, asymmetric: bool) -
     where = np.unravel_index(np.argmax(np.abs(w)), w.shape)
     w[where] *= -1  # one weight of the other sign must not pass
     assert (np.abs(y - x @ w.T) > bound).any()
+
+
+def test_int8_saturates_without_vnni_alone() -> None:
+    """ONNX Runtime in float says what is exact."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(extreme_model().SerializeToString(), options)
+    x = np.full((1, CHANNELS, SIDE, SIDE), 255, np.float32)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], EXACT, rtol=1e-6)
+    has_vnni = "vnni" in runtime_ops.supported_isas()[-1]
+    assert (openvino_share() > 0.99) == has_vnni
