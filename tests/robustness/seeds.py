@@ -58,10 +58,10 @@ def rows() -> Net:
     x = net.node("LayerNormalization", [x, scale, bias], "norm", axis=-1)
     x = net.node("Softmax", [net.linear(x, 32, 32, "second")], "shares", axis=-1)
     heads, flat = net.array("heads", np.int64([0, 4, 8])), net.array("flat", np.int64([0, 32]))
-    q, k, v = (net.node("Reshape", [net.linear(x, 32, 32, n), heads], f"{n}_heads") for n in "qkv")
-    k = net.node("Transpose", [k], "k_turned", perm=[0, 2, 1])
-    x = net.node("Softmax", [net.node("MatMul", [q, k], "scores")], "weights", axis=-1)
-    x = net.node("Reshape", [net.node("MatMul", [x, v], "attended"), flat], "joined")
+    q = net.node("Reshape", [x, heads], "heads_of")  # attends to itself: q, k and v are the same
+    scores = net.node("MatMul", [q, net.node("Transpose", [q], "turned", perm=[0, 2, 1])], "scores")
+    weights = net.node("Softmax", [scores], "weights", axis=-1)
+    x = net.node("Reshape", [net.node("MatMul", [weights, q], "attended"), flat], "joined")
     net.linear(x, 32, 10, "y")
     net.output("y", ["batch", 10])
     return net
