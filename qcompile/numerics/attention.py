@@ -103,7 +103,7 @@ def rounding_bound(
 
     With codes c = 255 e + d of the exponentials e, |d| as `exp_codes` says, the output is
     Σ c (v − y) / Σ c away from the exact y = Σ e v / Σ e, that is Σ d (v − y) / Σ c: at most
-    Σ |d| |v − y| / Σ c. Rounding y to a code is not in it.
+    Σ |d| |v − y| / Σ c. Rounding y to a code is not in it. NaN where a row sees nothing.
     """
     scores = scores_of(q, k, mask, numbers).astype(np.float64)
     with np.errstate(invalid="ignore"):  # rows that see nothing have no bound

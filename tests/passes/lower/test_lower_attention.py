@@ -87,6 +87,23 @@ def test_the_guard_of_rows_that_see_nothing_is_inside() -> None:
     assert "QAttention" not in ops(other)
 
 
+def test_a_row_that_sees_nothing_hides_no_other() -> None:
+    """Its bound is NaN, which no comparison would fail."""
+    found, model = separate("r = MatMul (q, k)   s = Add (r, mask)")
+    for each in (found.quantized, model):
+        array = each.graph.initializers["mask"].const_value.numpy().copy()  # type: ignore[union-attr]
+        array[0] = -np.inf
+        each.graph.initializers["mask"].const_value = ir.tensor(array, name="mask")
+    values = run_lowered(model, found.feed).arrays
+    name = find(model, "QAttention").outputs[0].name or ""
+    (check,) = check_attention(model, found.quantized, [values])
+    assert check.passed
+    values[name] = values[name].copy()
+    values[name][0, -1, 0, 0] ^= 128  # [batch, row, head, column]: the last row sees all
+    (check,) = check_attention(model, found.quantized, [values])
+    assert not check.passed
+
+
 def test_the_bound_is_a_fraction_of_a_code_where_attention_is_sharp() -> None:
     """So that the rung is no check that cannot fail."""
     found, model = separate("h = Div (q, part)   s = MatMul (h, k)")
