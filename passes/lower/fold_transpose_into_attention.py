@@ -37,9 +37,11 @@ class FoldTransposeIntoAttention(NodePass):
     op_types = ("QAttention",)
     domain = DOMAIN
 
-    def match(self, node: ir.Node) -> list[OperandView | None]:
+    def match(self, node: ir.Node) -> list[OperandView | None] | None:
         """Views of the operands, None of one that lies as it is read."""
-        return [self._view(value) for value in node.inputs[:3]]
+        views = [self._view(value) for value in node.inputs[:3]]
+        is_turned = is_op(only_consumer(node.outputs[0]), "Transpose")
+        return views if is_turned or any(views) else None
 
     def _view(self, value: ir.Value | None) -> OperandView | None:
         dims = rank(value)
