@@ -87,8 +87,8 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         if not any(p.is_quantized for p in plan.nodes.values()):
             raise InputError(nothing_to_quantize(plan.nodes))
     plan = spread_activations(model.graph, plan, target, has_data=has_data)
-    if plan.is_integer_only and recipe.activation_format is None:
-        plan = widen(model.graph, plan)
+    if recipe.activation_format is None:
+        plan = widen(model.graph, plan, preset)
     plan = _with_origin(plan, recipe, has_data=has_data)
     return check_plan(plan, model.graph, target, recipe)
 

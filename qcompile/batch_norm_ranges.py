@@ -45,6 +45,7 @@ def batch_norm_ranges(model: ir.Model, plan: Plan, recipe: Recipe) -> dict[str, 
     for node in reversed(model.graph):
         walk.visit_back(node)
     known = walk.by_name
+    known |= {copy: known[name] for copy, name in plan.copies.items() if name in known}
     missing = [name for name in leaders if name not in known]
     if missing:
         lines = [f"  {name}: {walk.why.get(name, 'its range is not known')}" for name in missing]

@@ -79,14 +79,15 @@ def calibrate(
         return Stats(batch_norm_ranges(model, plan, recipe), {})
     leaders = sorted(set(plan.leaders.values()))
     inputs = _mean_inputs(model, plan) if recipe.bias_correction else {}
-    names = sorted({*leaders, *inputs})
+    sources = {n: plan.copies.get(n, n) for n in leaders}
+    names = sorted({*sources.values(), *inputs})
     watching = {n: _Watched(plan.activations[n], recipe) for n in leaders}
     means = {n: _Mean() for n in inputs}
     for _, found in (division or Division()).runs(model, {n: [n] for n in names}, data):
         for name, value in found.items():
-            if name in watching:
+            for leader in (n for n, source in sources.items() if source == name):
                 _check_finite(name, value)
-                watching[name].update(value)
+                watching[leader].update(value)
             if name in means:
                 means[name].update(value, is_map=inputs[name])
     ranges = {n: w.params() for n, w in watching.items()}

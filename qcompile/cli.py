@@ -79,7 +79,7 @@ def compile_command(
         float | None, typer.Option(help="of the method percentile (99.99)")
     ] = None,
     weight_rounding: Annotated[
-        str | None, typer.Option(help="gptq (default with data) or nearest")
+        str | None, typer.Option(help="descent (default with data), gptq or nearest")
     ] = None,
     image_mean: Annotated[str | None, typer.Option(help="1 or 3 numbers (0)")] = None,
     image_std: Annotated[str | None, typer.Option(help="1 or 3 numbers (1)")] = None,

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """compensate: codes of weights that make up for one another's errors on the data (gptq.py).
 
-The inputs are those of the float model. A weight keeps its nearest codes where they give a smaller
-error on held-out samples; so does a table that Gather reads, whose rows are outputs themselves, a
-weight too wide to solve for in the memory there is, and one whose results go into Log or Sqrt,
+The inputs are those of the float model. On held-out samples the best of descent (descend.py), GPTQ
+and the nearest codes is taken. A weight too wide to solve for in the memory there is keeps its
+nearest codes, as does one that only Gather reads, and one whose results go into Log or Sqrt,
 which negative codes for small weights could make negative. Layers go in groups whose moments fit
 the memory, with one run of the model over the data a group; what is found waits in a file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,11 +21,13 @@ from qcompile.division import Division, in_passes
 from qcompile.errors import InputError
 from qcompile.graph import attribute, is_op, static_shape
 from qcompile.layer_cache import Layer, LayerCache
+from qcompile.memory import row_slices
 from qcompile.moments import Moments, Source, collect, divided
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
 from qcompile.passes.transform.code_store import as_matrix, scale_method
 from qcompile.passes.transform.correct_bias import bias_place
+from qcompile.passes.transform.descend import descend
 from qcompile.passes.transform.gptq import compensate, output_error
 from qcompile.passes.transform.stats import Compensated, Stats
 from qcompile.plan import Plan
@@ -40,12 +42,21 @@ _SOLUTION_BYTES = 28  # times groups · K²: float64 H, its factor and LAPACK's 
 
 @dataclass(frozen=True)
 class Site:
-    """A weight, its spec, what its readers take in, and whether all of them correct their bias."""
+    """A weight, its spec and what its products take in.
+
+    is_centred: whether all of them correct their bias. is_table: whether Gather reads it, too.
+    """
 
     weight: ir.Value
     spec: QuantSpec
     sources: tuple[Source, ...]
     is_centred: bool
+    is_table: bool = False
+
+    @property
+    def inputs(self) -> Hashable:
+        """The same for sites with the same held-out inputs."""
+        return self.sources, self.is_centred, self.weight if self.is_table else None
 
     @property
     def moments_size(self) -> int:
@@ -66,14 +77,15 @@ def compensate_weights(
 
     layers: those that are there are not computed again.
     """
-    if data is None and recipe.weight_rounding == "gptq":
+    if data is None and recipe.weight_rounding in ("gptq", "descent"):
         raise InputError(
-            "weight rounding gptq needs inputs: give --calibration-data, or leave it out "
-            "for rounding to nearest"
+            f"weight rounding {recipe.weight_rounding} needs inputs: give --calibration-data, or "
+            "leave it out for rounding to nearest"
         )
     if data is None or recipe.weight_rounding == "nearest":
         return stats
-    work = _Work(model, recipe, data, division, layers, ArrayFile())
+    is_signed = not plan.is_integer_only  # dyadic multipliers have no sign
+    work = _Work(model, recipe, data, division, layers, ArrayFile(), is_signed)
     found: dict[str, Compensated] = {}
     most = division.working_bytes
     sites = [s for s in _sites(model, plan, recipe) if _SOLUTION_BYTES * s.moments_size <= most]
@@ -99,13 +111,14 @@ class _Work:
     division: Division
     layers: LayerCache | None
     file: ArrayFile
+    is_signed: bool  # whether a scale may be negative
     solved: list[Site] = field(default_factory=list)
 
     def solve(self, group: list[Site]) -> Iterator[tuple[Site, Compensated | None]]:
         """Each site with its compensated weight, or None where the nearest codes stay."""
         wanted = {s: Moments(s, self.recipe.seed) for s in dict.fromkeys(g.sources for g in group)}
         runs = divided(list(wanted.values()), self.data, self.division)
-        inputs: dict[tuple[tuple[Source, ...], bool], StoredArray] = {}
+        inputs: dict[Hashable, StoredArray] = {}
         known: dict[Site, Compensated | None] = {}
         for site in group:
             layer = self._known(site, runs)
@@ -128,18 +141,15 @@ class _Work:
                     yield site, known[site]
 
     def _stored(
-        self,
-        site: Site,
-        layer: Layer,
-        inputs: dict[tuple[tuple[Source, ...], bool], StoredArray],
+        self, site: Site, layer: Layer, inputs: dict[Hashable, StoredArray]
     ) -> Compensated | None:
         """The layer in the file; held-out inputs that sites share are there once."""
         if layer.weight is None:
             return None
-        shared = site.sources, site.is_centred
-        if shared not in inputs:
-            inputs[shared] = self.file.put(layer.inputs)
-        return Compensated.store(self.file, site.spec, layer.weight, inputs[shared], layer.errors)
+        if site.inputs not in inputs:
+            inputs[site.inputs] = self.file.put(layer.inputs)
+        held = inputs[site.inputs]
+        return Compensated.store(self.file, site.spec, layer.weight, held, layer.errors)
 
     def _computed(
         self, site: Site, hessian: NDArray[np.float32], held: NDArray[np.float32]
@@ -147,13 +157,21 @@ class _Work:
         """The codes that the moments give, where they make the weight better."""
         assert site.weight.const_value is not None
         weight, spec = as_matrix(site.weight.const_value), site.spec
+        if site.is_table:
+            hessian, held = _with_rows(weight, hessian, held)
         nearest = code_weight(weight, spec, scale_method(spec, self.recipe.weight_scale_method))
         coded = compensate(weight, nearest, hessian, symmetric=spec.is_symmetric)
         if coded is None:
             return Layer(None, (0.0, 0.0), held[:0])
-        errors = output_error(weight, coded, held), output_error(weight, nearest, held)
-        is_better = errors[0] < errors[1]
-        return Layer(coded, errors, held) if is_better else Layer(None, errors, held[:0])
+        error, before = output_error(weight, coded, held), output_error(weight, nearest, held)
+        if _rounding(self.recipe) == "descent":
+            moved = descend(weight, nearest, hessian, spec, is_signed=self.is_signed)
+            assert moved is not None  # the same H
+            found = output_error(weight, moved, held)
+            coded, error = (moved, found) if found < error else (coded, error)
+        if not error < before:
+            return Layer(None, (error, before), held[:0])
+        return Layer(coded, (error, before), held)
 
     def _known(self, site: Site, runs: Data) -> Layer | None:
         if self.layers is None:
@@ -171,13 +189,38 @@ class _Work:
             "scale": scale_method(site.spec, self.recipe.weight_scale_method),
             "sources": [str(source) for source in site.sources],
             "is_centred": site.is_centred,
+            "is_table": site.is_table,
+            "rounding": [_rounding(self.recipe), self.is_signed],
             "seed": self.recipe.seed,
             "runs": [runs.batch.count(feed) for feed in runs.feeds],
         }
 
 
+def _with_rows(
+    weight: NDArray[np.float32], hessian: NDArray[np.float32], held: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Second moments and held-out inputs of a table's products [1, K, K], [num, 1, K] and its rows.
+
+    A row is the output of an input that is one-hot: √λ times the unit matrix adds λ ‖Ŵ − W‖². λ
+    gives the rows as much weight as the products: their errors count relative to their size.
+    """
+    gram, unit = np.zeros(hessian.shape[1:]), np.eye(weight.shape[1], dtype=np.float32)
+    for rows in row_slices(*weight.shape):
+        wide = weight[rows].astype(np.float64)
+        gram += wide.T @ wide
+    square = max(float(gram.trace()), 2.0**-1022)
+    own = np.float32((gram * hessian[0]).sum() / square)
+    heard = np.float32(((held[:, 0] @ gram) * held[:, 0]).sum() / square)
+    return hessian + own * unit, np.concatenate([held, np.sqrt(heard) * unit[:, None]])
+
+
+def _rounding(recipe: Recipe) -> str:
+    """How codes are found with data, "gptq" or "descent"."""
+    return recipe.weight_rounding or "descent"
+
+
 def _sites(model: ir.Model, plan: Plan, recipe: Recipe) -> list[Site]:
-    """Every weight that only quantized products read, in the order of the graph."""
+    """Every weight that quantized products read, in the order of the graph."""
     readers: dict[str, list[ir.Node]] = {}
     for node in model.graph:
         planned = plan.nodes.get(node.name or "")
@@ -186,21 +229,23 @@ def _sites(model: ir.Model, plan: Plan, recipe: Recipe) -> list[Site]:
     found = []
     for nodes in readers.values():
         value, spec = weight_of(nodes[0]), plan.nodes[nodes[0].name or ""].weight
-        sources = tuple(_source(n) for n in nodes)
-        usable = [s for s in sources if s is not None]
-        if value is None or spec is None or len(usable) < len(sources):
+        products = [n for n in nodes if not is_op(n, "Gather")]
+        usable = [s for n in products if (s := _source(n)) is not None]
+        if value is None or spec is None or len(usable) < len(products):
             continue
         if len({(s.columns, s.group) for s in usable}) == 1:
-            corrected = recipe.bias_correction and all(bias_place(n) for n in nodes)
-            found.append(Site(value, spec, tuple(dict.fromkeys(usable)), corrected))
+            is_table = len(products) < len(nodes)
+            corrected = recipe.bias_correction and all(bias_place(n) for n in products)
+            sources = tuple(dict.fromkeys(usable))
+            found.append(Site(value, spec, sources, corrected and not is_table, is_table))
     return found
 
 
 def _source(node: ir.Node) -> Source | None:
-    """What a product reads; None for a table or an LSTM, and where signs have to stay."""
+    """What a product reads; None for an LSTM, and where signs have to stay."""
     value = weight_of(node)
     dims = static_shape(value) if value is not None else None
-    if dims is None or node.inputs[0] is None or is_op(node, "Gather", "LSTM"):
+    if dims is None or node.inputs[0] is None or is_op(node, "LSTM"):
         return None
     if edge_of(fused_end(node)) is not None:
         return None

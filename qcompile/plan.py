@@ -51,7 +51,8 @@ class Plan:
     """What was decided for a model.
 
     nodes: weighted nodes by name. activations: value name → spec of static codes. leaders: value
-    name → the value whose statistics it shares. reasons: other nodes that stay float inside
+    name → the value whose statistics it shares. copies: name of narrower codes, which products
+    alone read → the value that they are of. reasons: other nodes that stay float inside
     quantized neighbourhoods, and why. is_integer_only: no float may stand among codes. ranges_from:
     what the ranges of static activations come from.
     """
@@ -61,6 +62,7 @@ class Plan:
     nodes: dict[str, NodePlan]
     activations: dict[str, QuantSpec] = field(default_factory=dict)
     leaders: dict[str, str] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     is_integer_only: bool = False

@@ -191,7 +191,7 @@ class Recipe:
 CALIBRATION_METHODS = tuple(OBSERVERS)
 WEIGHT_SCALE_METHODS = ("minmax", "mse")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
-WEIGHT_ROUNDINGS = ("nearest", "gptq")
+WEIGHT_ROUNDINGS = ("nearest", "gptq", "descent")
 _KINDS: dict[type, str] = {
     str: "a word",
     int: "a whole number",

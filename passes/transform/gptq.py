@@ -11,17 +11,41 @@ the errors δ of the columns before it, is
 so neither H⁻¹ nor a rewritten W is needed (the same codes as the paper's update).
 """
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from qcompile.formats import Format
-from qcompile.numerics.quantize import dequantize, quantize
 from qcompile.numerics.weight import CodedWeight
+from qcompile.passes.transform.grid import Grid, Real
 
 DAMPING = 0.01  # of the mean diagonal, as in the paper
 _LARGEST_DAMPING = 1.0
 _COLUMNS = 128  # columns rounded between two matrix products
 _ROWS_BYTES = 16 << 20  # float64 rows of a weight at a time; rows do not depend on one another
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The order of rounding [groups, K] and R[j, i] / R[i, i] in it, [groups, K, K]."""
+
+    order: NDArray[np.int64]
+    carry: Real
+
+    @classmethod
+    def of(cls, hessian: NDArray[np.float32]) -> "Factor | None":
+        """None where nothing can be factored."""
+        order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
+        carry = _carry(hessian, order)
+        return None if carry is None else cls(order, carry)
+
+    def codes(self, weight: NDArray, grid: Grid) -> NDArray[np.int16]:
+        """Codes of rows [groups, rows, K], which make up for one another's errors."""
+        at = self.order[:, None, :]
+        moved = np.take_along_axis(weight, at, 2)
+        codes = np.empty(weight.shape, np.int16)
+        np.put_along_axis(codes, at, _round(moved, grid.ordered(self.order), self.carry), 2)
+        return codes
 
 
 def compensate(
@@ -36,37 +60,28 @@ def compensate(
     hessian [groups, K, K]: group g belongs to rows g·N/groups … of the weight (a grouped Conv). A
     column that no input reaches has only the damping on its diagonal and goes to the nearest code.
     """
-    n, k = weight.shape
-    group = len(hessian)
-    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
-    carry = _carry(hessian, order)
-    if carry is None or nearest.scale is None:
+    factor = Factor.of(hessian)
+    if factor is None or nearest.scale is None:
         return None
-    codes = np.empty((group, n // group, k), np.int16)
-    places = np.arange(n).reshape(group, n // group)
-    step = max(1, _ROWS_BYTES // (8 * k * group))
-    for i in range(0, n // group, step):
-        at = places[:, i : i + step]
-        part = nearest.rows(at.ravel())
-        assert part.scale is not None
-        point = part.zero_point
-        points = np.zeros((at.size, 1), np.int16) if point is None else part.per_column(point)
-        moved = [
-            np.take_along_axis(
-                np.broadcast_to(each, (at.size, k)).reshape(*at.shape, k), order[:, None, :], 2
-            )
-            for each in (weight[at.ravel()], part.per_column(part.scale), points)
-        ]
-        found = _round((moved[0], moved[1], moved[2]), carry, nearest.format, symmetric=symmetric)
-        np.put_along_axis(codes[:, i : i + step], order[:, None, :], found, 2)
-    return CodedWeight(
-        codes.reshape(n, k),
-        nearest.scale,
-        nearest.zero_point,
-        nearest.format,
-        nearest.block_size,
-        nearest.scale_format,
-    )
+    codes = np.empty(weight.shape, np.int16)
+    for rows in row_groups(weight.shape, len(hessian)):
+        grid = Grid.of(nearest.rows(rows), len(hessian), is_full=not symmetric)
+        part = weight[rows].reshape(grid.scale.shape)
+        codes[rows] = factor.codes(part, grid).reshape(len(rows), -1)
+    return replace(nearest, codes=codes)
+
+
+def row_groups(
+    shape: tuple[int, ...], groups: int, most_bytes: int = _ROWS_BYTES
+) -> list[NDArray[np.int64]]:
+    """Indices of rows of a weight [N, K] to work on at a time: as many of each group, group-wise.
+
+    most_bytes: of their float64 values.
+    """
+    n, k = shape
+    places = np.arange(n).reshape(groups, n // groups)
+    step = max(1, most_bytes // (8 * max(k, 1) * groups))
+    return [places[:, i : i + step].ravel() for i in range(0, n // groups, step)]
 
 
 def output_error(
@@ -75,11 +90,8 @@ def output_error(
     """Σ ((Ŵ − W) x)² over inputs [num, groups, K], float64."""
     group, k = rows.shape[1:]
     inputs = rows.transpose(1, 0, 2).astype(np.float64)
-    n = len(weight) // group
-    step = max(1, _ROWS_BYTES // (8 * max(len(rows), 1) * group))
     total = 0.0
-    for i in range(0, n, step):
-        part = np.arange(len(weight)).reshape(group, n)[:, i : i + step].ravel()
+    for part in row_groups((len(weight), max(len(rows), 1)), group):
         error = coded.rows(part).decode().astype(np.float64) - weight[part]
         turned = error.reshape(group, -1, k).transpose(0, 2, 1)
         total += float(np.square(inputs @ turned).sum())
@@ -113,18 +125,8 @@ def _carry(hessian: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np
     return None
 
 
-def _round(
-    parts: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]],
-    carry: NDArray[np.float64],
-    format: Format,
-    *,
-    symmetric: bool,
-) -> NDArray[np.int16]:
-    """Codes of the columns one after the other.
-
-    parts: weight, scale and zero point, [groups, rows, K] in the order of rounding.
-    """
-    weight, scale, zero_point = parts
+def _round(weight: NDArray, grid: Grid, carry: Real) -> NDArray[np.int16]:
+    """Codes of the columns one after the other, all in the order of rounding."""
     k = weight.shape[2]
     codes = np.empty(weight.shape, np.int16)
     errors = np.zeros(weight.shape)
@@ -132,10 +134,9 @@ def _round(
         stop = min(start + _COLUMNS, k)
         work = weight[..., start:stop] + errors[..., :start] @ carry[:, :start, start:stop]
         for i in range(start, stop):
-            at = (scale[..., i], zero_point[..., i], format)
-            real = work[..., i - start].astype(np.float32)
-            codes[..., i] = quantize(real, *at, symmetric=symmetric)
-            errors[..., i] = weight[..., i] - dequantize(codes[..., i], *at).astype(np.float64)
+            at = grid.at(i)
+            codes[..., i] = at.codes(work[..., i - start])
+            errors[..., i] = weight[..., i] - at.real(codes[..., i])
             rest = carry[:, None, i, i + 1 : stop]
             work[..., i - start + 1 :] += errors[..., i, None] * rest
     return codes

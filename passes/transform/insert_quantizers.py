@@ -48,6 +48,9 @@ class InsertQuantizers(ir.passes.InPlacePass):
             if name in found and not _is_static(found[name]):
                 self._insert_static(graph, found[name], spec)
                 modified = True
+        for copy, name in self.work.plan.copies.items():
+            if name in found and f"{copy}_codes" not in found:
+                self._insert_copy(graph, found[name], copy)
         for node in list(graph):
             plan = self.work.plan.nodes.get(node.name or "")
             if plan is not None and plan.activation is not None and plan.activation.is_dynamic:
@@ -56,7 +59,31 @@ class InsertQuantizers(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
     def _insert_static(self, graph: ir.Graph, value: ir.Value, spec: QuantSpec) -> None:
-        name, params = value.name or "", self.work.params(value.name or "")
+        self._place(graph, value, self._static_pair(graph, value, value.name or "", spec))
+
+    def _insert_copy(self, graph: ir.Graph, value: ir.Value, copy: str) -> None:
+        """Narrower codes of the dequantized value, for products with narrow activations."""
+        quantize = next(u.node for u in value.uses() if is_op(u.node, "QuantizeLinear"))
+        wide = _dequantized(quantize)[0]
+        spec = self.work.plan.activations[copy]
+        made = self._static_pair(graph, wide, copy, spec)
+        producer = wide.producer()
+        assert producer is not None
+        readers = [u for u in wide.uses() if u.node is not made[0] and self._has(u.node, spec)]
+        graph.insert_after(producer, made)
+        for use in readers:
+            use.node.replace_input_with(use.idx, made[-1].outputs[0])
+
+    def _has(self, node: ir.Node, spec: QuantSpec) -> bool:
+        plan = self.work.plan.nodes.get(node.name or "")
+        activation = None if plan is None else plan.activation
+        return activation is not None and activation.format == spec.format
+
+    def _static_pair(
+        self, graph: ir.Graph, value: ir.Value, name: str, spec: QuantSpec
+    ) -> list[ir.Node]:
+        """QuantizeLinear, a Clip below 8 bits, DequantizeLinear; not in the graph yet."""
+        params = self.work.params(name)
         scales = np.array(params.scale if params.scales is None else params.scales, np.float32)
         points = np.full(scales.shape, params.zero_point, np.uint8)
         scale = add_initializer(graph, f"{name}_scale", scales)
@@ -92,7 +119,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
                 )
             )
         codes = inserted[-1].outputs[0]
-        codes.metadata_props.update({"qcompile.spec": str(spec), FLOAT: name})
+        float_name = self.work.plan.copies.get(name, name)
+        codes.metadata_props.update({"qcompile.spec": str(spec), FLOAT: float_name})
         back = new_node(
             "DequantizeLinear",
             [codes, scale, point],
@@ -101,7 +129,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
             shape=shape,
             **axis,
         )
-        self._place(graph, value, [*inserted, back])
+        return [*inserted, back]
 
     def _place(self, graph: ir.Graph, value: ir.Value, inserted: list[ir.Node]) -> None:
         """The nodes after the value's producer; every other reader reads the last one's output."""
@@ -153,6 +181,13 @@ class InsertQuantizers(ir.passes.InPlacePass):
         )
         graph.insert_before(node, [quantize, back])
         return back.outputs[0]
+
+
+def _dequantized(quantize: ir.Node) -> list[ir.Value]:
+    """What the dequantizers of the codes give, a Clip between them or not."""
+    ends = [u.node for u in quantize.outputs[0].uses()]
+    ends += [u.node for n in ends if is_op(n, "Clip") for u in n.outputs[0].uses()]
+    return [n.outputs[0] for n in ends if is_op(n, "DequantizeLinear")]
 
 
 def _is_static(value: ir.Value) -> bool:

@@ -160,7 +160,14 @@ def test_worse_codes_are_not_taken(monkeypatch) -> None:
         return replace(nearest, codes=np.zeros_like(nearest.codes))
 
     monkeypatch.setattr(stage, "compensate", spoil)
+    assert found.run(weight_rounding="gptq").compensated == {}
+    monkeypatch.setattr(
+        stage,
+        "descend",
+        lambda weight, nearest, hessian, spec, **_: spoil(weight, nearest, hessian, symmetric=True),
+    )
     assert found.run().compensated == {}
+    monkeypatch.undo()
     monkeypatch.setattr(stage, "compensate", lambda *args, **kwargs: None)
     assert found.run().compensated == {}
 
@@ -223,9 +230,27 @@ def test_moments_of_many_layers_take_bounded_memory(monkeypatch) -> None:
     assert peak(1 << 30) - peak(8 * all_of_it) < one  # all eight fit: nothing spared
 
 
-def test_a_table_that_gather_reads_keeps_its_nearest_codes() -> None:
+def test_a_table_that_a_product_reads_too_serves_both() -> None:
     ids = np.random.default_rng(0).integers(0, 40, (64, 12))
     found = Found(TIED, "w4a16", {"x": ids}, w=(40, 32), u=(32, 32))
+    assert found.stats.compensated.keys() == {"w", "u_nk"}
+    table = as_matrix(found.model.graph.initializers["w"].const_value).astype(np.float64)
+    held = found.stats.compensated["w"].inputs.read()[:, 0]
+    rows, products = held[-32:], held[:-32]
+    assert np.array_equal(rows, rows[0, 0] * np.eye(32, dtype=np.float32))
+    # both count the same: 32 · 40 products of float32 on either side
+    share = np.square(rows @ table.T).sum() / np.square(products @ table.T).sum()
+    assert abs(share - 1) <= 2 * 32 * 40 * 2.0**-24
+    assert found.run(weight_rounding="gptq").compensated["w"].error < (
+        found.stats.compensated["w"].nearest_error
+    )
+
+
+def test_a_table_that_only_gather_reads_keeps_its_nearest_codes() -> None:
+    text = """f (int64[b,t] x, float w, float u) => (float[b,t,32] y)
+    { e = Gather (w, x)   y = MatMul (e, u) }"""
+    ids = np.random.default_rng(0).integers(0, 40, (64, 12))
+    found = Found(text, "w4a16", {"x": ids}, w=(40, 32), u=(32, 32))
     assert found.stats.compensated.keys() == {"u_nk"}
 
 

@@ -65,7 +65,30 @@ def test_every_reader_reads_codes() -> None:
 def test_narrow_codes_are_clipped() -> None:
     model = net("w8a4").quantized
     clips = [n for n in model.graph if n.op_type == "Clip"]
-    assert [int(constant(v)) for n in clips for v in n.inputs[1:]] == [0, 15] * 3
+    assert [n.name for n in clips] == ["x/clip", "r/clip"]  # y leaves the network with 8 bits
+    assert [int(constant(v)) for n in clips for v in n.inputs[1:]] == [0, 15] * 2
+
+
+STREAM = """f (float[b,4,6,6] x, float w, float u) => (float[b,4,6,6] y)
+{ c = Conv <pads = [1,1,1,1]> (x, w)   r = Relu (c)   d = Conv <pads = [1,1,1,1]> (r, u)
+  y = Add (d, r) }"""
+
+
+def test_products_read_a_narrow_copy_of_a_stream() -> None:
+    found = staged(with_weights(STREAM, w=(4, 4, 3, 3), u=(4, 4, 3, 3)), "w8a4")
+    assert found.work.plan.copies == {"r_narrow": "r"}
+    graph = found.quantized.graph
+    add = next(n for n in graph if n.op_type == "Add")
+    conv = add.inputs[0].producer().inputs[0].producer().inputs[0].producer()
+    assert conv.op_type == "Conv"
+    assert [v.name for v in add.inputs] == ["d_dequantized", "r_dequantized"]
+    assert conv.inputs[0].name == "r_narrow_dequantized"
+    copy = next(n for n in graph if n.name == "r_narrow/quantize")
+    assert copy.inputs[0].name == "r_dequantized"  # codes of codes
+    assert [n.name for n in graph if n.op_type == "Clip"] == ["x/clip", "r_narrow/clip"]
+    lines = lines_of(found.quantized)
+    assert not InsertQuantizers(found.work)(found.quantized).modified
+    assert lines_of(found.quantized) == lines
 
 
 def test_dynamic_products_of_one_value_share_the_pair() -> None:
