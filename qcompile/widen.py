@@ -4,7 +4,8 @@
 HAWQ-V3 (Yao et al. 2021, section 3) keeps what a residual sum adds wider than the codes of the
 layers, and the first and the last layer at 8 bits. Here a value is widened where no product with
 narrow weights reads it: a sum, a normalisation or attention gains nothing from fewer bits. Of a
-value that both kinds read, as in a residual stream, the products get a narrow copy, codes of codes.
+value that both kinds read, as in a residual stream, the products get a narrow copy, codes of codes;
+in an integer-only network, whose targets have no kernel for that, the value stays narrow.
 """
 
 from dataclasses import dataclass, field, replace
@@ -81,7 +82,8 @@ class _Widening:
             return  # what it makes has the codes of what it reads
         read_narrow = {name for name, node in found if self._is_narrow(node)}
         is_shared = is_end or any(is_op(node, "Add", "Sub") for _, node in found)
-        if (not found and not is_end) or (read_narrow and not is_shared):
+        has_copies = is_shared and not self.plan.is_integer_only
+        if (not found and not is_end) or (read_narrow and not has_copies):
             return
         for name in names:
             if name in self.plan.activations and self._can_have_copy(name):

@@ -55,6 +55,12 @@ def test_weights_of_eight_bits_read_what_was_asked() -> None:
     assert set(bits(integer).values()) == {8}  # no kernel of 8-bit weights gains from 4
 
 
+def test_integer_only_networks_have_no_copies() -> None:
+    plan = plan_of(STREAM, "w4a4", integer_only=True)
+    assert not plan.copies  # no kernel of targets t4 and tvm-cpu makes codes of codes
+    assert bits(plan) == {"x": 8, "r": 4, "d": 8, "s": 4, "e": 8}
+
+
 @pytest.mark.parametrize("preset", ["w8a8", "w4a8", "w8a8-dynamic"])
 def test_other_presets_stay(preset: str) -> None:
     plan = plan_of(STREAM, preset)
@@ -75,7 +81,7 @@ def test_codes_that_a_pool_keeps_stay_narrow() -> None:
 
 
 def test_a_copy_has_statistics_of_its_own() -> None:
-    found = staged(with_weights(STREAM, **SHAPES), "w4a4")
+    found = staged(with_weights(STREAM, **SHAPES), "w4a4", widens=True)
     wide, narrow = (found.work.stats.ranges[name] for name in ("r", "r_narrow"))
     assert wide.format.bits == 8
     assert narrow.format.bits == 4

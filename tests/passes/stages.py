@@ -22,7 +22,7 @@ from qcompile.normalise import normalise
 from qcompile.numerics.quantize import quantize_dynamic
 from qcompile.passes.transform.stats import Stats, Work
 from qcompile.plan import Plan
-from qcompile.recipe import Recipe
+from qcompile.recipe import Preset, Recipe
 from qcompile.reference import activation_inputs, run_node
 from qcompile.transform import transform
 from qcompile.verify_lowered import largest_input, sum_bound
@@ -74,10 +74,17 @@ def staged(
     target: str = "cpu",
     *,
     gives_floats: bool = False,
+    widens: bool = False,
     **recipe: object,
 ) -> Staged:
-    """normalise … transform on random data; nets of one op get codes on both sides of it."""
+    """normalise … transform on random data; nets of one op get codes on both sides of it.
+
+    widens: whether narrow codes that save nothing have 8 bits, as users get them.
+    """
     chosen = Recipe(preset=preset, **recipe)  # type: ignore[arg-type]
+    asked = Preset.parse(preset) if preset is not None else None
+    if asked is not None and asked.activation == "static" and not widens:
+        chosen = replace(chosen, activation_format=f"uint{asked.activation_bits}")
     normalised = normalise(model)
     feed = random_feed(normalised)
     chosen_target = replace(targets.get(target), gives_floats=gives_floats)
