@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, field
 
+from qcompile.rotation_rows import RotationRow
 from qcompile.spec import QuantSpec
 
 WEIGHTED_OPS = ("Conv", "MatMul", "Gemm", "Gather")
@@ -53,7 +54,8 @@ class Plan:
     nodes: weighted nodes by name. activations: value name → spec of static codes. leaders: value
     name → the value whose statistics it shares. reasons: other nodes that stay float inside
     quantized neighbourhoods, and why. is_integer_only: no float may stand among codes. ranges_from:
-    what the ranges of static activations come from.
+    what the ranges of static activations come from. rotations: what could be rotated, and whether
+    it is.
     """
 
     preset: str
@@ -65,6 +67,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     is_integer_only: bool = False
     ranges_from: str | None = None
+    rotations: tuple[RotationRow, ...] = ()
 
     def coverage(self) -> float:
         """Weight elements that run from packed codes ÷ all; a tied weight counts once."""
