@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.graph import is_op
-from qcompile.numerics.hadamard import LARGEST_FACTOR, Rotation, split_size
+from qcompile.numerics.hadamard import LARGEST_FACTOR, Mixing, Rotation, split_size
+from qcompile.online_rotation import insert
 from qcompile.plan import NodePlan, Plan
 from qcompile.recipe import Recipe
 from qcompile.rotatable import Edge, edges
@@ -26,9 +27,10 @@ from qcompile.rotation_paths import weight_place
 from qcompile.rotation_rows import RotationRow
 
 TRIALS = 4  # matrices that are tried
-GAIN = 0.1  # the share of the error that has to go
+GAIN, ONLINE_GAIN = 0.1, 0.25  # the share of the error that has to go
 ENOUGH_DB = 30.0  # where the outputs are this good already (1/1000 of the power), nothing is done
 MOST_GROWTH = 0.25  # of the weights, by a table that no longer is the head's; one more bit of 4
+INPUT = "product input"
 NO_DATA = "no calibration data was given, which decides"
 WITH_DATA = "the error on the calibration data decides"
 
@@ -55,20 +57,13 @@ def rotate(
     """
     copy = model.clone()
     rated = _rated(copy, plan, recipe, has_data=data is not None)
-    usable = [edge for edge, row in rated if not row.reason]
-    if not usable or data is None:
+    if not rated or data is None:
         return Rotated(model, tuple(row for _, row in rated))
-    rows = sample_rows(model, _sampled(usable), data, division, recipe.seed)
-    weights = Turned(copy.graph)
-    decided = []
-    for edge, row in rated:
-        if not row.reason:
-            row, rotation = _decide(edge, row, plan, recipe, rows)
-            if rotation is not None:
-                turn(copy, edge, rotation, weights)
-        decided.append(row)
+    rows = sample_rows(model, _sampled(rated, plan), data, division, recipe.seed)
+    work = _Work(plan, recipe, rows, Turned(copy.graph))
+    decided = [row for edge, row in rated for row in work.decide(edge, row)]
     result = Rotated(copy, tuple(decided))
-    weights.remove_unread()
+    work.weights.remove_unread()
     return result if result.is_changed else replace(result, model=model)
 
 
@@ -146,46 +141,124 @@ def _bits(plan: NodePlan) -> int:
     return 32 if plan.weight is None else plan.weight.bits
 
 
-def _sampled(usable: list[Edge]) -> dict[str, int]:
-    """What readers read, or what the norm before them does → the size of its last axis."""
+def _sampled(rated: list[tuple[Edge, RotationRow]], plan: Plan) -> dict[str, int]:
+    """What readers read, and what the norm before them does → the size of its last axis."""
     found: dict[str, int] = {}
-    for edge in usable:
+    for edge, row in rated:
         for reader in edge.readers:
-            value = reader.node.inputs[0] if reader.norm is None else reader.norm.source
-            assert value is not None
-            found[value.name or ""] = edge.width
+            if not row.reason:
+                source = reader.node.inputs[0] if reader.norm is None else reader.norm.source
+                found[_name(source)] = edge.width
+        found |= {_name(value): edge.width for value in online_inputs(edge, plan)}
     return found
 
 
-def _decide(
-    edge: Edge, row: RotationRow, plan: Plan, recipe: Recipe, rows: dict[str, NDArray[np.float32]]
-) -> tuple[RotationRow, Rotation | None]:
-    """The row with what was measured, and the best matrix where it is good enough."""
-    products = []
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None else value.name or ""
+
+
+def online_inputs(edge: Edge, plan: Plan) -> dict[ir.Value, list[ir.Node]]:
+    """The inputs of an edge's products that are quantized row by row when the model runs."""
+    found: dict[ir.Value, list[ir.Node]] = {}
     for reader in edge.readers:
-        planned = plan.nodes.get(reader.node.name or "")
-        if planned is None or not planned.is_rounded:
+        planned, value = plan.nodes.get(reader.node.name or ""), reader.node.inputs[0]
+        if planned is None or not planned.is_rounded or planned.activation is None:
             continue
-        value = reader.node.inputs[0] if reader.norm is None else reader.norm.source
-        assert value is not None
-        found = rows[value.name or ""]
-        if not len(found) or not np.isfinite(found).all():
-            return replace(row, reason=f"{value.name} has no finite samples"), None
-        products.append(Product.of(reader.node, reader.norm, found, planned))
-    error, before = figures(products, None, recipe)
-    row = replace(row, before=before)
-    if before.sqnr_db >= ENOUGH_DB:
-        reason = f"its readers have {before.sqnr_db:.1f} dB already, {ENOUGH_DB:g} are enough"
-        return replace(row, reason=reason), None
-    tried = []
-    for trial in range(TRIALS):
-        rotation = Rotation(edge.block, recipe.seed * TRIALS + trial, edge.is_centred)
-        tried.append((*figures(products, rotation, recipe), rotation))
-    best, after, rotation = min(tried, key=lambda each: each[0])
-    row, gain = replace(row, after=after), 1 - best / error
-    if gain < GAIN:
-        return replace(row, reason=f"the error falls by {100 * gain:.0f} %, below 10 %"), None
-    return replace(row, is_applied=True, seed=rotation.seed, reason=_cost(edge, plan)), rotation
+        is_known = value is not None and value.shape is not None and edge.width > 1
+        if planned.activation.is_dynamic and value is not None and is_known:
+            found.setdefault(value, []).append(reader.node)
+    factor, _ = split_size(max(edge.width, 1))
+    return found if factor <= LARGEST_FACTOR else {}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every decision needs: the samples, and the weights that it changes."""
+
+    plan: Plan
+    recipe: Recipe
+    rows: dict[str, NDArray[np.float32]]
+    weights: Turned
+
+    def decide(self, edge: Edge, row: RotationRow) -> list[RotationRow]:
+        """Turn the edge, or else the inputs of its products when the model runs, if that helps."""
+        if not row.reason:
+            row, rotation = self._fused(edge, row)
+            if rotation is not None:
+                turn(edge, rotation, self.weights)
+                return [row]
+        inputs = online_inputs(edge, self.plan)
+        found = [self._online(value, nodes) for value, nodes in inputs.items()]
+        if len(found) == 1:  # one row says both
+            (own,) = found
+            reason = "; ".join(filter(None, (row.reason, own.reason)))
+            is_measured = row.before is not None and not own.is_applied
+            return [replace(row if is_measured else replace(own, kind=row.kind), reason=reason)]
+        return [row, *found]
+
+    def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Rotation | None]:
+        """The row with what was measured, and the best matrix where it is good enough."""
+        products = []
+        for reader in edge.readers:
+            planned = self.plan.nodes.get(reader.node.name or "")
+            if planned is not None and planned.is_rounded:
+                source = reader.node.inputs[0] if reader.norm is None else reader.norm.source
+                rows = self.rows[_name(source)]
+                products.append(Product.of(reader.node, reader.norm, rows, planned))
+        row, error = self._before(row, products)
+        if error is None:
+            return row, None
+        tried = []
+        for trial in range(TRIALS):
+            rotation = Rotation(edge.block, self.recipe.seed * TRIALS + trial, edge.is_centred)
+            tried.append((*figures(products, rotation, self.recipe), rotation))
+        best, after, rotation = min(tried, key=lambda each: each[0])
+        row = _judged(replace(row, after=after), 1 - best / error, GAIN)
+        if not row.is_applied:
+            return row, None
+        return replace(row, seed=rotation.seed, reason=_cost(edge, self.plan)), rotation
+
+    def _online(self, value: ir.Value, nodes: list[ir.Node]) -> RotationRow:
+        """The row of an input; where it gains the graph is changed."""
+        names, size = tuple(n.name or "" for n in nodes), self._size(value)
+        mixing = Mixing(size, self.recipe.seed)
+        row = RotationRow(_name(value), INPUT, names, mixing.text, size, is_online=True)
+        rows = self.rows[_name(value)]
+        products = [Product.of(n, None, rows, self.plan.nodes[n.name or ""]) for n in nodes]
+        row, error = self._before(row, products)
+        if error is None:
+            return row
+        found, after = figures(products, mixing, self.recipe)
+        row = _judged(replace(row, after=after), 1 - found / error, ONLINE_GAIN)
+        if row.is_applied:
+            insert(value, nodes, mixing, self.weights)
+            row = replace(row, seed=mixing.seed, reason="")
+        return row
+
+    def _size(self, value: ir.Value) -> int:
+        return self.rows[_name(value)].shape[1]
+
+    def _before(
+        self, row: RotationRow, products: list[Product]
+    ) -> tuple[RotationRow, float | None]:
+        """Figures of the edge as it is; no error where it is good enough, or there is no data."""
+        if not all(len(p.x) and np.isfinite(p.x).all() for p in products):
+            return replace(row, reason="it has no samples, or NaN or infinity among them"), None
+        error, before = figures(products, None, self.recipe)
+        row = replace(row, before=before)
+        if before.sqnr_db >= ENOUGH_DB:
+            reason = f"its products have {before.sqnr_db:.1f} dB; {ENOUGH_DB:g} are enough"
+            return replace(row, reason=reason), None
+        return row, error
+
+
+def _judged(row: RotationRow, gain: float, least: float) -> RotationRow:
+    """Applied where enough of the error goes."""
+    if gain >= least:
+        return replace(row, is_applied=True)
+    how = "at run time the error" if row.is_online else "the error"
+    what = f"falls by {100 * gain:.0f} %" if gain > 0 else f"rises by {-100 * gain:.0f} %"
+    return replace(row, reason=f"{how} {what}; {100 * least:.0f} % less is asked")
 
 
 def _cost(edge: Edge, plan: Plan) -> str:

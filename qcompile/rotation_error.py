@@ -18,7 +18,7 @@ from qcompile.division import Division
 from qcompile.graph import constant
 from qcompile.moments import Source
 from qcompile.norms import Norm
-from qcompile.numerics.hadamard import Rotation
+from qcompile.numerics.hadamard import Mixing, Rotation
 from qcompile.numerics.params import params_of_range
 from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
 from qcompile.observers import default_method, observer_of
@@ -77,7 +77,7 @@ class Product:
         gamma, beta = norm.gamma.astype(np.float64), norm.beta.astype(np.float64)
         return cls(normed(rows, norm), part, gamma, beta, plan)
 
-    def measure(self, rotation: Rotation | None, recipe: Recipe) -> tuple[float, NDArray]:
+    def measure(self, rotation: Rotation | Mixing | None, recipe: Recipe) -> tuple[float, NDArray]:
         """Noise ÷ signal of the outputs, and the input as it is quantized, float32."""
         x, weight = self.x, self.weight.astype(np.float64)
         if rotation is not None:
@@ -132,7 +132,7 @@ def rounded(x: NDArray[np.float32], spec: QuantSpec | None, recipe: Recipe) -> N
 
 
 def figures(
-    products: list[Product], rotation: Rotation | None, recipe: Recipe
+    products: list[Product], rotation: Rotation | Mixing | None, recipe: Recipe
 ) -> tuple[float, Figures]:
     """The mean noise ÷ signal of the products, and what is reported of it."""
     measured = [product.measure(rotation, recipe) for product in products]

@@ -96,6 +96,50 @@ class Rotation:
         return self.times(np.eye(self.size))
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """U alone [size, size], which costs less where it is computed at run time: no signs.
+
+    As two small matrices: x seen as a map [rows, columns] becomes leftᵀ · x · right.
+    """
+
+    size: int
+    seed: int
+
+    @property
+    def text(self) -> str:
+        """For people.
+
+        >>> Mixing(172, 0).text
+        'hadamard 4 x orthogonal 43'
+        """
+        return Rotation(self.size, 0).text.removesuffix(", 2 rounds")
+
+    @cached_property
+    def _dense(self) -> NDArray[np.float64]:
+        factor, _ = split_size(self.size)
+        return orthogonal(factor, np.random.default_rng([self.seed, self.size]))
+
+    def times(self, x: NDArray) -> NDArray[np.float64]:
+        """x · U over the last axis, float64."""
+        wide = x.astype(np.float64).reshape(-1, self.size)
+        return kronecker(wide, self._dense).reshape(x.shape)
+
+    @cached_property
+    def matrices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """left [rows, rows] and right [columns, columns], as near to a square as H can be cut.
+
+        >>> [len(m) for m in Mixing(64, 0).matrices], [len(m) for m in Mixing(172, 0).matrices]
+        ([8, 8], [43, 4])
+        """
+        factor, power = split_size(self.size)
+        columns = 1
+        while columns < power and factor * power > 2 * columns * columns:
+            columns *= 2
+        left = kronecker(np.eye(self.size // columns), self._dense)
+        return left, fwht(np.eye(columns)) / np.sqrt(columns)
+
+
 def kronecker(x: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
     """x · (Q ⊗ H / √power) over rows [num, factor · power], Q [factor, factor]."""
     factor = len(q)

@@ -85,6 +85,7 @@ ORDER = (
             "verify_compensated",
         ),
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
+        "online_rotation",
         "report_rotation",
         *("recurrent", "verify_recurrent", "integer_only", "node_specs"),
         *(
