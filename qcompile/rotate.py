@@ -7,6 +7,7 @@ the float model stay. An edge is turned only where the products that read it, qu
 have a smaller error on the calibration data; of a few random matrices the best is taken.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -198,25 +199,28 @@ class _Work:
 
     def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Rotation | None]:
         """The row with what was measured, and the best matrix where it is good enough."""
-        products = []
+        sources = []
         for reader in edge.readers:
             planned = self.plan.nodes.get(reader.node.name or "")
             if planned is not None and planned.is_rounded:
-                source = reader.node.inputs[0] if reader.norm is None else reader.norm.source
-                rows = self.rows[_name(source)]
-                products.append(Product.of(reader.node, reader.norm, rows, planned))
-        row, error = self._before(row, products)
+                value = reader.node.inputs[0] if reader.norm is None else reader.norm.source
+                sources.append((reader, self.rows[_name(value)], planned))
+
+        def products() -> Iterator[Product]:
+            for reader, rows, planned in sources:
+                yield Product.of(reader.node, reader.norm, rows, planned)
+
+        row, error = self._before(row, [rows for _, rows, _ in sources], products())
         if error is None:
             return row, None
-        tried = []
-        for trial in range(TRIALS):
-            rotation = Rotation(edge.block, self.recipe.seed * TRIALS + trial, edge.is_centred)
-            tried.append((*figures(products, rotation, self.recipe), rotation))
-        best, after, rotation = min(tried, key=lambda each: each[0])
-        row = _judged(replace(row, after=after), 1 - best / error, GAIN)
+        seeds = [self.recipe.seed * TRIALS + trial for trial in range(TRIALS)]
+        tried = [Rotation(edge.block, seed, edge.is_centred) for seed in seeds]
+        found = figures(products(), tried, self.recipe)
+        best = int(np.argmin([mean for mean, _ in found]))
+        row = _judged(replace(row, after=found[best][1]), 1 - found[best][0] / error, GAIN)
         if not row.is_applied:
             return row, None
-        return replace(row, seed=rotation.seed, reason=_cost(edge, self.plan)), rotation
+        return replace(row, seed=seeds[best], reason=_cost(edge, self.plan)), tried[best]
 
     def _online(self, value: ir.Value, nodes: list[ir.Node]) -> RotationRow:
         """The row of an input; where it gains the graph is changed."""
@@ -224,11 +228,15 @@ class _Work:
         mixing = Mixing(size, self.recipe.seed)
         row = RotationRow(_name(value), INPUT, names, mixing.text, size, is_online=True)
         rows = self.rows[_name(value)]
-        products = [Product.of(n, None, rows, self.plan.nodes[n.name or ""]) for n in nodes]
-        row, error = self._before(row, products)
+
+        def products() -> Iterator[Product]:
+            for node in nodes:
+                yield Product.of(node, None, rows, self.plan.nodes[node.name or ""])
+
+        row, error = self._before(row, [rows], products())
         if error is None:
             return row
-        found, after = figures(products, mixing, self.recipe)
+        ((found, after),) = figures(products(), [mixing], self.recipe)
         row = _judged(replace(row, after=after), 1 - found / error, ONLINE_GAIN)
         if row.is_applied:
             insert(value, nodes, mixing, self.weights)
@@ -239,12 +247,12 @@ class _Work:
         return self.rows[_name(value)].shape[1]
 
     def _before(
-        self, row: RotationRow, products: list[Product]
+        self, row: RotationRow, rows: list[NDArray[np.float32]], products: Iterator[Product]
     ) -> tuple[RotationRow, float | None]:
         """Figures of the edge as it is; no error where it is good enough, or there is no data."""
-        if not all(len(p.x) and np.isfinite(p.x).all() for p in products):
+        if not all(len(part) and np.isfinite(part).all() for part in rows):
             return replace(row, reason="it has no samples, or NaN or infinity among them"), None
-        error, before = figures(products, None, self.recipe)
+        ((error, before),) = figures(products, [None], self.recipe)
         row = replace(row, before=before)
         if before.sqnr_db >= ENOUGH_DB:
             reason = f"its products have {before.sqnr_db:.1f} dB; {ENOUGH_DB:g} are enough"

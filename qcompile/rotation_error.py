@@ -7,6 +7,7 @@ sides of a comparison have the same ones.
 """
 
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,15 +31,20 @@ from qcompile.recipe import Recipe
 from qcompile.rotation_rows import Figures
 from qcompile.spec import QuantSpec
 
-SAMPLES, ROWS, OUTPUTS = 16, 512, 256  # of the data, of each input, of each weight
+SAMPLES, ROWS, OUTPUTS = 16, 256, 128  # of the data, of each input, of each weight
+_LEAST_ROWS = 16  # where many inputs share the memory
 
 
 def sample_rows(
     model: ir.Model, widths: dict[str, int], data: Data, division: Division, seed: int
 ) -> dict[str, NDArray[np.float32]]:
-    """At most about ROWS rows [num, width] of every value, from the first samples."""
+    """At most about ROWS rows [num, width] of every value, from the first samples.
+
+    All of them take at most a quarter of the memory that one method may take.
+    """
     few = data.first(SAMPLES)
-    most = -(-ROWS // max(len(few.feeds), 1))
+    fitting = division.working_bytes // (16 * max(sum(widths.values()), 1))
+    most = -(-max(min(ROWS, fitting), _LEAST_ROWS) // max(len(few.feeds), 1))
     found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in widths}
     for group, arrays in division.runs(model, {n: [n] for n in widths}, few):
         for name in group:
@@ -132,14 +138,24 @@ def rounded(x: NDArray[np.float32], spec: QuantSpec | None, recipe: Recipe) -> N
 
 
 def figures(
-    products: list[Product], rotation: Rotation | Mixing | None, recipe: Recipe
-) -> tuple[float, Figures]:
-    """The mean noise ÷ signal of the products, and what is reported of it."""
-    measured = [product.measure(rotation, recipe) for product in products]
-    mean = float(np.mean([error for error, _ in measured]))
-    shapes = [shape_of(x) for _, x in measured]
+    products: Iterable[Product], turnings: Sequence[Rotation | Mixing | None], recipe: Recipe
+) -> list[tuple[float, Figures]]:
+    """For each turning the mean noise ÷ signal of the products, and what is reported of it.
+
+    Of the products one is in memory at a time.
+    """
+    sums = np.zeros((len(turnings), 3))
+    count = 0
+    for product in products:
+        count += 1
+        for number, turning in enumerate(turnings):
+            error, x = product.measure(turning, recipe)
+            sums[number] += error, *shape_of(x)
+    return [_figures(*row) for row in (sums / max(count, 1)).tolist()]
+
+
+def _figures(mean: float, kurtosis: float, crest: float) -> tuple[float, Figures]:
     decibels = -10 * float(np.log10(mean)) if mean > 0 else float("inf")
-    kurtosis, crest = (float(np.mean(column)) for column in zip(*shapes, strict=True))
     return mean, Figures(decibels, kurtosis, crest)
 
 

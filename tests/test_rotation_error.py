@@ -82,7 +82,7 @@ def test_a_norms_scale_and_shift_are_there_only_before() -> None:
 
 def test_products_of_zeros_have_no_noise() -> None:
     product = Product(np.zeros((3, 8)), normal(2, 8), None, None, plan())
-    error, found = figures([product], None, RECIPE)
+    ((error, found),) = figures([product], [None], RECIPE)
     assert (error, found.sqnr_db, found.kurtosis, found.crest) == (0, float("inf"), 0, 0)
 
 

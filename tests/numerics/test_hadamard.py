@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.linalg import hadamard
 
-from qcompile.numerics.hadamard import LARGEST_FACTOR, Mixing, Rotation, fwht, split_size
+from qcompile.numerics.hadamard import LARGEST_FACTOR, Mixing, Rotation, fwht, kronecker, split_size
 
 SIZES = (1, 2, 3, 4, 6, 8, 43, 64, 96, 172, 256, 768)
 UNIT = 2.0**-52
@@ -93,3 +93,11 @@ def test_sizes_with_a_large_odd_factor_are_refused() -> None:
     assert split_size(size)[0] > LARGEST_FACTOR
     with pytest.raises(ValueError, match=f"size {size} has the odd factor"):
         Rotation(size, 0)
+
+
+@pytest.mark.parametrize("power", [1, 2, 8, 32, 1024])
+def test_two_products_of_matrices_are_the_transform(power: int) -> None:
+    x = np.random.default_rng(0).standard_normal((3, power))
+    wanted = fwht(x) / np.sqrt(power)
+    assert np.abs(kronecker(x, np.eye(1)) - wanted).max() <= bound(power) * np.abs(x).max()
+    assert np.abs(kronecker(-x, np.eye(1)) - wanted).max() > bound(power) * np.abs(x).max()
