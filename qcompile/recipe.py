@@ -172,6 +172,8 @@ class Recipe:
             raise InputError(f"{path} line {line}: rules must be a list of mappings")
         problems = [f"{path} {problem}" for problem in text.twice]
         top = {k: v for k, v in text.data.items() if k != "rules"}
+        if top.get("rotation") is False:
+            top["rotation"] = "off"  # YAML's false
         kept = _typed(top, cls, None, text, path, problems)
         built = tuple(
             Rule(**_typed(r, Rule, i, text, path, problems), source=f"{path.name} rule {i + 1}")
