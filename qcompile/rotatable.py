@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from qcompile.graph import input_of, is_constant, is_op, rank
 from qcompile.norms import Norm, norm_at
-from qcompile.rotation_paths import carried, is_product, is_table, kept_parts, last_size
+from qcompile.rotation_paths import carried, is_product, is_table, kept_parts, last_size, patches_of
 
 STREAM, VALUES, LINEAR = "residual stream", "attention values", "linear"
 
@@ -31,7 +31,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Writer:
-    """A product, or a Gather of a table, some of whose outputs are on the edge."""
+    """A product, a Conv, or a Gather of a table, some of whose outputs are on the edge."""
 
     node: ir.Node
     part: Part
@@ -188,11 +188,12 @@ class _Walk:
             self._block(f"{_shown(node)} lies between {norm.output.name} and its product")
             return
         whole = part or Part(0, self._width(value) or 0)
-        cut = kept_parts(node, value)
-        if is_product(node) or is_table(node):
-            self.edge.writers.append(Writer(node, whole))
-            if is_op(node, "Gemm") and input_of(node, 2) is not None:
-                self.edge.constants.append(Constant(node, 2, whole))
+        cut, patches = kept_parts(node, value), patches_of(node)
+        if is_product(node) or is_table(node) or patches is not None:
+            writer = patches or node
+            self.edge.writers.append(Writer(writer, whole))
+            if is_op(writer, "Gemm", "Conv") and input_of(writer, 2) is not None:
+                self.edge.constants.append(Constant(writer, 2, whole))
         elif is_op(node, "Add", "Sub"):
             for index in (0, 1):
                 self._feed(node, index, None, part)

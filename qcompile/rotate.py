@@ -192,7 +192,7 @@ class _Work:
         found = [self._online(value, nodes) for value, nodes in inputs.items()]
         if len(found) == 1:  # one row says both
             (own,) = found
-            reason = "; ".join(filter(None, (row.reason, own.reason)))
+            reason = "; ".join(dict.fromkeys(filter(None, (row.reason, own.reason))))
             is_measured = row.before is not None and not own.is_applied
             return [replace(row if is_measured else replace(own, kind=row.kind), reason=reason)]
         return [row, *found]

@@ -156,10 +156,11 @@ def _input_side(rotation: Rotation | Mixing, gamma: NDArray | None) -> Change:
 
 
 def _output_side(rotation: Rotation, part: Part) -> Change:
-    """Rᵀ W of rows of [N, K]: the columns of W are turned."""
+    """Rᵀ W of rows of [N, K], or [N, C, kh, kw]: the columns of W are turned."""
     chosen = slice(part.first, part.first + part.count)
 
     def write(source: NDArray, out: NDArray) -> None:
+        source, out = (a.reshape(len(a), -1) for a in (source, out))
         for columns in row_slices(source.shape[1], source.shape[0]):
             turned = source[:, columns].astype(np.float64)
             turned[chosen] = rotation.times(np.ascontiguousarray(turned[chosen].T)).T

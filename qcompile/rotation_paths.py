@@ -3,7 +3,16 @@
 
 import onnx_ir as ir
 
-from qcompile.graph import attribute, constant, input_of, is_constant, is_op, rank, static_shape
+from qcompile.graph import (
+    attribute,
+    constant,
+    input_of,
+    is_constant,
+    is_op,
+    only_consumer,
+    rank,
+    static_shape,
+)
 from qcompile.int8_ops import reduced_axes
 from qcompile.products import weight_of
 
@@ -46,6 +55,36 @@ def carried(node: ir.Node) -> tuple[int, ...] | None:
             return None
         return tuple(range(len(node.inputs))) if is_op(node, "Concat") else (0,)
     return None
+
+
+def patches_of(node: ir.Node) -> ir.Node | None:
+    """The Conv whose channels a Transpose moves to the last axis: the patches of a transformer.
+
+    Its map [B, C, H, W] may be flattened to [B, C, H · W] between; nothing else may read it.
+    """
+    perm = attribute(node, "perm", None) if is_op(node, "Transpose") else None
+    if perm is None or perm[0] != 0 or perm[-1] != 1:
+        return None
+    value = node.inputs[0]
+    before = value.producer() if value is not None else None
+    if is_op(before, "Reshape", "Flatten") and before is not None:
+        if value is None or only_consumer(value) is not node:
+            return None
+        source = before.inputs[0]
+        if rank(source) != 4 or rank(value) != 3 or _channels(source) != _channels(value):
+            return None
+        node, value, before = before, source, source.producer() if source is not None else None
+    if before is None or not is_op(before, "Conv") or value is None or _channels(value) is None:
+        return None
+    weight, bias = weight_of(before), input_of(before, 2)
+    is_whole = attribute(before, "group", 1) == 1 and (bias is None or is_constant(bias))
+    is_float = weight is not None and weight.dtype == ir.DataType.FLOAT
+    return before if is_whole and is_float and only_consumer(value) is node else None
+
+
+def _channels(value: ir.Value | None) -> int | None:
+    size = value.shape[1] if value is not None and value.shape is not None else None
+    return size if isinstance(size, int) else None
 
 
 def kept_parts(node: ir.Node, value: ir.Value) -> tuple[int, int] | None:

@@ -108,3 +108,22 @@ def test_a_norm_whose_inside_is_read_blocks() -> None:
     text = LLAMA.replace("y = MatMul (n3, head)", "yy = MatMul (n3, head) y = Add (yy, n3r)")
     stream = edges(decoder(text).graph)[0]
     assert stream.reason == "n3r, inside norm Mul_n3s, is read"
+
+
+@pytest.mark.parametrize("moved", ["flat", "map"])
+def test_patches_of_a_convolution_are_written_by_it(moved: str) -> None:
+    turn = {
+        "flat": "r = Reshape (c, s)  x = Transpose <perm = [0,2,1]> (r)",
+        "map": "r = Transpose <perm = [0,2,3,1]> (c)  x = Reshape (r, z)",
+    }[moved]
+    text = f"""f (float[b,3,8,8] i, float p, float q, float g, float h, float w)
+     => (float[b,16,5] y)
+    <int64[3] s = {{0, 8, -1}}, int64[3] z = {{0, -1, 8}}>
+    {{ c = Conv <strides = [2,2]> (i, p, q)  {turn}
+      n = LayerNormalization <axis = -1> (x, g, h)  y = MatMul (n, w) }}"""
+    shapes = {"p": (8, 3, 2, 2), "q": (8,), "g": (8,), "h": (8,), "w": (8, 5)}
+    (edge,) = found(text, **shapes)
+    assert (edge.reason, edge.block, counts(edge)) == ("", 8, (1, 1, 1, 1))
+    assert edge.writers[0].node.op_type == "Conv"
+    shown = text.replace("y)\n", "y, float[b,8,4,4] c)\n").replace("float[b,16,5]", "float[b,t,5]")
+    assert "does not commute" in found(shown, **shapes)[0].reason

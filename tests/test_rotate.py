@@ -7,10 +7,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from models import vit_digits
 from qcompile import rotated_weights, targets
 from qcompile.annotate import annotate
 from qcompile.data import Batch, Data
 from qcompile.division import Division
+from qcompile.load import load
+from qcompile.normalise import normalise
 from qcompile.numerics.hadamard import Rotation
 from qcompile.recipe import Recipe
 from qcompile.rotatable import edges
@@ -71,6 +74,22 @@ def test_one_wrong_entry_of_a_turned_weight_fails(text: str) -> None:
         assert not check_rotated(model, broken, DATA).passed, name
         count += 1
     assert count >= 4
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_patches_of_a_transformer_are_turned_with_its_stream(seed: int) -> None:
+    model = normalise(load(vit_digits.path()))
+    found = turned(model, seed)
+    assert ops(found) == ops(model)
+    images = np.random.default_rng(seed).random((3, 1, 8, 8), np.float32)
+    data = Data([{"image": images}], Batch({"image": 0}))
+    check = check_rotated(model, found, data)
+    assert check.passed and check.measured > 0
+    kernel = next(n.inputs[1] for n in found.graph if n.op_type == "Conv")
+    wrong = kernel.const_value.numpy().copy()
+    wrong[0, 0, 0, 0] += 1
+    kernel.const_value = ir.tensor(wrong, name=kernel.name)
+    assert not check_rotated(model, found, data).passed
 
 
 def test_the_scales_of_norms_are_one_and_the_shifts_gone() -> None:
