@@ -33,6 +33,7 @@ ENOUGH_DB = 30.0  # where the outputs are this good already (1/1000 of the power
 MOST_GROWTH = 0.25  # of the weights, by a table that no longer is the head's; one more bit of 4
 INPUT = "product input"
 NO_DATA = "no calibration data was given, which decides"
+IN_CODES = "the model has codes of its own, which stay"
 WITH_DATA = "the error on the calibration data decides"
 
 
@@ -98,7 +99,8 @@ def refusal(edge: Edge, readers: list[NodePlan], plan: Plan) -> RotationRow:
     """The row of an edge; with a reason where nothing is to be measured."""
     names = tuple(p.node for p in readers)
     row = RotationRow(edge.name, edge.kind, names, size=edge.block)
-    reason = edge.reason or shift_refusal(edge)
+    is_coded = any(p.is_imported for p in plan.nodes.values())
+    reason = IN_CODES if is_coded else edge.reason or shift_refusal(edge)
     factor, _ = split_size(max(edge.block, 1))
     if not reason and factor > LARGEST_FACTOR:
         reason = f"its size {edge.block} has the odd factor {factor}, above {LARGEST_FACTOR}"
@@ -188,7 +190,7 @@ class _Work:
             if rotation is not None:
                 turn(edge, rotation, self.weights)
                 return [row]
-        inputs = online_inputs(edge, self.plan)
+        inputs = {} if row.reason == IN_CODES else online_inputs(edge, self.plan)
         found = [self._online(value, nodes) for value, nodes in inputs.items()]
         if len(found) == 1:  # one row says both
             (own,) = found

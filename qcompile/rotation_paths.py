@@ -17,7 +17,7 @@ from qcompile.int8_ops import reduced_axes
 from qcompile.products import weight_of
 
 # In row-major order; a block stays whole where the last axes of both sides are multiples of it.
-_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Neg")
+_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Neg")
 _OF_ONE_AXIS = ("Gather", "Concat", "Split")
 
 
@@ -32,12 +32,14 @@ def carried(node: ir.Node) -> tuple[int, ...] | None:
 
     Along other axes anything linear may happen: P · V mixes positions, ReduceMean drops them.
     """
-    if is_op(node, *_RESHAPES):
+    if is_op(node, *_RESHAPES) or (is_op(node, "Dropout") and input_of(node, 2) is None):
         return (0,)
     if is_op(node, "Mul", "Div"):
         return _scaled(node)
     if is_op(node, "MatMul"):
-        return (1,) if not is_constant(node.inputs[1]) and not _is_turned(node) else None
+        right = node.inputs[1]
+        is_computed = not is_constant(right) and not _is_turned(node)
+        return (1,) if is_computed and (rank(right) or 0) > 1 else None
     dims = rank(node.inputs[0] if node.inputs else None)
     if dims is None:
         return None

@@ -230,3 +230,14 @@ def test_a_product_that_stays_float_decides_nothing() -> None:
     plan = annotate(model, recipe, targets.get("cpu"), has_data=True)
     floats = {n: replace(p, weight=None, activation=None) for n, p in plan.nodes.items()}
     assert rotate(model, replace(plan, nodes=floats), recipe, DATA, Division()).rows == ()
+
+
+def test_a_model_that_comes_in_codes_is_left_alone() -> None:
+    model = outlier_channel(LLAMA)
+    recipe = Recipe(preset="w4a4-dynamic", edge_bits=4)
+    plan = annotate(model, recipe, targets.get("cpu"), has_data=True)
+    first, *_ = plan.nodes
+    nodes = plan.nodes | {first: replace(plan.nodes[first], is_imported=True)}
+    found = rotate(model, replace(plan, nodes=nodes), recipe, DATA, Division())
+    assert found.model is model
+    assert {row.reason for row in found.rows} == {"the model has codes of its own, which stay"}
