@@ -9,14 +9,21 @@ with a reason that names it.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from qcompile.graph import input_of, is_constant, is_op, rank
 from qcompile.norms import Norm, norm_at
-from qcompile.rotation_paths import carried, is_product, is_table, kept_parts, last_size, patches_of
+from qcompile.rotation_paths import (
+    carried,
+    is_product,
+    is_table,
+    kept_parts,
+    last_size,
+    patches_of,
+    picked_part,
+)
 
 STREAM, VALUES, LINEAR = "residual stream", "attention values", "linear"
 
@@ -179,6 +186,10 @@ class _Walk:
         if isinstance(own, Norm) and own.output is value and norm is own:
             self._take_norm(own)
             return
+        picked = picked_part(node) if part is None and norm is None else None
+        if picked is not None:
+            self._reach(picked[0], None, Part(*picked[1:]))
+            return
         moved = carried(node)
         if moved is not None and part is None:
             for index in moved:
@@ -279,14 +290,10 @@ class _Walk:
             self._block(f"blocks of {edge.block} are narrower than a norm")
         if edge.block < 2:
             self._block(f"its blocks have {edge.block} elements")
-        if any(bad for bad in self._parts_of_blocks()):
+        parts = {each.part for each in edge.writers} | {each.part for each in edge.constants}
+        block = max(edge.block, 1)
+        if any(part.first % block or part.count % block for part in parts):
             self._block(f"a part of a product is no multiple of {edge.block}")
-
-    def _parts_of_blocks(self) -> Iterator[bool]:
-        parts = [each.part for each in self.edge.writers]
-        parts += [each.part for each in self.edge.constants]
-        block = max(self.edge.block, 1)
-        yield from (bool(part.first % block or part.count % block) for part in parts)
 
 
 def _shown(node: ir.Node) -> str:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ops that commute with a matrix on the last axis, or on blocks of it, and where products are."""
 
+import math
+
 import onnx_ir as ir
 
 from qcompile.graph import (
@@ -101,6 +103,82 @@ def kept_parts(node: ir.Node, value: ir.Value) -> tuple[int, int] | None:
         return None
     at = next(i for i, out in enumerate(node.outputs) if out is value)
     return sum(size or 0 for size in sizes[:at]), sizes[at] or 0
+
+
+def picked_part(node: ir.Node) -> tuple[ir.Value, int, int] | None:
+    """A value, and first and count of the elements of its last axis that the node picks.
+
+    Exporters write q, k and v of one product as Reshape to [..., 3, heads, size], Transpose, and a
+    Slice or Gather for each. None, too, where something else reads what is picked.
+    """
+    found = _picked(node)
+    if found is None:
+        return None
+    source, reshape, first, count = found
+    value = node.inputs[0]
+    between = value.producer() if value is not None else None
+    if value is None or between is None:
+        return None
+    readers = list(value.uses())
+    if between is not reshape:
+        readers += [use for use in reshape.outputs[0].uses() if use.node is not between]
+    for use in readers:
+        other = None if use.node is node else _picked(use.node)
+        is_apart = other is not None and (other[2] + other[3] <= first or first + count <= other[2])
+        if use.node is not node and not is_apart:
+            return None
+    if any(v.is_graph_output() for v in (value, reshape.outputs[0])):
+        return None
+    return source, first, count
+
+
+def _picked(node: ir.Node) -> tuple[ir.Value, ir.Node, int, int] | None:
+    """Source, its Reshape, first and count; the axis is the first that the last one became."""
+    span = _span(node)
+    value = node.inputs[0] if span is not None else None
+    turn = value.producer() if value is not None else None
+    if span is None or value is None or turn is None:
+        return None
+    axis, start, end = span
+    reshape = turn
+    if is_op(turn, "Transpose"):
+        axis = int(attribute(turn, "perm", list(range(rank(value) or 0))[::-1])[axis])
+        inner = turn.inputs[0]
+        before = inner.producer() if inner is not None else None
+        if before is None:
+            return None
+        reshape = before
+    source, shape = reshape.inputs[0] if reshape.inputs else None, reshape.outputs[0].shape
+    if not is_op(reshape, "Reshape") or source is None or shape is None:
+        return None
+    sizes = [d if isinstance(d, int) else 0 for d in shape][axis:]
+    end = min(end, sizes[0])
+    if len(sizes) < 2 or math.prod(sizes) != last_size(source) or not 0 <= start < end:
+        return None
+    stride = math.prod(sizes[1:])
+    return source, reshape, start * stride, (end - start) * stride
+
+
+def _span(node: ir.Node) -> tuple[int, int, int] | None:
+    """Axis, start and end of what a Slice of one axis or a Gather of one index picks."""
+    dims = rank(node.inputs[0] if node.inputs else None)
+    if dims is None:
+        return None
+    if is_op(node, "Gather"):
+        index = constant(node.inputs[1])
+        at = None if index is None or index.size != 1 else int(index.ravel()[0])
+        return (
+            None if at is None or at < 0 else (int(attribute(node, "axis", 0)) % dims, at, at + 1)
+        )
+    if not is_op(node, "Slice"):
+        return None
+    starts, ends, steps = (constant(input_of(node, i)) for i in (1, 2, 4))
+    axes = _sliced_axes(node)
+    if starts is None or ends is None or axes is None or len(axes) != 1 or starts.size != 1:
+        return None
+    if steps is not None and (steps != 1).any():
+        return None
+    return axes[0] % dims, int(starts.ravel()[0]), int(ends.ravel()[0])
 
 
 def _scaled(node: ir.Node) -> tuple[int, ...] | None:

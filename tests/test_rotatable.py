@@ -127,3 +127,29 @@ def test_patches_of_a_convolution_are_written_by_it(moved: str) -> None:
     assert edge.writers[0].node.op_type == "Conv"
     shown = text.replace("y)\n", "y, float[b,8,4,4] c)\n").replace("float[b,16,5]", "float[b,t,5]")
     assert "does not commute" in found(shown, **shapes)[0].reason
+
+
+PICKED = """f (float[b,t,8] x, float w, float u, float c) => (float[b,t,4] y, float[b,2,t,2] z)
+<int64[5] s = {0, 0, 3, 2, 2}, int64 i = {2}, int64 j = {0}, int64[3] f = {0, 0, 4}>
+{ m = MatMul (x, w)  a = Add (m, c)  r = Reshape (a, s)  p = Transpose <perm = [2,0,3,1,4]> (r)
+  z = Gather <axis = 0> (p, j)  v = Gather <axis = 0> (p, i)
+  o = Transpose <perm = [0,2,1,3]> (v)  l = Reshape (o, f)  y = MatMul (l, u) }"""
+PICKED_SHAPES = {"w": (8, 12), "u": (4, 4), "c": (12,)}
+
+
+def test_a_part_may_be_picked_behind_reshape_and_transpose() -> None:
+    _, edge = found(PICKED, **PICKED_SHAPES)
+    assert (edge.reason, edge.block, counts(edge)) == ("", 2, (1, 1, 1, 0))
+    assert (edge.writers[0].part.first, edge.writers[0].part.count) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("int64 j = {0}", "int64 j = {2}"),
+        ("float[b,2,t,2] z)", "float[b,2,t,2] z, float[3,b,2,t,2] p)"),
+    ],
+    ids=["read twice", "an output"],
+)
+def test_a_part_that_others_read_is_refused(old: str, new: str) -> None:
+    assert found(PICKED.replace(old, new), **PICKED_SHAPES)[1].reason != ""

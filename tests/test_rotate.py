@@ -81,6 +81,9 @@ def test_the_patches_of_a_transformer_are_turned_with_its_stream(seed: int) -> N
     model = normalise(load(vit_digits.path()))
     found = turned(model, seed)
     assert ops(found) == ops(model)
+    assert {e.kind for e in edges(model.graph) if not e.reason} == {
+        *("residual stream", "attention values"),
+    }
     images = np.random.default_rng(seed).random((3, 1, 8, 8), np.float32)
     data = Data([{"image": images}], Batch({"image": 0}))
     check = check_rotated(model, found, data)
