@@ -29,7 +29,8 @@ from qcompile.memory import parse_size
 SIZES = {"large": Size(), "long": LONG, "medium": MEDIUM, "small": SMALL}
 INTERVAL = 0.01
 STAGES = (
-    *("load_model", "normalise", "annotate", "calibrate", "compensate_weights"),
+    *("load_model", "normalise", "annotate", "rotate"),
+    *("calibrate", "compensate_weights"),
     *("transform", "lower", "pack", "emit", "verify"),
 )
 

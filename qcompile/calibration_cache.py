@@ -38,6 +38,7 @@ _SEEN_IN_THE_PLAN = (
     *("preset", "weight_format", "activation_format", "block_size", "edge_bits", "rules", "seed"),
     *("calibration_method", "calibration_percentile", "num_calibration_samples"),
     *("op_types_to_quantize", "weight_scale_method", "weight_rounding", "input_range"),
+    "rotation",
 )
 
 
@@ -143,6 +144,7 @@ def calibrate(
     leaders = sorted(set(plan.leaders.values()))
     values = {name: str(plan.activations[name]) for name in leaders}
     values |= {p.node: p.op_type for p in plan.nodes.values() if p.is_quantized}
+    values |= rotations_of(plan)
     recipe_key = {k: v for k, v in asdict(recipe).items() if k not in _SEEN_IN_THE_PLAN}
     key = cache.key({"data": data_digest(data), "values": values, "recipe": recipe_key})
     if cache.path.exists():
@@ -152,6 +154,12 @@ def calibrate(
     stats = run_calibration(model, plan, recipe, data, division)
     cache.write(key, stats)
     return stats
+
+
+def rotations_of(plan: Plan) -> dict[str, str]:
+    """Which matrices turned what; the choice depends on the preset and on the seed."""
+    rows = (row for row in plan.rotations if row.is_applied)
+    return {f"rotation of {row.value}": f"{row.transform} seed {row.seed}" for row in rows}
 
 
 def _encoded(value: QuantParams | NDArray) -> NDArray:

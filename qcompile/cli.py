@@ -81,6 +81,9 @@ def compile_command(
     weight_rounding: Annotated[
         str | None, typer.Option(help="descent (default with data), gptq or nearest")
     ] = None,
+    rotation: Annotated[
+        str | None, typer.Option(help="auto (where it lowers the error on the data) or off")
+    ] = None,
     image_mean: Annotated[str | None, typer.Option(help="1 or 3 numbers (0)")] = None,
     image_std: Annotated[str | None, typer.Option(help="1 or 3 numbers (1)")] = None,
     image_scale: Annotated[float | None, typer.Option(help="of pixels, first (1/255)")] = None,
@@ -134,6 +137,7 @@ def compile_command(
         calibration_method=calibration_method,
         calibration_percentile=calibration_percentile,
         weight_rounding=weight_rounding,
+        rotation=rotation,
         op_types_to_quantize=None
         if op_types_to_quantize is None
         else tuple(op_types_to_quantize.split(",")),

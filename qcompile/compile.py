@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""THE pipeline: load, normalise, annotate, calibrate, transform, lower, pack, emit, verify."""
+"""THE pipeline: load, normalise, annotate, rotate, calibrate, transform, lower, pack, emit, …"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,6 +34,7 @@ from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
 from qcompile.recipe import Recipe
 from qcompile.recurrent import split_for
+from qcompile.rotate import planned, rotate
 from qcompile.session import open_model, session_options
 from qcompile.stage import Inspector
 from qcompile.synthetic import LENGTH, made_up
@@ -106,8 +107,13 @@ def compile(
         shown = data or _made_up(path, normalised, recipe, budget, shown_to)
         division = Division(budget, Footprint.of(normalised, shown))
         division.check()
+        rotated = run(rotate, normalised, plan, recipe, data, division)
+        unrotated, normalised = normalised, rotated.model
+        if rotated.is_changed:
+            plan = annotate(normalised, recipe, chosen, has_data=True)
+        plan = replace(plan, rotations=rotated.rows)
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
-        layers = LayerCache.of(cache, data)
+        layers = LayerCache.of(cache, data, plan)
         stats = run(compensate_weights, normalised, plan, recipe, data, stats, division, layers)
         if any(all_bodies(normalised.graph)):
             stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
@@ -119,7 +125,7 @@ def compile(
         place = folder if network is None else reference_folder(folder)
         artifact = run(emit, packed, plan, recipe, chosen, described, place, shown_to.step)
         models = source, normalised, quantized, lowered
-        verdict = run(verify, artifact, *models, plan, chosen, shown, stats, division)
+        verdict = run(verify, artifact, *models, plan, chosen, shown, stats, division, unrotated)
         if network is not None:
             artifact, verdict = run(
                 finish_network, artifact, verdict, network, chosen, folder, source, shown
@@ -156,7 +162,7 @@ def plan_only(
     plan = annotate(normalised, recipe, chosen, has_data=data is not None)
     if data is None:
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
-    return plan, normalised
+    return replace(plan, rotations=planned(normalised, plan, recipe, data)), normalised
 
 
 def default_output(model: Path) -> Path:

@@ -151,6 +151,7 @@ def emit(
         "coverage": plan.coverage(),
         "nodes": node_rows(packed, plan, target),
         "float_nodes": dict(plan.reasons),
+        "rotations": [row.as_dict() for row in plan.rotations],
         "provenance": provenance,
     }
     artifact = Artifact(folder, content, {})

@@ -14,6 +14,7 @@ DOMAIN_VERSION = 1
 # Metadata keys. FLOAT: the value of the float model that a value, or a compiled node's output,
 # stands for. LAYOUT: "NHWC" where an activation's channels are last.
 FLOAT, LAYOUT, NHWC = "qcompile.float", "qcompile.layout", "NHWC"
+ROTATION = "qcompile.rotation"  # on nodes that compute one: their matrices are no weights
 _DERIVED = "derived from"  # meta of a derived initializer: the one that it comes from, the suffix
 _MAPPING = Lock()  # two workers that map one tensor at once make onnx_ir assert
 

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcompile.calibration_cache import CalibrationCache, data_digest
+from qcompile.calibration_cache import CalibrationCache, data_digest, rotations_of
 from qcompile.data import Data
 from qcompile.errors import InputError
 from qcompile.numerics.weight import CodedWeight
+from qcompile.plan import Plan
 from qcompile.spec import QuantSpec
 from qcompile.version import VERSION
 
@@ -50,11 +51,14 @@ class LayerCache:
     key: dict[str, Any]
 
     @classmethod
-    def of(cls, cache: CalibrationCache | None, data: Data | None) -> "LayerCache | None":
+    def of(
+        cls, cache: CalibrationCache | None, data: Data | None, plan: Plan
+    ) -> "LayerCache | None":
         """Beside the calibration cache c.npz: the folder c.npz.layers."""
         if cache is None or data is None:
             return None
         key = {"format": _FORMAT, "qcompile": VERSION, "model": cache.model}
+        key |= rotations_of(plan)
         return cls(
             cache.path.with_name(f"{cache.path.name}.layers"), key | {"data": data_digest(data)}
         )

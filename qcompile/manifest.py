@@ -65,6 +65,12 @@ NETWORK = {
     "kernels": [{"node": str, "instruction": str, "computes": [str]}],
 }
 _SPEED = {"float_ms": _is_finite, "compiled_ms": _is_finite, "ratio": _is_finite}
+_FIGURES = (_NONE, {"sqnr_db": _is_number, "kurtosis": _is_number, "crest": _is_number})
+_ROTATION = {
+    **{"value": str, "kind": str, "readers": [str], "transform": _WORD, "size": _is_count},
+    **{"seed": (_NONE, _is_count), "is_applied": bool, "is_online": bool, "reason": str},
+    **{"before": _FIGURES, "after": _FIGURES},
+}
 SHAPE = {
     "content": {
         "source": {"file": str, "sha256": str, "bytes": _is_count},
@@ -78,7 +84,7 @@ SHAPE = {
         "files": {"*": {"bytes": _is_count, "sha256": str}},
         "nodes": [_NODE],
         "float_nodes": {"*": str},
-        "activation_ranges?": _WORD,
+        **{"activation_ranges?": _WORD, "rotations?": [_ROTATION]},
         "provenance?": {"*": {"*": {"*": str}}},
     },
     "measured": {

@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, field
 
+from qcompile.rotation_rows import RotationRow
 from qcompile.spec import QuantSpec
 
 WEIGHTED_OPS = ("Conv", "MatMul", "Gemm", "Gather")
@@ -54,7 +55,8 @@ class Plan:
     name → the value whose statistics it shares. copies: name of narrower codes, which products
     alone read → the value that they are of. reasons: other nodes that stay float inside
     quantized neighbourhoods, and why. is_integer_only: no float may stand among codes. ranges_from:
-    what the ranges of static activations come from.
+    what the ranges of static activations come from. rotations: what could be rotated, and whether
+    it is.
     """
 
     preset: str
@@ -67,6 +69,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     is_integer_only: bool = False
     ranges_from: str | None = None
+    rotations: tuple[RotationRow, ...] = ()
 
     def coverage(self) -> float:
         """Weight elements that run from packed codes ÷ all; a tied weight counts once."""

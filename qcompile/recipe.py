@@ -107,6 +107,7 @@ class Recipe:
     calibration_percentile: float = 99.99
     weight_scale_method: str | None = None
     weight_rounding: str | None = None
+    rotation: str = "auto"
     num_calibration_samples: int = 256
     input_range: str | None = None
     op_types_to_quantize: tuple[str, ...] = ()
@@ -152,6 +153,7 @@ class Recipe:
             (CALIBRATION_METHODS, self.calibration_method, "calibration method"),
             (WEIGHT_SCALE_METHODS, self.weight_scale_method, "weight scale method"),
             (WEIGHT_ROUNDINGS, self.weight_rounding, "weight rounding"),
+            (ROTATIONS, self.rotation, "rotation"),
         ):
             if word is not None and word not in known:
                 found.append(f'unknown {what} "{word}": {nearest(word, known)}')
@@ -170,6 +172,8 @@ class Recipe:
             raise InputError(f"{path} line {line}: rules must be a list of mappings")
         problems = [f"{path} {problem}" for problem in text.twice]
         top = {k: v for k, v in text.data.items() if k != "rules"}
+        if top.get("rotation") is False:
+            top["rotation"] = "off"  # YAML's false
         kept = _typed(top, cls, None, text, path, problems)
         built = tuple(
             Rule(**_typed(r, Rule, i, text, path, problems), source=f"{path.name} rule {i + 1}")
@@ -192,6 +196,7 @@ CALIBRATION_METHODS = tuple(OBSERVERS)
 WEIGHT_SCALE_METHODS = ("minmax", "mse")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = ("nearest", "gptq", "descent")
+ROTATIONS = ("auto", "off")
 _KINDS: dict[type, str] = {
     str: "a word",
     int: "a whole number",

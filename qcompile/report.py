@@ -16,6 +16,7 @@ from qcompile.imported_plan import AS_THE_MODEL_SAYS
 from qcompile.node_specs import request_of
 from qcompile.plan import NodePlan, Plan
 from qcompile.report_network import kernel_rows, network_lines
+from qcompile.report_rotation import COLUMNS, rotation_rows
 from qcompile.targets.target import Request, Target
 
 
@@ -54,11 +55,22 @@ def report(artifact: Artifact, console: Console) -> None:
     console.print(rows)
     if network is not None and network["device"] == "cuda":
         _print_kernels(network, console)
+    print_rotations(content.get("rotations", []), console)
     for note in content["notes"]:
         console.print(f"note: {note}")
     for warning in warnings(artifact):
         console.print(f"WARNING: {warning}")
     _print_floats(content, console)
+
+
+def print_rotations(found: list[dict[str, Any]], console: Console) -> None:
+    """A table of the edges, where there are any."""
+    if not found:
+        return
+    rows = table(*COLUMNS, right=(6,))
+    for row in rotation_rows(found):
+        rows.add_row(*row)
+    console.print(rows)
 
 
 def _original(content: dict[str, Any]) -> str:
@@ -211,6 +223,7 @@ def planned(plan: Plan, target: Target, model: ir.Model) -> dict[str, Any]:
         "notes": list(plan.notes),
         "nodes": planned_rows(plan, target, model),
         "float_nodes": dict(plan.reasons),
+        "rotations": [row.as_dict() for row in plan.rotations],
     }
 
 
@@ -225,6 +238,7 @@ def dry_run(plan: Plan, target: Target, model: ir.Model, console: Console) -> No
         rows.add_row(r["node"], r["op"], *how, f"{r['bytes']:,}", r["decided_by"])
     console.print(rows)
     console.print(f"coverage {100 * plan.coverage():.1f} %")
+    print_rotations([row.as_dict() for row in plan.rotations], console)
     for note in plan.notes:
         console.print(f"note: {note}")
     for node, reason in plan.reasons.items():

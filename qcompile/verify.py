@@ -42,7 +42,7 @@ from qcompile.verify_nodes import (
     layer_sqnr,
     record,
 )
-from qcompile.verify_normalised import check_normalised, measure_products
+from qcompile.verify_normalised import check_normalised, check_rotated, measure_products
 from qcompile.verify_recurrent import check_recurrent
 from qcompile.verify_split import check_split
 from qcompile.verify_weights import check_weights
@@ -73,8 +73,12 @@ def verify(
     data: Data,
     stats: Stats,
     division: Division,
+    unrotated: ir.Model | None = None,
 ) -> Verdict:
-    """The verdict of architecture §2. Reads the artifact from disk."""
+    """The verdict of architecture §2. Reads the artifact from disk.
+
+    unrotated: the normalised model before `rotate`; None where that changed nothing.
+    """
     few = data.first(SAMPLES)
     packed = artifact.model()
     inside = _recorded(normalised, data)
@@ -82,7 +86,10 @@ def verify(
     count = Counter(data.watch, "checks", _RUNGS + nodes * (len(few.feeds) + 1))
     checks = [check_emitted(artifact)]
     count()
-    checks += check_floats_of(source, normalised, few, inside, division)
+    before = normalised if unrotated is None else unrotated
+    checks += check_floats_of(source, before, few, inside, division)
+    if before is not normalised:
+        checks.append(check_rotated(before, normalised, few, inside, division))
     count()
     graphs = (normalised, quantized, lowered, packed)
     parts, more, skipped = _parts(source, graphs, few, inside, division)

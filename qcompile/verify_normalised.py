@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rung normalise of verify: the float outputs of the normalised model against the source's."""
 
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -79,6 +80,18 @@ def check_normalised(
     return Check(
         "normalise", gaps.get(worst, 0.0), limits.get(worst, 0.0), text, worst, len(outputs)
     )
+
+
+def check_rotated(
+    normalised: ir.Model,
+    rotated: ir.Model,
+    data: Data,
+    inside: dict[str, Recording] | None = None,
+    division: Division | None = None,
+) -> Check:
+    """rotate: the same of the rotated model against the one before; one part is like the other."""
+    found = check_normalised(normalised, rotated, data, inside, division)
+    return replace(found, rung="rotate")
 
 
 def _products(graph: ir.Graph) -> list[ir.Node]:

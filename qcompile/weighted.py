@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from qcompile.bodies import HOLDERS, Body
 from qcompile.graph import (
+    ROTATION,
     attribute,
     constant,
     input_of,
@@ -31,7 +32,10 @@ FLOAT_OPS = {
 
 def is_weighted(node: ir.Node) -> bool:
     """Whether a constant weight of the node counts, be it quantized or not."""
-    if not is_op(node, *WEIGHTED_OPS, *RECURRENT_OPS, *FLOAT_OPS):
+    if (
+        not is_op(node, *WEIGHTED_OPS, *RECURRENT_OPS, *FLOAT_OPS)
+        or ROTATION in node.metadata_props
+    ):
         return False
     weight = weight_of(node)
     if weight is None:

@@ -29,6 +29,7 @@ ORDER = (
         "own_weights",
         "imported",
         "plan",
+        "rotation_rows",
         "products",
         "recipe",
         "recipe_text",
@@ -83,6 +84,9 @@ ORDER = (
             "product_threads",
             "verify_compensated",
         ),
+        *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
+        "online_rotation",
+        "report_rotation",
         *("recurrent", "verify_recurrent", "integer_only", "node_specs"),
         *(
             "code_moves",

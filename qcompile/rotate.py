@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rotate: edges of the float model are turned by orthogonal matrices where that helps the codes.
+
+A rotation spreads what is large in one channel over all of them, so that the other channels keep
+more of their precision (QuaRot, Ashkboos et al. 2024; SpinQuant, Liu et al. 2024). The outputs of
+the float model stay. An edge is turned only where the products that read it, quantized as planned,
+have a smaller error on the calibration data; of a few random matrices the best is taken.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qcompile.data import Data
+from qcompile.division import Division
+from qcompile.graph import is_op
+from qcompile.numerics.hadamard import LARGEST_FACTOR, Mixing, Rotation, split_size
+from qcompile.online_rotation import insert
+from qcompile.plan import NodePlan, Plan
+from qcompile.recipe import Recipe
+from qcompile.rotatable import Edge, edges
+from qcompile.rotated_weights import Turned, is_even, shift_refusal, turn
+from qcompile.rotation_error import Product, figures, sample_rows
+from qcompile.rotation_paths import weight_place
+from qcompile.rotation_rows import RotationRow
+
+TRIALS = 4  # matrices that are tried
+GAIN, ONLINE_GAIN = 0.1, 0.25  # the share of the error that has to go
+ENOUGH_DB = 30.0  # where the outputs are this good already (1/1000 of the power), nothing is done
+MOST_GROWTH = 0.25  # of the weights, by a table that no longer is the head's; one more bit of 4
+INPUT = "product input"
+NO_DATA = "no calibration data was given, which decides"
+IN_CODES = "the model has codes of its own, which stay"
+WITH_DATA = "the error on the calibration data decides"
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """The model, turned or as it was, and what was decided about every edge."""
+
+    model: ir.Model
+    rows: tuple[RotationRow, ...]
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether anything was turned."""
+        return any(row.is_applied for row in self.rows)
+
+
+def rotate(
+    model: ir.Model, plan: Plan, recipe: Recipe, data: Data | None, division: Division
+) -> Rotated:
+    """The rotated model for a plan of the normalised one, which it leaves as it is.
+
+    Without data, or with rotation "off", nothing is turned; the rows say so.
+    """
+    copy = model.clone()
+    rated = _rated(copy, plan, recipe, has_data=data is not None)
+    if not rated or data is None:
+        return Rotated(model, tuple(row for _, row in rated))
+    rows = sample_rows(model, _sampled(rated, plan), data, division, recipe.seed)
+    work = _Work(plan, recipe, rows, Turned(copy.graph))
+    decided = [row for edge, row in rated for row in work.decide(edge, row)]
+    result = Rotated(copy, tuple(decided))
+    work.weights.remove_unread()
+    return result if result.is_changed else replace(result, model=model)
+
+
+def planned(
+    model: ir.Model, plan: Plan, recipe: Recipe, data: Data | None
+) -> tuple[RotationRow, ...]:
+    """What a compilation would decide about, or refuse already."""
+    rows = (row for _, row in _rated(model, plan, recipe, has_data=data is not None))
+    return tuple(row if row.reason else replace(row, reason=WITH_DATA) for row in rows)
+
+
+def _rated(
+    model: ir.Model, plan: Plan, recipe: Recipe, *, has_data: bool
+) -> list[tuple[Edge, RotationRow]]:
+    """Every edge that quantized products read, and its row, which has a reason where refused."""
+    if recipe.rotation == "off" or not any(p.is_quantized for p in plan.nodes.values()):
+        return []
+    found = [(edge, _quantized_readers(edge, plan)) for edge in edges(model.graph)]
+    rated = [(edge, refusal(edge, readers, plan)) for edge, readers in found if readers]
+    if has_data:
+        return rated
+    return [(edge, row if row.reason else replace(row, reason=NO_DATA)) for edge, row in rated]
+
+
+def _quantized_readers(edge: Edge, plan: Plan) -> list[NodePlan]:
+    planned = [plan.nodes.get(reader.node.name or "") for reader in edge.readers]
+    return [p for p in planned if p is not None and p.is_rounded]
+
+
+def refusal(edge: Edge, readers: list[NodePlan], plan: Plan) -> RotationRow:
+    """The row of an edge; with a reason where nothing is to be measured."""
+    names = tuple(p.node for p in readers)
+    row = RotationRow(edge.name, edge.kind, names, size=edge.block)
+    is_coded = any(p.is_imported for p in plan.nodes.values())
+    reason = IN_CODES if is_coded else edge.reason or shift_refusal(edge)
+    factor, _ = split_size(max(edge.block, 1))
+    if not reason and factor > LARGEST_FACTOR:
+        reason = f"its size {edge.block} has the odd factor {factor}, above {LARGEST_FACTOR}"
+    if reason:
+        return replace(row, reason=reason)
+    rotation = Rotation(edge.block, 0, edge.is_centred)
+    row = replace(row, transform=rotation.text)
+    added, total = untied_bytes(edge, plan)
+    if added > MOST_GROWTH * total:
+        grown = f"{added / 1000:.1f} kB to {total / 1000:.1f} kB of weights"
+        return replace(row, reason=f"a table apart from the head would add {grown}")
+    return row
+
+
+def untied_bytes(edge: Edge, plan: Plan) -> tuple[float, float]:
+    """Bytes of codes of the weights that would be there more than once, and of all weights."""
+    changes: dict[str, set[bytes | None]] = {}
+    places: dict[str, set[ir.Node]] = {}
+    touched = [(r.node, r.norm) for r in edge.readers] + [(w.node, None) for w in edge.writers]
+    for node, norm in touched:
+        owner, index = weight_place(node)
+        value = owner.inputs[index]
+        assert value is not None
+        key = None if norm is None or is_even(norm) else norm.gamma.tobytes()
+        changes.setdefault(value.name or "", set()).add(key)
+        places.setdefault(value.name or "", set()).add(owner)
+        if {use.node for use in value.uses()} - places[value.name or ""]:
+            changes[value.name or ""] |= {b"others"}
+    for node, _ in touched:
+        owner, index = weight_place(node)
+        value = owner.inputs[index]
+        assert value is not None
+        if not {use.node for use in value.uses()} - places[value.name or ""]:
+            changes[value.name or ""] -= {b"others"}
+    sizes = {p.weight_name: p.num_elements * _bits(p) / 8 for p in plan.nodes.values()}
+    added = sum(sizes.get(name, 0.0) * (len(keys) - 1) for name, keys in changes.items())
+    return added, sum(sizes.values())
+
+
+def _bits(plan: NodePlan) -> int:
+    return 32 if plan.weight is None else plan.weight.bits
+
+
+def _sampled(rated: list[tuple[Edge, RotationRow]], plan: Plan) -> dict[str, int]:
+    """What readers read, and what the norm before them does → the size of its last axis."""
+    found: dict[str, int] = {}
+    for edge, row in rated:
+        for reader in edge.readers:
+            if not row.reason:
+                source = reader.node.inputs[0] if reader.norm is None else reader.norm.source
+                found[_name(source)] = edge.width
+        found |= {_name(value): edge.width for value in online_inputs(edge, plan)}
+    return found
+
+
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None else value.name or ""
+
+
+def online_inputs(edge: Edge, plan: Plan) -> dict[ir.Value, list[ir.Node]]:
+    """The inputs of an edge's products that are quantized row by row when the model runs."""
+    found: dict[ir.Value, list[ir.Node]] = {}
+    for reader in edge.readers:
+        planned, value = plan.nodes.get(reader.node.name or ""), reader.node.inputs[0]
+        if planned is None or not planned.is_rounded or planned.activation is None:
+            continue
+        is_known = value is not None and value.shape is not None and edge.width > 1
+        if planned.activation.is_dynamic and value is not None and is_known:
+            found.setdefault(value, []).append(reader.node)
+    factor, _ = split_size(max(edge.width, 1))
+    return found if factor <= LARGEST_FACTOR else {}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every decision needs: the samples, and the weights that it changes."""
+
+    plan: Plan
+    recipe: Recipe
+    rows: dict[str, NDArray[np.float32]]
+    weights: Turned
+
+    def decide(self, edge: Edge, row: RotationRow) -> list[RotationRow]:
+        """Turn the edge, or else the inputs of its products when the model runs, if that helps."""
+        if not row.reason:
+            row, rotation = self._fused(edge, row)
+            if rotation is not None:
+                turn(edge, rotation, self.weights)
+                return [row]
+        inputs = {} if row.reason == IN_CODES else online_inputs(edge, self.plan)
+        found = [self._online(value, nodes) for value, nodes in inputs.items()]
+        if len(found) == 1:  # one row says both
+            (own,) = found
+            reason = "; ".join(dict.fromkeys(filter(None, (row.reason, own.reason))))
+            is_measured = row.before is not None and not own.is_applied
+            return [replace(row if is_measured else replace(own, kind=row.kind), reason=reason)]
+        return [row, *found]
+
+    def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Rotation | None]:
+        """The row with what was measured, and the best matrix where it is good enough."""
+        sources = []
+        for reader in edge.readers:
+            planned = self.plan.nodes.get(reader.node.name or "")
+            if planned is not None and planned.is_rounded:
+                value = reader.node.inputs[0] if reader.norm is None else reader.norm.source
+                sources.append((reader, self.rows[_name(value)], planned))
+
+        def products() -> Iterator[Product]:
+            for reader, rows, planned in sources:
+                yield Product.of(reader.node, reader.norm, rows, planned)
+
+        row, error = self._before(row, [rows for _, rows, _ in sources], products())
+        if error is None:
+            return row, None
+        seeds = [self.recipe.seed * TRIALS + trial for trial in range(TRIALS)]
+        tried = [Rotation(edge.block, seed, edge.is_centred) for seed in seeds]
+        found = figures(products(), tried, self.recipe)
+        best = int(np.argmin([mean for mean, _ in found]))
+        row = _judged(replace(row, after=found[best][1]), 1 - found[best][0] / error, GAIN)
+        if not row.is_applied:
+            return row, None
+        return replace(row, seed=seeds[best], reason=_cost(edge, self.plan)), tried[best]
+
+    def _online(self, value: ir.Value, nodes: list[ir.Node]) -> RotationRow:
+        """The row of an input; where it gains the graph is changed."""
+        names, size = tuple(n.name or "" for n in nodes), self._size(value)
+        mixing = Mixing(size, self.recipe.seed)
+        row = RotationRow(_name(value), INPUT, names, mixing.text, size, is_online=True)
+        rows = self.rows[_name(value)]
+
+        def products() -> Iterator[Product]:
+            for node in nodes:
+                yield Product.of(node, None, rows, self.plan.nodes[node.name or ""])
+
+        row, error = self._before(row, [rows], products())
+        if error is None:
+            return row
+        ((found, after),) = figures(products(), [mixing], self.recipe)
+        row = _judged(replace(row, after=after), 1 - found / error, ONLINE_GAIN)
+        if row.is_applied:
+            insert(value, nodes, mixing, self.weights)
+            row = replace(row, seed=mixing.seed, reason="")
+        return row
+
+    def _size(self, value: ir.Value) -> int:
+        return self.rows[_name(value)].shape[1]
+
+    def _before(
+        self, row: RotationRow, rows: list[NDArray[np.float32]], products: Iterator[Product]
+    ) -> tuple[RotationRow, float | None]:
+        """Figures of the edge as it is; no error where it is good enough, or there is no data."""
+        if not all(len(part) and np.isfinite(part).all() for part in rows):
+            return replace(row, reason="it has no samples, or NaN or infinity among them"), None
+        ((error, before),) = figures(products, [None], self.recipe)
+        row = replace(row, before=before)
+        if before.sqnr_db >= ENOUGH_DB:
+            reason = f"its products have {before.sqnr_db:.1f} dB; {ENOUGH_DB:g} are enough"
+            return replace(row, reason=reason), None
+        return row, error
+
+
+def _judged(row: RotationRow, gain: float, least: float) -> RotationRow:
+    """Applied where enough of the error goes."""
+    if gain >= least:
+        return replace(row, is_applied=True)
+    how = "at run time the error" if row.is_online else "the error"
+    what = f"falls by {100 * gain:.0f} %" if gain > 0 else f"rises by {-100 * gain:.0f} %"
+    return replace(row, reason=f"{how} {what}; {100 * least:.0f} % less is asked")
+
+
+def _cost(edge: Edge, plan: Plan) -> str:
+    """What is stored twice from now on."""
+    added, _ = untied_bytes(edge, plan)
+    if not added:
+        return ""
+    tables = [w.node.name for w in edge.writers if is_op(w.node, "Gather")]
+    which = ", ".join(str(name) for name in tables)
+    return f"{which} and the head are two tensors now: {added / 1000:.1f} kB of codes more"

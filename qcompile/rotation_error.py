@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The error of quantized products on calibration samples, with their inputs rotated or not.
+
+Weights go to the nearest codes of their spec, activations to those of theirs, and the error of the
+outputs is taken relative to the outputs. Rows of the inputs and of the weights are sampled: both
+sides of a comparison have the same ones.
+"""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qcompile.data import Data
+from qcompile.division import Division
+from qcompile.graph import constant
+from qcompile.moments import Source
+from qcompile.norms import Norm
+from qcompile.numerics.hadamard import Mixing, Rotation
+from qcompile.numerics.params import params_of_range
+from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
+from qcompile.observers import default_method, observer_of
+from qcompile.observers.weight_range import code_weight
+from qcompile.passes.transform.code_store import scale_method
+from qcompile.plan import NodePlan
+from qcompile.products import weight_of
+from qcompile.recipe import Recipe
+from qcompile.rotation_rows import Figures
+from qcompile.spec import QuantSpec
+
+SAMPLES, ROWS, OUTPUTS = 16, 256, 128  # of the data, of each input, of each weight
+_LEAST_ROWS = 16  # where many inputs share the memory
+
+
+def sample_rows(
+    model: ir.Model, widths: dict[str, int], data: Data, division: Division, seed: int
+) -> dict[str, NDArray[np.float32]]:
+    """At most about ROWS rows [num, width] of every value, from the first samples.
+
+    All of them take at most a quarter of the memory that one method may take.
+    """
+    few = data.first(SAMPLES)
+    fitting = division.working_bytes // (16 * max(sum(widths.values()), 1))
+    most = -(-max(min(ROWS, fitting), _LEAST_ROWS) // max(len(few.feeds), 1))
+    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in widths}
+    for group, arrays in division.runs(model, {n: [n] for n in widths}, few):
+        for name in group:
+            x = np.atleast_2d(np.asarray(arrays[name], np.float32))
+            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            rows = Source(name, widths[name]).rows(x, np.ones(len(x), np.bool_), most, rng)
+            found[name] += [part.reshape(-1, widths[name]) for part in rows]
+    return {n: np.concatenate([np.empty((0, widths[n]), np.float32), *p]) for n, p in found.items()}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product on its samples.
+
+    x float64 [rows, K]: its input, behind a norm without the norm's scale and shift, which the
+    quantized input has before the rotation (gamma, beta float64 [K]). weight float32 [outputs, K].
+    """
+
+    x: NDArray[np.float64]
+    weight: NDArray[np.float32]
+    gamma: NDArray[np.float64] | None
+    beta: NDArray[np.float64] | None
+    plan: NodePlan
+
+    @classmethod
+    def of(
+        cls, node: ir.Node, norm: Norm | None, rows: NDArray[np.float32], plan: NodePlan
+    ) -> "Product":
+        """Some of its outputs; rows are of the norm's source, or of the input."""
+        weight = constant(weight_of(node))
+        assert weight is not None
+        chosen = np.unique(np.linspace(0, len(weight) - 1, OUTPUTS).astype(np.int64))
+        part = np.ascontiguousarray(weight[chosen])
+        if norm is None:
+            return cls(rows.astype(np.float64), part, None, None, plan)
+        gamma, beta = norm.gamma.astype(np.float64), norm.beta.astype(np.float64)
+        return cls(normed(rows, norm), part, gamma, beta, plan)
+
+    def measure(self, rotation: Rotation | Mixing | None, recipe: Recipe) -> tuple[float, NDArray]:
+        """Noise ÷ signal of the outputs, and the input as it is quantized, float32."""
+        x, weight = self.x, self.weight.astype(np.float64)
+        if rotation is not None:
+            wide = weight if self.gamma is None else weight * self.gamma
+            given, turned = rotation.times(x), rotation.times(wide)
+        elif self.gamma is None or self.beta is None:
+            given, turned = x, weight
+        else:
+            given, turned = x * self.gamma + self.beta, weight
+        narrow = given.astype(np.float32)
+        return noise(narrow, turned.astype(np.float32), self.plan, recipe), narrow
+
+
+def normed(rows: NDArray[np.float32], norm: Norm) -> NDArray[np.float64]:
+    """The norm of rows [num, K] without scale and shift."""
+    x = rows.astype(np.float64)
+    if norm.is_centred:
+        x = x - x.mean(1, keepdims=True)
+    return np.asarray(x / np.sqrt((x * x).mean(1, keepdims=True) + norm.epsilon))
+
+
+def noise(
+    x: NDArray[np.float32], weight: NDArray[np.float32], plan: NodePlan, recipe: Recipe
+) -> float:
+    """‖Q(x) Q(W)ᵀ − x Wᵀ‖² ÷ ‖x Wᵀ‖²; 0 where the outputs are 0."""
+    spec = plan.weight
+    assert spec is not None
+    coded = code_weight(weight, spec, scale_method(spec, recipe.weight_scale_method)).decode()
+    wanted = x.astype(np.float64) @ weight.astype(np.float64).T
+    found = rounded(x, plan.activation, recipe).astype(np.float64) @ coded.astype(np.float64).T
+    signal = float((wanted**2).sum())
+    return float(((found - wanted) ** 2).sum()) / signal if signal else 0.0
+
+
+def rounded(x: NDArray[np.float32], spec: QuantSpec | None, recipe: Recipe) -> NDArray[np.float32]:
+    """What rows [num, K] are worth as codes; static ones have the range of these rows."""
+    if spec is None:
+        return x
+    if spec.is_dynamic:
+        codes, scale = quantize_dynamic(x, (1,), spec.bits)
+        return codes.astype(np.float32) * scale
+    method = recipe.calibration_method or default_method(spec.format)
+    observer = observer_of(method, recipe.calibration_percentile, spec.format)
+    observer.update(x)
+    params = params_of_range(*observer.range(), spec.format)
+    return dequantize(
+        quantize(x, params.scale, params.zero_point, spec.format, symmetric=False),
+        np.float32(params.scale),
+        params.zero_point,
+        spec.format,
+    )
+
+
+def figures(
+    products: Iterable[Product], turnings: Sequence[Rotation | Mixing | None], recipe: Recipe
+) -> list[tuple[float, Figures]]:
+    """For each turning the mean noise ÷ signal of the products, and what is reported of it.
+
+    Of the products one is in memory at a time.
+    """
+    sums = np.zeros((len(turnings), 3))
+    count = 0
+    for product in products:
+        count += 1
+        for number, turning in enumerate(turnings):
+            error, x = product.measure(turning, recipe)
+            sums[number] += error, *shape_of(x)
+    return [_figures(*row) for row in (sums / max(count, 1)).tolist()]
+
+
+def _figures(mean: float, kurtosis: float, crest: float) -> tuple[float, Figures]:
+    decibels = -10 * float(np.log10(mean)) if mean > 0 else float("inf")
+    return mean, Figures(decibels, kurtosis, crest)
+
+
+def shape_of(x: NDArray[np.float32]) -> tuple[float, float]:
+    """Kurtosis and crest factor of rows, on average; rows of zeros do not count.
+
+    >>> shape_of(np.array([[3, 0, 0, 0], [1, 1, 1, -1]], np.float32))
+    (2.5, 1.5)
+    """
+    wide = x.astype(np.float64)
+    power = (wide * wide).mean(1)
+    wide, power = wide[power > 0], power[power > 0]
+    if not len(wide):
+        return 0.0, 0.0
+    kurtosis = (wide**4).mean(1) / power**2
+    return float(kurtosis.mean()), float((np.abs(wide).max(1) / np.sqrt(power)).mean())
