@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """One scale a row: no tried scale is better, signs give the odd code to the larger side."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.gptq import Factor, compensate
-from qcompile.passes.transform.search_scales import search_scales
+from qcompile.passes.transform.search_scales import Search
 from qcompile.spec import QuantSpec
 from tests.passes.transform.test_gptq import correlated, second_moment
 
@@ -21,10 +23,8 @@ def searched(text: str, weight: np.ndarray, *, is_signed: bool = True):
     factor = Factor.of(hessian)
     nearest = code_weight(weight, spec, "minmax")
     wide = weight[None].astype(np.float64)
-    grid, codes = search_scales(
-        wide, nearest, factor, hessian.astype(np.float64), is_signed=is_signed
-    )
-    return grid, codes, hessian, nearest
+    search = Search.of(weight, nearest, factor, hessian.astype(np.float64), is_signed=is_signed)
+    return *search.best(wide, nearest), hessian, nearest
 
 
 def errors(real: np.ndarray, weight: np.ndarray, hessian: np.ndarray) -> np.ndarray:
@@ -70,3 +70,26 @@ def test_a_row_of_zeros_stays_zero() -> None:
     weight[3] = 0
     grid, codes, _, _ = searched("int3", weight)
     assert not grid.real(codes)[0, 3].any()
+
+
+def test_many_rows_try_the_shares_that_were_likely_on_a_sample() -> None:
+    rng = np.random.default_rng(6)
+    spec = QuantSpec.parse("int3/axis(axis=0)/sym/f32")
+    hessian = second_moment(correlated(0, K))
+    factor, wide = Factor.of(hessian), hessian.astype(np.float64)
+
+    def of(rows: int) -> tuple[Search, np.ndarray, object]:
+        weight = rng.standard_t(4, (rows, K)).astype(np.float32)
+        nearest = code_weight(weight, spec, "minmax")
+        return Search.of(weight, nearest, factor, wide, is_signed=True), weight, nearest
+
+    few, _, _ = of(128)
+    many, weight, nearest = of(400)
+    assert len(few.shares) == 10
+    assert len(many.shares) == 3
+    assert set(many.shares) <= set(few.shares)
+    every = replace(many, shares=few.shares)
+    part = weight[None].astype(np.float64)
+    best, likely = (s.tried(part, nearest)[2].min(2).sum() for s in (every, many))
+    least = replace(many, shares=few.shares[-3:]).tried(part, nearest)[2].min(2).sum()
+    assert best <= likely < least
