@@ -39,8 +39,10 @@ def product(rng: Generator, weight: CodedWeight, x_shape: tuple[int, ...]) -> Ca
         return Case("", [x, None, bias], kind | {"clip_max": 30.0})
     bias, multiplier = products.static_operands(rng, weight)
     kind = pick(rng, (products.STATIC, products.SCALED, products.DYADIC, products.SUMMED))
-    pairs = as_operand(multiplier / multiplier.max() if kind is products.SUMMED else multiplier)
-    operand = pairs if "requantize" in kind else multiplier
+    operand = multiplier
+    if "requantize" in kind:  # dyadic multipliers have no sign
+        ratio = np.abs(multiplier)
+        operand = as_operand(ratio / ratio.max() if kind is products.SUMMED else ratio)
     return Case("", [codes(rng, *x_shape), None, bias, operand], dict(kind))
 
 

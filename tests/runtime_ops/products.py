@@ -26,12 +26,14 @@ SUMMED |= {"y_min": -3000, "y_max": 2**31 - 1}
 def static_operands(
     rng: np.random.Generator, weight: CodedWeight
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Multipliers that spread the results over the codes; one bias saturates the sum (N11)."""
+    """Multipliers of both signs that spread the results; one bias saturates the sum (N11)."""
     n, k = weight.shape
     bias = rng.integers(-5000, 5000, n).astype(np.int32)
     bias[0] = 2**31 - 1
     spread = 60 / (74 * np.sqrt(k) * max(1.0, float(np.abs(weight.values()).mean())))
-    return bias, (rng.uniform(0.5, 1.5, n) * spread).astype(np.float32)
+    multiplier = (rng.uniform(0.5, 1.5, n) * spread).astype(np.float32)
+    multiplier[1::3] *= -1  # of weights whose scale is negative (N3)
+    return bias, multiplier
 
 
 def matmul_static(
@@ -69,6 +71,7 @@ def matmul_dyadic(
     """(got, expected) of codes (N12) and of int32 (N17)."""
     x = rng.integers(0, 256, (*lead, weight.shape[1])).astype(np.uint8)
     bias, multiplier = static_operands(rng, weight)
+    multiplier = np.abs(multiplier)  # dyadic ones have no sign
     pairs, packed, kind = as_operand(multiplier), one.pack(weight), one.weight_attributes(weight)
     ratio = as_operand(multiplier / multiplier.max())
     codes = one.run(
@@ -155,6 +158,7 @@ def conv_dyadic(
     """(got, expected) of codes (N12) and of int32 (N17)."""
     x = rng.integers(0, 256, shape).astype(np.uint8)
     bias, multiplier = static_operands(rng, weight)
+    multiplier = np.abs(multiplier)  # dyadic ones have no sign
     pairs, ratio = as_operand(multiplier), as_operand(multiplier / multiplier.max())
     kind = one.weight_attributes(weight, layout) | one.window_attributes(window, group)
     packed = one.pack(weight, layout, group if layout == "n16k4/1" else 1)

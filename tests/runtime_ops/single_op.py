@@ -89,7 +89,7 @@ def random_weight(
     with_zero_point: bool = False,
     extreme: bool = False,
 ) -> CodedWeight:
-    """Any codes (the two ends alone where `extreme`), scales of several magnitudes."""
+    """Any codes (the two ends alone where `extreme`), scales of many sizes, some negative."""
     blocks = -(-k // (block_size or k))
     codes = rng.integers(format.code_min, format.code_max + 1, (n, k)).astype(np.int16)
     if extreme:
@@ -97,6 +97,8 @@ def random_weight(
     scale = None
     if scale_format != "none":
         scale = store_scale(rng.uniform(0.01, 0.3, (n, blocks)).astype(np.float32), scale_format)
+        if not block_size and not with_zero_point and not format.is_table:
+            scale[1::3] *= -1  # as descent gives them (N3)
     points = None
     if with_zero_point:
         points = rng.integers(format.code_min, format.code_max + 1, (n, blocks)).astype(np.int16)
