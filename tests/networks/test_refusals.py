@@ -183,6 +183,7 @@ def test_the_lowered_graph_is_checked_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Floats before the quantizer, where the first check missed them."""
+    pytest.importorskip("tvm", reason="TVM is not installed: make tvm")
     monkeypatch.setattr(toolchain, "require_tvm", lambda: None)
     monkeypatch.setattr(network_check, "misplaced", lambda graph, known: [])
     net = Net()
