@@ -80,25 +80,23 @@ class _Widening:
         is_end = any(name in self.ends for name in names)
         if any(is_op(self.makers.get(name), *KEEPS_CODES) for name in names):
             return  # what it makes has the codes of what it reads
-        read_narrow = {name for name, node in found if self._is_narrow(node)}
+        if any(self.plan.activations[name].granularity != "tensor" for name in names):
+            return  # a scale a channel, which the user asked for
+        read_narrow = {name for name, node in found if self._is_narrow(node.name or "")}
         is_shared = is_end or any(is_op(node, "Add", "Sub") for _, node in found)
         has_copies = is_shared and not self.plan.is_integer_only
         if (not found and not is_end) or (read_narrow and not has_copies):
             return
         for name in names:
-            if name in self.plan.activations and self._can_have_copy(name):
-                spec = self.plan.activations[name]
-                self.changed[name] = replace(spec, format=WIDE)
-                if name in read_narrow:
-                    self.narrow[name + NARROW] = spec
-                    self.copies[name + NARROW] = name
+            spec = self.plan.activations[name]
+            self.changed[name] = replace(spec, format=WIDE)
+            if name in read_narrow:
+                self.narrow[name + NARROW] = spec
+                self.copies[name + NARROW] = name
 
-    def _can_have_copy(self, name: str) -> bool:
-        return self.plan.activations[name].granularity == "tensor"
-
-    def _is_narrow(self, node: ir.Node) -> bool:
+    def _is_narrow(self, node: str) -> bool:
         """Whether the node gains from codes of less than 8 bits, or was asked to read them."""
-        product = self.plan.nodes.get(node.name or "")
+        product = self.plan.nodes.get(node)
         if product is None or product.weight is None:
             return False
         if self.plan.is_integer_only:
@@ -106,10 +104,8 @@ class _Widening:
         return product.weight.bits <= max(4, self.preset.weight_bits)
 
     def node_plan(self, plan: NodePlan) -> NodePlan:
-        """The plan of a product whose input was widened, and has no copy."""
-        source = self.sources.get(plan.node, "")
-        if plan.activation is None or source not in self.changed:
-            return plan
-        if source + NARROW in self.narrow and plan.weight is not None:
+        """The plan of a product that reads wide codes now: no narrow product, which has a copy."""
+        is_changed = self.sources.get(plan.node, "") in self.changed
+        if plan.activation is None or not is_changed or self._is_narrow(plan.node):
             return plan
         return replace(plan, activation=replace(plan.activation, format=WIDE))
