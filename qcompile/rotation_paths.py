@@ -13,9 +13,9 @@ from qcompile.graph import (
     is_op,
     only_consumer,
     rank,
-    static_shape,
 )
 from qcompile.int8_ops import reduced_axes
+from qcompile.passes.transform.correct_bias import bias_place as correctable_place
 from qcompile.products import weight_of
 
 # In row-major order; a block stays whole where the last axes of both sides are multiples of it.
@@ -245,16 +245,7 @@ def weight_place(node: ir.Node) -> tuple[ir.Node, int]:
 
 
 def bias_place(node: ir.Node) -> tuple[ir.Node, int] | None:
-    """Where a product's bias [N] is: input 2 of Gemm, or the Add that alone reads a MatMul."""
-    if is_op(node, "Gemm"):
-        return (node, 2) if input_of(node, 2) is not None else None
-    uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or node.outputs[0].is_graph_output() or not is_op(uses[0].node, "Add"):
-        return None
-    adder, other = uses[0].node, 1 - uses[0].idx
-    value, weight = adder.inputs[other], weight_of(node)
-    if value is None or weight is None or not is_constant(value):
-        return None
-    outputs = (static_shape(weight) or (0,))[0]
-    is_vector = constant(value) is not None and static_shape(value) == (outputs,)
-    return (adder, other) if is_vector else None
+    """Where a product's bias [N] is, if it has one: input 2 of Gemm, or the Add behind a MatMul."""
+    place = correctable_place(node)
+    value = None if place is None else input_of(*place)
+    return place if value is not None and is_constant(value) else None

@@ -25,7 +25,7 @@ from qcompile.passes.transform.grid import Grid, Real
 from qcompile.passes.transform.search_scales import Search
 from qcompile.spec import QuantSpec
 
-ROUNDS = 3  # of scales and codes; two more moved no loss by more than its noise (stories260K)
+ROUNDS = 3  # of scales and codes; each lowers the error or leaves it
 _RIDGE = 1e-3  # of the mean diagonal: directions in which no sample moved are not free
 _COLUMNS = 128  # columns that move between two matrix products
 _ROWS_BYTES = 16 << 20
