@@ -16,10 +16,6 @@ constexpr int kSums = 8;  // enough to hide the latency of one addition
 void read_part(const uint8_t* data, int64_t bytes, int64_t* sum) {
   __m256i sums[kSums] = {};
   for (int64_t i = 0; i + 32 * kSums <= bytes; i += 32 * kSums) {
-    _mm_prefetch(reinterpret_cast<const char*>(data + i + 2048), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(data + i + 2112), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(data + i + 2176), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(data + i + 2240), _MM_HINT_T0);
     for (int j = 0; j < kSums; ++j) {
       const auto* at = reinterpret_cast<const __m256i*>(data + i + 32 * j);
       sums[j] = _mm256_xor_si256(sums[j], _mm256_loadu_si256(at));

@@ -41,7 +41,7 @@ class Peer:
 class Work:
     """Our time is to be `factor` × `against` at most: LIMIT, PEERS or the start of a name.
 
-    facts: what else there is to say, for the table and the JSON.
+    facts: what else there is to say, for the table and the JSON. in_a_row: runs of one time.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Work:
     peers: tuple[Peer, ...]
     limit: Callable[[], Candidate]
     facts: Callable[[], dict[str, Any]] = dict
+    in_a_row: int = 1
 
 
 class Kept:

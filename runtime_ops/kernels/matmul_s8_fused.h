@@ -7,32 +7,45 @@
 namespace qcompile {
 namespace {
 
+// Codes as bytes of their own.
+template <int kBits, bool kIsTable>
+struct Codes {
+  Bytes table;
+  template <int kGroupIndex>
+  QC_INLINE Bytes group(const uint8_t* tile) const {
+    const Bytes u = decode_group<kBits, kGroupIndex>(tile);
+    return kIsTable ? lookup16(table, u) : u;
+  }
+};
+
 // Chunks of all tiles, decoded in registers: sum(row, tile, group, codes, x) of each group. Both
-// pointers go on behind them.
-template <int kBits, bool kIsTable, int kRows, int kTiles, class Sum>
-QC_INLINE void fused_chunks(const uint8_t*& codes, int64_t num_chunks, Bytes table,
+// pointers go on behind them. One row takes a tile after the other, so that bytes are read in
+// their order: what prefetches them in hardware follows no other one (5 bits of tiles side by side
+// took half as long again), and needs no help by instructions. Rows share the loads of a group.
+template <int kBits, int kRows, int kTiles, class Decode, class Sum>
+QC_INLINE void fused_chunks(const uint8_t*& codes, int64_t num_chunks, const Decode& decode,
                             const int8_t* const (&x)[kRows], int64_t& column, const Sum& sum) {
   constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
+  constexpr int kTurns = kRows == 1 && kBytes > 64 ? kTiles : 1, kAtOnce = kTiles / kTurns;
   for (int64_t c = 0; c < num_chunks; ++c, column += kChunk, codes += kTiles * kBytes) {
-    for (int v = 0; v < kTiles * kBytes; v += 64) {
-      __builtin_prefetch(codes + v + 4096);
-    }
-    unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
-      Ints xs[kRows];
-      unroll<kRows>(QC_UNROLLED(r) { xs[r] = set_ints(load_int(x[r] + column + 4 * g)); });
-      unroll<kTiles>(QC_UNROLLED(t) {
-        Bytes u = decode_group<kBits, g>(codes + t * kBytes);
-        if constexpr (kIsTable) u = lookup16(table, u);
-        unroll<kRows>(QC_UNROLLED(r) { sum(r, t, g, u, xs[r]); });
+    unroll<kTurns>(QC_UNROLLED(turn) {
+      unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
+        Ints xs[kRows];
+        unroll<kRows>(QC_UNROLLED(r) { xs[r] = set_ints(load_int(x[r] + column + 4 * g)); });
+        unroll<kAtOnce>(QC_UNROLLED(i) {
+          constexpr std::integral_constant<int, turn * kAtOnce + i> t;
+          const Bytes u = decode.template group<g>(codes + t * kBytes);
+          unroll<kRows>(QC_UNROLLED(r) { sum(r, t, g, u, xs[r]); });
+        });
       });
     });
   }
 }
 
-template <int kRows, int kTiles, class Vector>
-QC_INLINE void clear(Vector (&sums)[kRows][kTiles]) {
-  unroll<kRows>(QC_UNROLLED(r) {
-    unroll<kTiles>(QC_UNROLLED(t) { sums[r][t] = set_ints(0); });
+template <int kCount, int kTiles, class Vector>
+QC_INLINE void clear(Vector (&sums)[kCount][kTiles]) {
+  unroll<kCount>(QC_UNROLLED(i) {
+    unroll<kTiles>(QC_UNROLLED(t) { sums[i][t] = set_ints(0); });
   });
 }
 
@@ -48,7 +61,8 @@ QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table
     Ints& sum = g % kChains ? other[r][t] : acc[r][t];
     sum = dot<kIsWide>(sum, u, xs);
   };
-  fused_chunks<kBits, kIsTable, kRows, kTiles>(codes, num_chunks, table, x, column, add_dot);
+  const Codes<kBits, kIsTable> decode{table};
+  fused_chunks<kBits, kRows, kTiles>(codes, num_chunks, decode, x, column, add_dot);
   if constexpr (kChains > 1) {
     unroll<kTiles>(QC_UNROLLED(t) { acc[0][t] = add(acc[0][t], other[0][t]); });
   }
@@ -72,7 +86,8 @@ QC_INLINE void fused_short_block(const uint8_t* codes, int64_t num_chunks, int64
                                __attribute__((always_inline)) {
       sums[r][t] = add_words(sums[r][t], sum_pairs(u, xs));
     };
-    fused_chunks<kBits, kIsTable, kRows, kTiles>(codes, taken, table, x, column, add_pairs);
+    const Codes<kBits, kIsTable> decode{table};
+    fused_chunks<kBits, kRows, kTiles>(codes, taken, decode, x, column, add_pairs);
     unroll<kRows>(QC_UNROLLED(r) {
       unroll<kTiles>(QC_UNROLLED(t) {
         acc[r][t] = dot16(acc[r][t], sums[r][t], set_ints(0x10001));
@@ -82,8 +97,88 @@ QC_INLINE void fused_short_block(const uint8_t* codes, int64_t num_chunks, int64
 }
 #endif
 
+// One row of bits or trits without a table, where registers hold many sums and `dot` takes all bytes.
+constexpr bool has_row_block(int bits) { return bits == 1 || bits == kTrits; }
+template <int kBits, int kTiles>
+void fused_row_block(const uint8_t* codes, int64_t num_chunks, const int8_t* const (&x)[1],
+                     int64_t column, Ints (&acc)[1][kTiles]);
+#ifdef QC_HAS_MANY_SUMS
+// Bits where they lie in half a byte: one of place p is bit << p, and so is its sum. A shift of sums
+// stands for one of every vector; for 2 and 4 bits more sums were slower than shifts.
+struct PlacedBits {
+  static constexpr int kPlaces = 4;
+  template <int kGroupIndex>
+  QC_INLINE Bytes group(const uint8_t* tile) const {
+    const Bytes half = shift_right<kGroupIndex / kPlaces * kPlaces>(load_bytes(tile));
+    return bit_and(half, set_bytes(1 << kGroupIndex % kPlaces));
+  }
+};
+
+template <int kTiles>
+QC_INLINE void add_bits(const uint8_t*& codes, int64_t num_chunks, const int8_t* const (&x)[1],
+                        int64_t& column, Ints (&acc)[1][kTiles]) {
+  constexpr int kPlaces = PlacedBits::kPlaces;
+  Ints sums[kPlaces][kTiles];
+  clear(sums);
+  const auto add_dot = [&](auto, auto t, auto g, Bytes u, Ints xs)
+                           __attribute__((always_inline)) {
+    sums[g % kPlaces][t] = dot<false>(sums[g % kPlaces][t], u, xs);
+  };
+  fused_chunks<1, 1, kTiles>(codes, num_chunks, PlacedBits(), x, column, add_dot);
+  unroll<kPlaces>(QC_UNROLLED(p) {
+    unroll<kTiles>(QC_UNROLLED(t) {
+      acc[0][t] = add(acc[0][t], shift_right_signed<p>(sums[p][t]));
+    });
+  });
+}
+
+// What is left of five trits when some are taken off, v = (their fraction of 243) * 256.
+struct TritRests {
+  template <int kGroupIndex>
+  QC_INLINE Bytes group(const uint8_t* tile) const {
+    return tripled<kGroupIndex>(bit_xor(load_bytes(tile), set_bytes(128)));
+  }
+};
+
+// 3 * v = 256 * trit + the next v, so the sum of the trits is that of 3 * v less that of the next
+// ones, by 256: two products and no comparisons.
+template <int kTiles>
+QC_INLINE void add_trits(const uint8_t*& codes, int64_t num_chunks, const int8_t* const (&x)[1],
+                         int64_t& column, Ints (&acc)[1][kTiles]) {
+  Ints sums[2][kTiles];
+  clear(sums);
+  const auto add_dots = [&](auto, auto t, auto, Bytes v, Ints xs) __attribute__((always_inline)) {
+    sums[0][t] = dot<false>(sums[0][t], v, xs);
+    sums[1][t] = dot<false>(sums[1][t], tripled<1>(v), xs);
+  };
+  fused_chunks<kTrits, 1, kTiles>(codes, num_chunks, TritRests(), x, column, add_dots);
+  unroll<kTiles>(QC_UNROLLED(t) {
+    const Ints triple = add(sums[0][t], add(sums[0][t], sums[0][t]));
+    acc[0][t] = add(acc[0][t], shift_right_signed<8>(sub(triple, sums[1][t])));
+  });
+}
+
+template <int kBits, int kTiles>
+QC_INLINE void fused_row_block(const uint8_t* codes, int64_t num_chunks,
+                               const int8_t* const (&x)[1], int64_t column,
+                               Ints (&acc)[1][kTiles]) {
+  // 16,384 columns of bytes: 4 * 255 * 128 * 16,384 = 2^31 less 2^23.
+  constexpr int64_t kMost = 16384 / chunk_columns(kBits);
+  while (num_chunks > 0) {
+    const int64_t taken = num_chunks < kMost ? num_chunks : kMost;
+    num_chunks -= taken;
+    if constexpr (kBits == kTrits) {
+      add_trits(codes, taken, x, column, acc);
+    } else {
+      add_bits(codes, taken, x, column, acc);
+    }
+  }
+}
+#endif
+
 template <int kBits, bool kIsTable, bool kIsWide, int kRows, int kTiles, bool kIsFloat>
 void fused_rows(const Panel& p, int64_t row) {
+  constexpr bool kIsByRow = kHasManySums && kRows == 1 && !kIsTable && has_row_block(kBits);
   const Weight& w = *p.weight;
   const int8_t* x[kRows];
   const int32_t* x_sums[kRows];
@@ -109,16 +204,16 @@ void fused_rows(const Panel& p, int64_t row) {
       unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = start(p, parts, t, x_sums[r][b]); });
     });
     const int64_t column = b * w.block_size;
-    if constexpr (kHasWords && !kIsWide) {
+    if constexpr (kIsByRow) {
+      fused_row_block<kBits>(block, num_chunks, x, column, acc);
+    } else if constexpr (kHasWords && !kIsWide) {
       if (short_chunks > 0) {
-        fused_short_block<kBits, kIsTable, kRows, kTiles>(block, num_chunks, short_chunks, table, x,
-                                                          column, acc);
+        fused_short_block<kBits, kIsTable>(block, num_chunks, short_chunks, table, x, column, acc);
       } else {
-        fused_block<kBits, kIsTable, kIsWide, kRows, kTiles>(block, num_chunks, table, x, column,
-                                                             acc);
+        fused_block<kBits, kIsTable, kIsWide>(block, num_chunks, table, x, column, acc);
       }
     } else {
-      fused_block<kBits, kIsTable, kIsWide, kRows, kTiles>(block, num_chunks, table, x, column, acc);
+      fused_block<kBits, kIsTable, kIsWide>(block, num_chunks, table, x, column, acc);
     }
     unroll<kTiles>(QC_UNROLLED(t) {
       Floats scale = set_floats(0);

@@ -49,12 +49,14 @@ struct Panel {
   // The panel's outputs of an array that may be absent, then 0.
   template <class T>
   void pad(const T* from, T* to) const {
-    const int64_t count = from ? outputs : 0;
-    if (count == kPanel) {
+    if (from && outputs == kPanel) {
       std::memcpy(to, from, kPanel * sizeof(T));  // a fixed size: stores, no call
       return;
     }
-    for (int64_t n = 0; n < kPanel; ++n) to[n] = n < count ? from[n] : T{0};
+    std::memset(to, 0, kPanel * sizeof(T));
+    // No loop that gcc would turn into masked loads: from a null pointer one costs 50 ns on Zen 4,
+    // though its mask is empty.
+    if (from) std::memcpy(to, from, static_cast<size_t>(outputs) * sizeof(T));
   }
 
   // The int32 sum of N11 saturates only where acc (|x - x_zero_point| <= 255) or bias is huge.

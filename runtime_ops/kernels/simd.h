@@ -49,6 +49,11 @@ constexpr bool kHasWords = true;
 #else
 constexpr bool kHasWords = false;
 #endif
+#ifdef QC_HAS_MANY_SUMS
+constexpr bool kHasManySums = true;
+#else
+constexpr bool kHasManySums = false;
+#endif
 
 QC_INLINE Floats load_scales(const uint8_t* p, int scale_bytes) {
   return scale_bytes == 2 ? load_halves(p) : load_floats(reinterpret_cast<const float*>(p));

@@ -15,6 +15,7 @@ using Bytes = __m512i;
 using Ints = __m512i;
 using Floats = __m512;
 constexpr bool kHasDot = true;       // u8 * s8 into int32 without intermediate saturation
+#define QC_HAS_MANY_SUMS             // 16 of them and their operands fit the registers
 constexpr int kMaxTiles = 4;         // tiles whose accumulators fit the registers together
 constexpr int kRowsOfTiles[5] = {0, 12, 8, 8, 6};
 constexpr int kFusedRowsAtOnce = 4;
@@ -52,6 +53,7 @@ QC_INLINE Bytes high_trits(Bytes v) {
 }
 QC_INLINE Bytes bit_and(Bytes a, Bytes b) { return _mm512_and_si512(a, b); }
 QC_INLINE Bytes bit_or(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+QC_INLINE Bytes bit_xor(Bytes a, Bytes b) { return _mm512_xor_si512(a, b); }
 QC_INLINE Bytes repeat16(const uint8_t* p) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -74,6 +76,10 @@ QC_INLINE Ints widen(const int8_t* p) {
 QC_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 QC_INLINE Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 QC_INLINE Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
+template <int kBits>
+QC_INLINE Ints shift_right_signed(Ints v) {
+  return _mm512_srai_epi32(v, kBits);
+}
 QC_INLINE Ints max(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
 QC_INLINE int32_t max_of(Ints v) { return _mm512_reduce_max_epi32(v); }
 QC_INLINE int32_t sum_of(Ints v) { return _mm512_reduce_add_epi32(v); }

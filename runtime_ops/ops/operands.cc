@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "operands.h"
 
+#include "huge_pages.h"
+
 namespace qcompile {
 namespace {
 
@@ -14,6 +16,7 @@ Operands::Operands(const Node& node, const WeightInput& weight, const Activation
   const Tensor multiplier = node.constant(kMultiplier);
   if (buffer.type != ort::kUndefined) {
     weight_.check_buffer(buffer);
+    prefer_huge_pages(buffer.data, buffer.count);
     constant_.weight = buffer.as<uint8_t>();
     corrections_ = corrections_of(constant_.weight);
     constant_.corrections = corrections_.data();
