@@ -20,12 +20,23 @@ struct BlockView {
 template <int kBits, bool kIsTable, int kByte>
 QC_INLINE Floats values(Bytes u, Ints zero_point, const float* table, Floats table16) {
   if constexpr (kIsTable && kBits <= 4) {
-    return lookup16_floats(table16, byte_of<kByte>(u));
+    return lookup16_floats(table16, shift_right_ints<8 * kByte>(u));
   } else if constexpr (kIsTable) {
     return lookup_floats(table, byte_of<kByte>(u));
   } else {
     return to_floats(sub(byte_of<kByte>(u), zero_point));
   }
+}
+
+template <int kBits, bool kIsTable>
+QC_INLINE Floats table_of(const Weight& w) {
+  alignas(64) float entries[16] = {};
+  if constexpr (kIsTable && kBits <= 4) std::memcpy(entries, w.float_table, sizeof(float) << kBits);
+  return load_floats(entries);
+}
+
+QC_INLINE Ints zero_point_of(const Weight& w, const BlockView& view, int tile) {
+  return w.has_zero_point ? widen(view.zero_points + tile * kTile) : set_ints(w.offset);
 }
 
 // sums[r] of one tile over one block. A row has one sum a column of a group, to hide latency,
@@ -35,14 +46,8 @@ QC_INLINE void tile_block(const Weight& w, const BlockView& view, int tiles, int
                           const float* const* x, Floats (&sums)[kRows]) {
   constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
   constexpr int kChains = kRows == 1 ? 4 : 1;
-  const Ints zero_point = w.has_zero_point ? widen(view.zero_points + tile * kTile)
-                                           : set_ints(w.offset);
-  Floats table16 = set_floats(0);
-  if constexpr (kIsTable && kBits <= 4) {
-    alignas(64) float entries[16] = {};
-    std::memcpy(entries, w.float_table, sizeof(float) << kBits);
-    table16 = load_floats(entries);
-  }
+  const Ints zero_point = zero_point_of(w, view, tile);
+  const Floats table16 = table_of<kBits, kIsTable>(w);
   Floats part[kRows][kChains];
   unroll<kRows>(QC_UNROLLED(r) {
     unroll<kChains>(QC_UNROLLED(i) { part[r][i] = set_floats(0); });
@@ -69,6 +74,47 @@ QC_INLINE void tile_block(const Weight& w, const BlockView& view, int tiles, int
   });
 }
 
+// One row and all tiles of a panel, which share the columns of x, where registers hold that many
+// sums and a table of 16 floats is one instruction.
+template <int kBits, bool kIsTable>
+void panel_block(const Weight& w, const BlockView& view, const float* x, Floats (&sums)[kPanelTiles]);
+#ifdef QC_HAS_MANY_SUMS
+template <int kBits, bool kIsTable>
+QC_INLINE void panel_block(const Weight& w, const BlockView& view, const float* x,
+                           Floats (&sums)[kPanelTiles]) {
+  constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
+  // Both nibbles are indexes as they lie: a lookup takes the lowest four bits of what is shifted.
+  constexpr bool kIsNibbles = kBits == 4 && kIsTable;
+  const Floats table16 = table_of<kBits, kIsTable>(w);
+  Ints zero_points[kPanelTiles];
+  Floats part[kPanelTiles][2];
+  unroll<kPanelTiles>(QC_UNROLLED(t) {
+    zero_points[t] = zero_point_of(w, view, t);
+    part[t][0] = part[t][1] = set_floats(0);
+  });
+  const uint8_t* codes = view.codes;
+  const float* xs = x + view.column;
+  for (int64_t c = 0; c < view.num_chunks; ++c, codes += kPanelTiles * kBytes, xs += kChunk) {
+    unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
+      Bytes u[kPanelTiles];
+      unroll<kPanelTiles>(QC_UNROLLED(t) {
+        const uint8_t* tile = codes + t * kBytes;
+        u[t] = kIsNibbles ? shift_right_ints<4 * g>(load_bytes(tile)) : decode_group<kBits, g>(tile);
+      });
+      unroll<4>(QC_UNROLLED(i) {
+        const Floats column = set_floats(xs[4 * g + i]);
+        unroll<kPanelTiles>(QC_UNROLLED(t) {
+          const Floats v =
+              values<kBits, kIsTable, i>(u[t], zero_points[t], w.float_table, table16);
+          part[t][i % 2] = fmadd(v, column, part[t][i % 2]);
+        });
+      });
+    });
+  }
+  unroll<kPanelTiles>(QC_UNROLLED(t) { sums[t] = add(part[t][0], part[t][1]); });
+}
+#endif
+
 template <int kBits, bool kIsTable, int kRows>
 void float_rows(const matmul_f32_n16k4_args& a, int64_t row) {
   const Weight& w = *a.weight;
@@ -81,9 +127,18 @@ void float_rows(const matmul_f32_n16k4_args& a, int64_t row) {
     const uint8_t* scales = block + n16k4_block_code_bytes(w, b, tiles);
     const BlockView view{block, scales, scales + tiles * kTile * w.scale_bytes,
                          w.padded_columns_of(b) / chunk_columns(kBits), b * w.block_size};
+    Floats of_panel[kPanelTiles];
+    const bool is_panel = kHasManySums && kRows == 1 && tiles == kPanelTiles;
+    if constexpr (kHasManySums && kRows == 1) {
+      if (is_panel) panel_block<kBits, kIsTable>(w, view, x[0], of_panel);
+    }
     for (int t = 0; t < tiles; ++t) {
       Floats sums[kRows];
-      tile_block<kBits, kIsTable, kRows>(w, view, tiles, t, x, sums);
+      if (is_panel) {
+        sums[0] = of_panel[t];
+      } else {
+        tile_block<kBits, kIsTable, kRows>(w, view, tiles, t, x, sums);
+      }
       const Floats scale = load_scales(scales + t * kTile * w.scale_bytes, w.scale_bytes);
       for (int r = 0; r < kRows; ++r) total[t][r] = fmadd(scale, sums[r], total[t][r]);
     }
@@ -110,12 +165,7 @@ template <int kBits, bool kIsTable>
 void unpack_slice(const matmul_f32_n16k4_args& a, int tiles, int64_t first, int64_t count) {
   constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
   const Weight& w = *a.weight;
-  Floats table16 = set_floats(0);
-  if constexpr (kIsTable && kBits <= 4) {
-    alignas(64) float entries[16] = {};
-    std::memcpy(entries, w.float_table, sizeof(float) << kBits);
-    table16 = load_floats(entries);
-  }
+  const Floats table16 = table_of<kBits, kIsTable>(w);
   const uint8_t* stream = n16k4_panel(w, a.panel);
   const int64_t block_bytes = n16k4_block_bytes(w, 0, tiles);
   float* out = a.scratch;
@@ -255,9 +305,19 @@ void float_panel(const matmul_f32_n16k4_args& a) {
 
 }  // namespace
 
-void QC_ISA_NAME(matmul_f32_n16k4)(matmul_f32_n16k4_args& a) {
-  const bool is_table = a.weight->float_table != nullptr;
-  switch (a.weight->bits) {
+void QC_ISA_NAME(matmul_f32_n16k4)(matmul_f32_n16k4_args& given) {
+  matmul_f32_n16k4_args a = given;
+  Weight w = *given.weight;
+  a.weight = &w;
+  float entries[16];
+  if (kHasManySums && w.bits <= 4 && !w.float_table && !w.has_zero_point) {
+    // Codes less their offset are a table, too: a lookup stands for a mask, a difference and a
+    // conversion.
+    for (int u = 0; u < 16; ++u) entries[u] = static_cast<float>(u - w.offset);
+    w.float_table = entries;
+  }
+  const bool is_table = w.float_table != nullptr;
+  switch (w.bits) {
     case 1: return is_table ? float_panel<1, true>(a) : float_panel<1, false>(a);
     case 2: return is_table ? float_panel<2, true>(a) : float_panel<2, false>(a);
     case 3: return is_table ? float_panel<3, true>(a) : float_panel<3, false>(a);

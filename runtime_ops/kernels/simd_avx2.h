@@ -276,6 +276,10 @@ QC_INLINE __m256i round256(__m256 v) {
 }
 QC_INLINE Ints as_ints(Floats v) { return {_mm256_castps_si256(v.a), _mm256_castps_si256(v.b)}; }
 template <int kBits>
+QC_INLINE Ints shift_right_ints(Ints v) {
+  return {_mm256_srli_epi32(v.a, kBits), _mm256_srli_epi32(v.b, kBits)};
+}
+template <int kBits>
 QC_INLINE Ints shift_left(Ints v) {
   return {_mm256_slli_epi32(v.a, kBits), _mm256_slli_epi32(v.b, kBits)};
 }

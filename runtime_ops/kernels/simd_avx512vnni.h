@@ -134,6 +134,10 @@ QC_INLINE Floats min(Floats bound, Floats v) { return _mm512_min_ps(bound, v); }
 QC_INLINE Floats max(Floats bound, Floats v) { return _mm512_max_ps(bound, v); }
 QC_INLINE Ints as_ints(Floats v) { return _mm512_castps_si512(v); }
 template <int kBits>
+QC_INLINE Ints shift_right_ints(Ints v) {
+  return _mm512_srli_epi32(v, kBits);
+}
+template <int kBits>
 QC_INLINE Ints shift_left(Ints v) {
   return _mm512_slli_epi32(v, kBits);
 }
