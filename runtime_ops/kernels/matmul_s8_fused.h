@@ -197,7 +197,7 @@ void fused_rows(const Panel& p, int64_t row) {
   const int64_t short_chunks = short_groups(w) / kGroupsOfChunk<kBits>;
   const uint8_t* block = p.stream;
   for (int64_t b = 0; b < w.num_blocks; ++b) {
-    const int64_t num_chunks = w.padded_columns_of(b) / chunk_columns(kBits);
+    const int64_t num_chunks = ceil_div(w.columns_of(b), chunk_columns(kBits));  // a shift
     const BlockParts parts(p, block, kTiles * num_chunks * kTileChunkBytes<kBits>);
     Ints acc[kRows][kTiles];
     unroll<kRows>(QC_UNROLLED(r) {

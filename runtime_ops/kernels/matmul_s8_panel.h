@@ -22,13 +22,18 @@ struct Panel {
   const uint8_t* stream;
   int tiles;
   int64_t outputs;
+  int64_t block_bytes, code_bytes, last_code_bytes;  // of a full block, and of the last one's codes
   int32_t dot_offset;         // what `dot` subtracts from every code
   bool may_saturate = false;  // else the bias is part of the correction
+  bool packs_clamp = false;   // codes of all of uint8 from numbers that fit int32
   PanelOperands operands;
 
   explicit Panel(const matmul_s8_n16k4_args& a) : args(&a), weight(a.weight) {
     stream = n16k4_panel(*weight, a.panel);
     tiles = n16k4_tiles(*weight, a.panel);
+    block_bytes = n16k4_block_bytes(*weight, 0, tiles);
+    code_bytes = n16k4_block_code_bytes(*weight, 0, tiles);
+    last_code_bytes = n16k4_block_code_bytes(*weight, weight->num_blocks - 1, tiles);
     dot_offset = kIsSignedDot && is_wide(*weight) ? 128 : 0;
     const int64_t left = weight->N - a.panel * kPanel;
     outputs = left < kPanel ? left : kPanel;
@@ -40,10 +45,12 @@ struct Panel {
     }
     pad(e.bias_codes, operands.bias_codes);
     pad(e.multiplier, operands.multiplier);
-    for (int n = 0; n < tiles * kTile; ++n) {
-      operands.correction[n] = n < outputs ? static_cast<int32_t>(e.correction[n]) : 0;
+    for (int64_t n = 0; n < outputs; ++n) {
+      operands.correction[n] = static_cast<int32_t>(e.correction[n]);
     }
+    for (int64_t n = outputs; n < kPanel; ++n) operands.correction[n] = 0;
     fold_bias();
+    find_clamp();
   }
 
   // The panel's outputs of an array that may be absent, then 0.
@@ -62,12 +69,30 @@ struct Panel {
   // The int32 sum of N11 saturates only where acc (|x - x_zero_point| <= 255) or bias is huge.
   void fold_bias() {
     constexpr int32_t kHuge = 1 << 30;
-    may_saturate = weight->K * 255 * int64_t{weight->max_byte} >= kHuge;
-    for (int n = 0; n < tiles * kTile; ++n) {
-      may_saturate |= operands.bias_codes[n] >= kHuge || operands.bias_codes[n] <= -kHuge;
+    int32_t low = 0, high = 0;
+    for (int n = 0; n < kPanel; ++n) {
+      low = operands.bias_codes[n] < low ? operands.bias_codes[n] : low;
+      high = operands.bias_codes[n] > high ? operands.bias_codes[n] : high;
     }
+    may_saturate =
+        low <= -kHuge || high >= kHuge || weight->K * 255 * int64_t{weight->max_byte} >= kHuge;
     if (may_saturate) return;
-    for (int n = 0; n < tiles * kTile; ++n) operands.correction[n] += operands.bias_codes[n];
+    for (int n = 0; n < kPanel; ++n) operands.correction[n] += operands.bias_codes[n];
+  }
+
+  // Packing saturates to 0 ... 255. A sum that does not saturate is below 2^31 before its zero
+  // point, and stays so, times at most 1. The bits of a float without its sign are in its order;
+  // NaN is above all numbers.
+  void find_clamp() {
+    const Epilogue& e = args->epilogue;
+    constexpr int32_t kOne = 0x3f800000;
+    int32_t bits[kPanel], greatest = 0;
+    std::memcpy(bits, operands.multiplier, sizeof bits);
+    for (int n = 0; n < kPanel; ++n) {
+      const int32_t magnitude = bits[n] & INT32_MAX;
+      greatest = magnitude > greatest ? magnitude : greatest;
+    }
+    packs_clamp = !may_saturate && e.y_min == 0 && e.y_max == 255 && greatest <= kOne;
   }
 };
 
@@ -105,6 +130,54 @@ QC_INLINE void finish_floats(const Panel& p, int64_t row, int64_t num_rows, int 
   });
 }
 
+// Codes of a sum that does not saturate, from sums, as many of a row at once as there are tiles.
+template <int kRows, int kTiles>
+void finish_codes(const Panel& p, int64_t row, int64_t num_rows, int tile,
+                  const Ints (&sums)[kRows][kTiles]);
+#ifdef QC_HAS_PACK
+// kIsFull: rows and outputs are there that fill the block. A condition at every row would cost
+// a fifth of a product with 64 columns.
+template <bool kPackClamps, bool kIsFull, int kRows, int kTiles>
+QC_INLINE void pack_rows(const Panel& p, int64_t row, int64_t num_rows, int tile,
+                         const Ints (&sums)[kRows][kTiles]) {
+  const Epilogue& e = p.args->epilogue;
+  const Requantizer requantize(e.y_zero_point, e.y_min, e.y_max);
+  const int64_t stride = p.args->y_stride, left = p.outputs - tile * kTile;
+  constexpr int64_t kWidth = kTiles * kTile;
+  uint8_t* const y = static_cast<uint8_t*>(p.args->y) + row * stride + tile * kTile;
+  Ints correction[kTiles];
+  Floats multiplier[kTiles];
+  unroll<kTiles>(QC_UNROLLED(t) {
+    correction[t] = load_ints(p.operands.correction + (tile + t) * kTile);
+    multiplier[t] = load_floats(p.operands.multiplier + (tile + t) * kTile);
+  });
+  unroll<kRows>(QC_UNROLLED(r) {
+    if (!kIsFull && r >= num_rows) return;
+    Ints codes[4];
+    unroll<4>(QC_UNROLLED(i) {
+      constexpr int t = i < kTiles ? i : 0;  // what is packed in vain costs nothing
+      const Ints total = add(sums[r][t], correction[t]);
+      codes[i] = kPackClamps ? requantize.unclamped(total, multiplier[t])
+                             : requantize(total, multiplier[t]);
+    });
+    const Bytes packed = pack(codes);
+    if constexpr (kIsFull) {
+      store_first<kWidth>(y + r * stride, packed);
+    } else {
+      store_bytes(y + r * stride, packed, left < kWidth ? left : kWidth);
+    }
+  });
+}
+template <int kRows, int kTiles>
+QC_INLINE void finish_codes(const Panel& p, int64_t row, int64_t num_rows, int tile,
+                            const Ints (&sums)[kRows][kTiles]) {
+  const bool is_full = num_rows >= kRows && p.outputs >= (tile + kTiles) * kTile;
+  if (!is_full) return pack_rows<false, false>(p, row, num_rows, tile, sums);
+  p.packs_clamp ? pack_rows<true, true>(p, row, num_rows, tile, sums)
+                : pack_rows<false, true>(p, row, num_rows, tile, sums);
+}
+#endif
+
 template <int kRows, int kTiles>
 QC_INLINE void finish_ints(const Panel& p, int64_t row, int64_t num_rows, int tile,
                            const Ints (&sums)[kRows][kTiles]) {
@@ -115,6 +188,9 @@ QC_INLINE void finish_ints(const Panel& p, int64_t row, int64_t num_rows, int ti
   const bool may_saturate = p.may_saturate, is_integer = is_dyadic(e.output);
   const int64_t outputs = p.outputs, stride = p.args->y_stride;
   uint8_t* const codes = static_cast<uint8_t*>(p.args->y);
+  if constexpr (kHasPack) {
+    if (is_codes && !may_saturate) return finish_codes<kRows>(p, row, num_rows, tile, sums);
+  }
   if (is_codes && !may_saturate && num_rows >= kRows && outputs >= (tile + kTiles) * kTile) {
     unroll<kTiles>(QC_UNROLLED(t) {
       const int n = (tile + t) * kTile;

@@ -180,9 +180,9 @@ void product_rows(const Panel& p, const Unpacked& unpacked, int64_t row, int til
       acc[r][t] = set_ints(0);
     });
   });
-  const int64_t block_bytes = n16k4_block_bytes(w, 0, p.tiles);
   for (int64_t b = 0; b < w.num_blocks; ++b) {
-    const BlockParts parts(p, p.stream + b * block_bytes, n16k4_block_code_bytes(w, b, p.tiles));
+    const int64_t code_bytes = b == w.num_blocks - 1 ? p.last_code_bytes : p.code_bytes;
+    const BlockParts parts(p, p.stream + b * p.block_bytes, code_bytes);
     unroll<kRows>(QC_UNROLLED(r) {
       unroll<kTiles>(QC_UNROLLED(t) {
         const Ints first = start(p, parts, tile + t, x_sums[r][b]);

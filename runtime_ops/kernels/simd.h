@@ -49,6 +49,11 @@ constexpr bool kHasWords = true;
 #else
 constexpr bool kHasWords = false;
 #endif
+#ifdef QC_HAS_PACK
+constexpr bool kHasPack = true;
+#else
+constexpr bool kHasPack = false;
+#endif
 #ifdef QC_HAS_MANY_SUMS
 constexpr bool kHasManySums = true;
 #else
@@ -71,6 +76,10 @@ struct Requantizer {
     const Floats scaled = mul(to_floats(total), multiplier);
     // The bounds are integers and rounding is monotone: clamping first gives the same code.
     return add(round_to_ints(min(high, max(low, scaled))), zero_point);
+  }
+  // For what saturates to the bounds by itself.
+  QC_INLINE Ints unclamped(Ints total, Floats multiplier) const {
+    return add(round_to_ints(mul(to_floats(total), multiplier)), zero_point);
   }
 };
 

@@ -166,6 +166,31 @@ QC_INLINE void store_low_bytes(uint8_t* p, Ints v, int64_t count) {
   if (count >= 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
   _mm512_mask_cvtepi32_storeu_epi8(p, first(count), v);
 }
+#define QC_HAS_PACK
+QC_INLINE void store_bytes(uint8_t* p, Bytes v, int64_t count) {
+  if (count >= 64) return store_bytes(p, v);
+  _mm512_mask_storeu_epi8(p, _cvtu64_mask64((uint64_t{1} << count) - 1), v);
+}
+template <int kCount>
+QC_INLINE void store_first(uint8_t* p, Bytes v) {
+  if constexpr (kCount == 64) return store_bytes(p, v);
+  if constexpr (kCount == 32) {
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(v));
+  }
+  if constexpr (kCount == 16) {
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(v));
+  }
+  store_bytes(p, v, kCount);
+}
+// 64 bytes of four vectors, saturated to 0 ... 255.
+QC_INLINE Bytes pack(const Ints (&v)[4]) {
+  const Ints halves[2] = {_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3])};
+  const Bytes packed = _mm512_packus_epi16(halves[0], halves[1]);
+  // Each of the four 128-bit lanes has a quarter of every vector.
+  const Ints order =
+      _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, packed);
+}
 QC_INLINE void store_signed_bytes(int8_t* p, Ints v, int64_t count) {  // of -128 ... 127
   store_low_bytes(reinterpret_cast<uint8_t*>(p), v, count);
 }

@@ -2,6 +2,7 @@
 #include "convolution.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 namespace qcompile {
@@ -115,51 +116,73 @@ struct Tile {
   int64_t group, panel, first, count;
 };
 
+// The rows of a tile as kernels take them. All panels of a group share them, and a thread that does
+// one after the other keeps them.
+struct TileRows {
+  Scratch memory;
+  uint64_t run = 0;  // of dense_convolution, numbered from 1
+  int64_t group = 0, first = 0;
+  const int8_t** pointers = nullptr;
+  float* scales = nullptr;
+  int32_t* sums = nullptr;  // null where the kernel needs none
+
+  void prepare(const Convolution& conv, const Rows& rows, const Weight& w, const Tile& tile) {
+    const int64_t stride = rows.is_direct ? 0 : gathered_stride(w);
+    const int64_t row_bytes = stride + 8 + 4 + 4 * w.num_blocks;
+    // Kernels may read one vector beyond the last gathered row.
+    int8_t* gathered = memory.get<int8_t>(tile.count * row_bytes + 128);
+    pointers = reinterpret_cast<const int8_t**>(
+        gathered + ceil_div(tile.count * stride + 64, 8) * 8);
+    scales = reinterpret_cast<float*>(pointers + tile.count);
+    const int64_t in_group = tile.group * (conv.map.C / conv.shape->group);
+    int64_t p = 0;
+    for_lines(conv, tile.first, tile.count,
+              [&](const int8_t* from, int64_t step, int64_t count, float scale) {
+      from += in_group;
+      if (!rows.is_direct) {
+        gather_line(rows.segments, w.K, from, step, count, gathered + p * stride, stride);
+        from = gathered + p * stride;
+        step = stride;
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        pointers[p + i] = from + i * step;
+        scales[p + i] = scale;
+      }
+      p += count;
+    });
+    sums = nullptr;
+    if (!needs_sums(kernels(), w, tile.count)) return;
+    sums = reinterpret_cast<int32_t*>(scales + tile.count);
+    rowsum_s8_args args{pointers, tile.count, rows.runs.runs.data(), rows.runs.ends.data(),
+                        w.num_blocks, sums};
+    kernels().rowsum_s8(args);
+  }
+};
+
 void dense_tile(const Convolution& conv, const Rows& rows, const Epilogue& epilogue,
-                const Tile& tile) {
-  static thread_local Scratch memory, unpacked;
+                const Tile& tile, uint64_t run) {
+  static thread_local Scratch unpacked;
+  static thread_local TileRows prepared;
   const Weight w = conv.weight->weight(conv.operands.weight, tile.group);
-  const int64_t stride = rows.is_direct ? 0 : gathered_stride(w);
-  const int64_t row_bytes = stride + 8 + 4 + 4 * w.num_blocks;
-  // Kernels may read one vector beyond the last gathered row.
-  int8_t* gathered = memory.get<int8_t>(tile.count * row_bytes + 128);
-  auto** pointers = reinterpret_cast<const int8_t**>(
-      gathered + ceil_div(tile.count * stride + 64, 8) * 8);
-  float* scales = reinterpret_cast<float*>(pointers + tile.count);
-  int32_t* x_sums = reinterpret_cast<int32_t*>(scales + tile.count);
-  const int64_t in_group = tile.group * (conv.map.C / conv.shape->group);
-  int64_t p = 0;
-  for_lines(conv, tile.first, tile.count,
-            [&](const int8_t* from, int64_t step, int64_t count, float scale) {
-    from += in_group;
-    if (!rows.is_direct) {
-      gather_line(rows.segments, w.K, from, step, count, gathered + p * stride, stride);
-      from = gathered + p * stride;
-      step = stride;
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      pointers[p + i] = from + i * step;
-      scales[p + i] = scale;
-    }
-    p += count;
-  });
-  rowsum_s8_args sum_args{pointers, tile.count, rows.runs.runs.data(), rows.runs.ends.data(),
-                          w.num_blocks, x_sums};
-  const bool has_sums = needs_sums(kernels(), w, tile.count);
-  if (has_sums) kernels().rowsum_s8(sum_args);
+  if (prepared.run != run || prepared.group != tile.group || prepared.first != tile.first) {
+    prepared.prepare(conv, rows, w, tile);
+    prepared.run = run;
+    prepared.group = tile.group;
+    prepared.first = tile.first;
+  }
   const int64_t N = conv.weight->N(), n = tile.group * w.N + tile.panel * kPanel;
   matmul_s8_n16k4_args args{};
   args.weight = &w;
   args.panel = tile.panel;
-  args.x_rows = pointers;
+  args.x_rows = prepared.pointers;
   args.num_rows = tile.count;
   args.runs = rows.runs.runs.data();
   args.run_ends = rows.runs.ends.data();
   args.is_contiguous = !rows.is_direct;
-  args.x_sums = has_sums ? x_sums : nullptr;
+  args.x_sums = prepared.sums;
   args.scratch = unpacked.get<uint8_t>(n16k4_scratch_bytes(w));
   args.epilogue = at_output(epilogue, n);
-  args.epilogue.x_scales = scales;
+  args.epilogue.x_scales = prepared.scales;
   args.y = conv.y + (tile.first * N + n) * conv.activation->y_bytes();
   args.y_stride = N;
   conv.activation->product()(args);
@@ -181,6 +204,8 @@ int64_t pixels_of_tile(const Convolution& conv, const Weight& w, bool is_direct)
 }  // namespace
 
 void dense_convolution(const Context& context, const Convolution& conv) {
+  static std::atomic<uint64_t> runs{0};
+  const uint64_t run = ++runs;
   const Weight w = conv.weight->weight(conv.operands.weight);
   const Rows rows(conv, w);
   const Epilogue epilogue = conv.activation->epilogue(conv.operands);
@@ -194,7 +219,8 @@ void dense_convolution(const Context& context, const Convolution& conv) {
     for (int64_t i = task * per_task; i < std::min(total, (task + 1) * per_task); ++i) {
       const int64_t group = i / panels % conv.shape->group;
       const int64_t first = i / panels / conv.shape->group * tile;
-      dense_tile(conv, rows, epilogue, {group, i % panels, first, std::min(tile, pixels - first)});
+      dense_tile(conv, rows, epilogue, {group, i % panels, first, std::min(tile, pixels - first)},
+                 run);
     }
   });
 }
