@@ -22,7 +22,6 @@ struct Channels {
     alignas(64) int32_t corrections[kTile] = {};
     correction = load_ints(corrections);
     if (!is_integer(e.output)) return;
-    constexpr int32_t kHuge = 1 << 30;
     may_saturate = a.num_taps * 255 * 255 >= kHuge;
     for (int i = 0; i < kTile; ++i) {
       corrections[i] = static_cast<int32_t>(e.correction[c + i]);

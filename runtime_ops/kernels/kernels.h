@@ -33,6 +33,10 @@ struct Epilogue {
   float clip_min = 0, clip_max = 0;     // N13, N16
 };
 
+// Where neither acc nor bias reaches this their sum is an int32, as an integer and as a float: twice
+// as much, less 2, is rounded to 2^31 - 128.
+constexpr int32_t kHuge = (1 << 30) - 64;
+
 // Whether the exact integer sum goes on as one number, with correction, bias_codes and multiplier.
 inline bool is_integer(Output output) { return output != Output::kFloat; }
 
@@ -120,6 +124,34 @@ struct depthwise_s8_kc_args {
   Epilogue epilogue;        // arrays of padded_channels; x_scales[0] covers all pixels
   void* y;                  // [num_pixels, num_channels]
 };
+
+// The same for codes (kRequantized) whose sums do not saturate, whose multipliers are at most 1 and
+// whose values all fit int8; four taps, one below the other, are multiplied at once. Channels have the order of quad_place(). x is
+// readable 64 bytes beyond the last channel.
+struct depthwise_u8_quads_args {
+  const int8_t* x;
+  int64_t row_stride, column_stride;   // bytes from row to row of taps, from column to column
+  int64_t pixel_columns, tap_columns;  // columns from pixel to pixel, from tap to tap
+  int64_t kernel_h, kernel_w;
+  int64_t num_pixels;
+  int64_t num_channels;
+  const int8_t* quads;        // [kernel_w, ceil(kernel_h / 4), ceil(channels / 64), 4, 16, 4]
+  const int32_t* correction;  // with the bias, and -128 * sum of the values, for x is used + 128
+  const float* multiplier;
+  int32_t y_zero_point, y_min, y_max;
+  uint8_t* scratch;           // quad_scratch_bytes()
+  uint8_t* y;
+};
+constexpr int64_t kQuadStrip = 32;  // pixels whose columns are in the first cache
+inline int64_t quad_scratch_bytes(int64_t kernel_h, int64_t kernel_w, int64_t pixel_columns,
+                                  int64_t tap_columns) {
+  const int64_t columns = (kQuadStrip - 1) * pixel_columns + (kernel_w - 1) * tap_columns + 1;
+  return columns * ceil_div(kernel_h, 4) * 256;
+}
+// Where interleaved bytes have a channel: of 64, number 16 l + 4 v + i is number 16 v + 4 l + i.
+inline int64_t quad_place(int64_t channel) {
+  return channel / 64 * 64 + channel / 4 % 4 * 16 + channel / 16 % 4 * 4 + channel % 4;
+}
 
 // sums[m, b] = sum of the bytes of block b of row m; for at most 2^24 columns a block.
 struct rowsum_s8_args {
@@ -325,6 +357,7 @@ struct Kernels {
   void (*matmul_s8_n16k4)(matmul_s8_n16k4_args&);
   void (*matmul_f32_n16k4)(matmul_f32_n16k4_args&);
   void (*depthwise_s8_kc)(depthwise_s8_kc_args&);
+  void (*depthwise_u8_quads)(depthwise_u8_quads_args&);  // null where there is none
   void (*rowsum_s8)(rowsum_s8_args&);
   void (*amax_f32)(amax_f32_args&);
   void (*quantize_f32_s8)(quantize_f32_s8_args&);

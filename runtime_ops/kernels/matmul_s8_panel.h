@@ -25,7 +25,7 @@ struct Panel {
   int64_t block_bytes, code_bytes, last_code_bytes;  // of a full block, and of the last one's codes
   int32_t dot_offset;         // what `dot` subtracts from every code
   bool may_saturate = false;  // else the bias is part of the correction
-  bool packs_clamp = false;   // codes of all of uint8 from numbers that fit int32
+  bool fits_ints = false;     // every sum times its multiplier is an int32
   PanelOperands operands;
 
   explicit Panel(const matmul_s8_n16k4_args& a) : args(&a), weight(a.weight) {
@@ -50,7 +50,7 @@ struct Panel {
     }
     for (int64_t n = outputs; n < kPanel; ++n) operands.correction[n] = 0;
     fold_bias();
-    find_clamp();
+    find_fit();
   }
 
   // The panel's outputs of an array that may be absent, then 0.
@@ -68,7 +68,6 @@ struct Panel {
 
   // The int32 sum of N11 saturates only where acc (|x - x_zero_point| <= 255) or bias is huge.
   void fold_bias() {
-    constexpr int32_t kHuge = 1 << 30;
     int32_t low = 0, high = 0;
     for (int n = 0; n < kPanel; ++n) {
       low = operands.bias_codes[n] < low ? operands.bias_codes[n] : low;
@@ -80,11 +79,9 @@ struct Panel {
     for (int n = 0; n < kPanel; ++n) operands.correction[n] += operands.bias_codes[n];
   }
 
-  // Packing saturates to 0 ... 255. A sum that does not saturate is below 2^31 before its zero
-  // point, and stays so, times at most 1. The bits of a float without its sign are in its order;
-  // NaN is above all numbers.
-  void find_clamp() {
-    const Epilogue& e = args->epilogue;
+  // A sum that does not saturate is an int32, and stays one times at most 1. The bits of a float
+  // without its sign are in its order; NaN is above all numbers.
+  void find_fit() {
     constexpr int32_t kOne = 0x3f800000;
     int32_t bits[kPanel], greatest = 0;
     std::memcpy(bits, operands.multiplier, sizeof bits);
@@ -92,7 +89,7 @@ struct Panel {
       const int32_t magnitude = bits[n] & INT32_MAX;
       greatest = magnitude > greatest ? magnitude : greatest;
     }
-    packs_clamp = !may_saturate && e.y_min == 0 && e.y_max == 255 && greatest <= kOne;
+    fits_ints = !may_saturate && greatest <= kOne;
   }
 };
 
@@ -137,11 +134,12 @@ void finish_codes(const Panel& p, int64_t row, int64_t num_rows, int tile,
 #ifdef QC_HAS_PACK
 // kIsFull: rows and outputs are there that fill the block. A condition at every row would cost
 // a fifth of a product with 64 columns.
-template <bool kPackClamps, bool kIsFull, int kRows, int kTiles>
+template <bool kFitsInts, bool kIsFull, int kRows, int kTiles>
 QC_INLINE void pack_rows(const Panel& p, int64_t row, int64_t num_rows, int tile,
                          const Ints (&sums)[kRows][kTiles]) {
   const Epilogue& e = p.args->epilogue;
   const Requantizer requantize(e.y_zero_point, e.y_min, e.y_max);
+  const CodePacker pack(e.y_zero_point, e.y_min, e.y_max);
   const int64_t stride = p.args->y_stride, left = p.outputs - tile * kTile;
   constexpr int64_t kWidth = kTiles * kTile;
   uint8_t* const y = static_cast<uint8_t*>(p.args->y) + row * stride + tile * kTile;
@@ -157,8 +155,8 @@ QC_INLINE void pack_rows(const Panel& p, int64_t row, int64_t num_rows, int tile
     unroll<4>(QC_UNROLLED(i) {
       constexpr int t = i < kTiles ? i : 0;  // what is packed in vain costs nothing
       const Ints total = add(sums[r][t], correction[t]);
-      codes[i] = kPackClamps ? requantize.unclamped(total, multiplier[t])
-                             : requantize(total, multiplier[t]);
+      codes[i] = kFitsInts ? round_to_ints(mul(to_floats(total), multiplier[t]))
+                           : requantize.rounded(total, multiplier[t]);
     });
     const Bytes packed = pack(codes);
     if constexpr (kIsFull) {
@@ -173,8 +171,8 @@ QC_INLINE void finish_codes(const Panel& p, int64_t row, int64_t num_rows, int t
                             const Ints (&sums)[kRows][kTiles]) {
   const bool is_full = num_rows >= kRows && p.outputs >= (tile + kTiles) * kTile;
   if (!is_full) return pack_rows<false, false>(p, row, num_rows, tile, sums);
-  p.packs_clamp ? pack_rows<true, true>(p, row, num_rows, tile, sums)
-                : pack_rows<false, true>(p, row, num_rows, tile, sums);
+  p.fits_ints ? pack_rows<true, true>(p, row, num_rows, tile, sums)
+              : pack_rows<false, true>(p, row, num_rows, tile, sums);
 }
 #endif
 

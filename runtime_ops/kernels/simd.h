@@ -73,13 +73,13 @@ struct Requantizer {
         high(set_floats(static_cast<float>(y_max - y_zero_point))),
         zero_point(set_ints(y_zero_point)) {}
   QC_INLINE Ints operator()(Ints total, Floats multiplier) const {
+    return add(rounded(total, multiplier), zero_point);
+  }
+  // Before the zero point.
+  QC_INLINE Ints rounded(Ints total, Floats multiplier) const {
     const Floats scaled = mul(to_floats(total), multiplier);
     // The bounds are integers and rounding is monotone: clamping first gives the same code.
-    return add(round_to_ints(min(high, max(low, scaled))), zero_point);
-  }
-  // For what saturates to the bounds by itself.
-  QC_INLINE Ints unclamped(Ints total, Floats multiplier) const {
-    return add(round_to_ints(mul(to_floats(total), multiplier)), zero_point);
+    return round_to_ints(min(high, max(low, scaled)));
   }
 };
 

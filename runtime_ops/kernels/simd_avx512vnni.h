@@ -44,6 +44,11 @@ QC_INLINE Bytes shift_right(Bytes v) {
   if constexpr (kBits < 0) return _mm512_slli_epi16(v, -kBits);
   return v;
 }
+// Bytes, or pairs of them, of a and b in turn, of one half of every 128-bit lane.
+QC_INLINE Bytes zip_low8(Bytes a, Bytes b) { return _mm512_unpacklo_epi8(a, b); }
+QC_INLINE Bytes zip_high8(Bytes a, Bytes b) { return _mm512_unpackhi_epi8(a, b); }
+QC_INLINE Bytes zip_low16(Bytes a, Bytes b) { return _mm512_unpacklo_epi16(a, b); }
+QC_INLINE Bytes zip_high16(Bytes a, Bytes b) { return _mm512_unpackhi_epi16(a, b); }
 QC_INLINE Bytes add_bytes(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
 QC_INLINE Bytes high_trits(Bytes v) {
   const Bytes ones = set_bytes(1);
@@ -182,15 +187,27 @@ QC_INLINE void store_first(uint8_t* p, Bytes v) {
   }
   store_bytes(p, v, kCount);
 }
-// 64 bytes of four vectors, saturated to 0 ... 255.
-QC_INLINE Bytes pack(const Ints (&v)[4]) {
-  const Ints halves[2] = {_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3])};
-  const Bytes packed = _mm512_packus_epi16(halves[0], halves[1]);
+// The codes of four vectors of rounded numbers at once. Both steps of the packing and the addition
+// between them saturate, as far outside the bounds as int16 and uint8 reach.
+struct CodePacker {
+  Ints zero_points;
+  Bytes low, high;
+  CodePacker(int32_t zero_point, int32_t y_min, int32_t y_max)
+      : zero_points(_mm512_set1_epi16(static_cast<int16_t>(zero_point))), low(set_bytes(y_min)),
+        high(set_bytes(y_max)) {}
   // Each of the four 128-bit lanes has a quarter of every vector.
-  const Ints order =
-      _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  return _mm512_permutexvar_epi32(order, packed);
-}
+  QC_INLINE Bytes lanes(const Ints (&v)[4]) const {
+    const Ints ab = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero_points);
+    const Ints cd = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), zero_points);
+    return _mm512_min_epu8(high, _mm512_max_epu8(low, _mm512_packus_epi16(ab, cd)));
+  }
+  // The vectors in their order.
+  QC_INLINE Bytes operator()(const Ints (&v)[4]) const {
+    const Ints order =
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(order, lanes(v));
+  }
+};
 QC_INLINE void store_signed_bytes(int8_t* p, Ints v, int64_t count) {  // of -128 ... 127
   store_low_bytes(reinterpret_cast<uint8_t*>(p), v, count);
 }

@@ -10,7 +10,8 @@ namespace {
 
 // Multiplications: a task takes about 10 us, and less than 40 us is not worth waking a thread.
 constexpr int64_t kTaskWork = 1024 * 1024, kSerialWork = 4 * kTaskWork;
-constexpr int64_t kMinPixels = 96;          // a smaller tile would unpack its panel too often
+// A smaller tile would read its panel too often, or unpack it.
+constexpr int64_t kMinPixels = 96, kMinUnpackedPixels = 192;
 constexpr int64_t kGatheredBytes = 32 * 1024;  // of rows at a time: they stay in the first cache
 
 // Contiguous bytes of a row, relative to its first tap.
@@ -193,7 +194,8 @@ int64_t pixels_of_tile(const Convolution& conv, const Weight& w, bool is_direct)
   const int64_t pixels = conv.map.pixels();
   const int64_t work = pixels * w.K * std::min<int64_t>(w.N, kPanel);
   const int64_t by_work = std::max<int64_t>(1, work / kTaskWork);
-  const int64_t by_size = std::max<int64_t>(1, pixels / kMinPixels);
+  const int64_t least = w.bits == 8 ? kMinPixels : kMinUnpackedPixels;
+  const int64_t by_size = std::max<int64_t>(1, pixels / least);
   int64_t tile = ceil_div(pixels, std::min<int64_t>({by_work, by_size, 64}));
   if (!is_direct) {
     tile = std::min(tile, std::max<int64_t>(kMinPixels, kGatheredBytes / gathered_stride(w)));

@@ -20,7 +20,7 @@ class QConv final : public OpKernel {
     check_shape();
     if (!is_depthwise_ || !operands_.constant_weight()) return;
     const Weight w = weight_.weight(operands_.constant_weight());
-    const DepthwiseWeight layout(w.K, ceil_div(w.N, kTile) * kTile);
+    const DepthwiseWeight layout(shape_.window.kernel, w.N);
     layout.unpack(w, activation_.pad_code(), unpacked_.get<uint8_t>(layout.bytes()));
   }
 

@@ -58,6 +58,10 @@ def test_unknown_isa_is_refused(isa):
     )
 
 
+# What another kernel computes, too, on processors that this one is not for.
+FASTER_WAYS = {"depthwise_u8_quads"}
+
+
 def test_list_of_kernels():
     lines = runtime_ops.kernels()
     assert len(lines) == len(set(lines))
@@ -65,7 +69,8 @@ def test_list_of_kernels():
     names = {name for name, _ in lines}
     for name in names:
         ladder = [order[isa] for n, isa in lines if n == name]
-        assert ladder[0] == 0, f"{name} has no scalar kernel"
+        if name not in FASTER_WAYS:
+            assert ladder[0] == 0, f"{name} has no scalar kernel"
         assert ladder == sorted(ladder), f"{name}: the lines are not in the order of the ladder"
 
 
