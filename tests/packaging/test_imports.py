@@ -84,6 +84,8 @@ ORDER = (
             "product_threads",
             "verify_compensated",
         ),
+        *("reverse", "reverse_ops", "reverse_products", "tunable", "tune", "tuning_samples"),
+        "verify_tuned",
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
         "online_rotation",
         "report_rotation",
