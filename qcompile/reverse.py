@@ -228,7 +228,7 @@ def _static(node: ir.Node, bounds: tuple[int, int], *, is_tuned: bool) -> Op:
             if tuned is None:
                 return (by_x,)
             slope = np.where(inside, codes - ratio, codes)
-            return by_x, np.asarray((g * slope).sum(), np.float32)
+            return by_x, np.asarray((g * slope).sum())
 
         return codes * s, pull
 
@@ -259,7 +259,7 @@ def _part(index: int) -> Op:
         at = (*[slice(None)] * axis, slice(int(start), end))
 
         def pull(g: Real) -> tuple[Real | None, ...]:
-            out = np.zeros(x.shape, np.float32)
+            out = np.zeros(x.shape, g.dtype)
             out[at] = g
             return out, None
 

@@ -52,8 +52,8 @@ def clip(node: ir.Node, x: Real, low: Real | None = None, high: Real | None = No
 
 def power(node: ir.Node, x: Real, exponent: Real) -> Result:
     """x to a constant."""
-    y = np.power(x, exponent).astype(np.float32)
-    return y, lambda g: (g * exponent * np.power(x, exponent - 1).astype(np.float32), None)
+    y = np.power(x, exponent)
+    return y, lambda g: (g * exponent * np.power(x, exponent - 1), None)
 
 
 def add(node: ir.Node, a: Real, b: Real) -> Result:
@@ -174,7 +174,7 @@ def concat(node: ir.Node, *parts: Real) -> Result:
 
 def _picked(x: Real, at: tuple[slice, ...]) -> Result:
     def pull(g: Real) -> tuple[Real | None, ...]:
-        out = np.zeros(x.shape, np.float32)
+        out = np.zeros(x.shape, g.dtype)
         out[at] = g
         return (out,)
 
@@ -216,16 +216,16 @@ def gather(node: ir.Node, table: Real, indices: NDArray) -> Result:
     axis = attribute(node, "axis", 0) % table.ndim
 
     def pull(g: Real) -> tuple[Real | None, ...]:
-        out = np.zeros(table.shape, np.float32)
+        out = np.zeros(table.shape, g.dtype)
         at: Any = (*[slice(None)] * axis, indices)
         np.add.at(out, at, g)
         return out, None
 
-    return np.asarray(np.take(table, indices, axis), np.float32), pull
+    return np.asarray(np.take(table, indices, axis)), pull
 
 
 def _sigmoid(x: Real) -> Real:
-    return np.asarray((np.tanh(x / 2) + 1) / 2, np.float32)
+    return np.asarray((np.tanh(x / 2) + 1) / 2)
 
 
 OPS: dict[str, Op] = {

@@ -7,6 +7,7 @@ which costs a copy and saves their memory.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,10 @@ def _pool_window(node: ir.Node, x: Real) -> tuple[Window, tuple[int, ...]]:
     kernel = tuple(attribute(node, "kernel_shape", ()))
     if x.ndim != 4 or attribute(node, "auto_pad", "NOTSET") != "NOTSET" or len(node.outputs) > 1:
         raise NotImplementedError(f"{node.op_type} of other than two-dimensional maps")
-    window = window_of(node, (kernel[0], kernel[1]))
+    is_ceil = bool(attribute(node, "ceil_mode", 0))
+    if is_ceil and attribute(node, "count_include_pad", 0):
+        raise NotImplementedError("AveragePool that counts padding with ceil_mode")
+    window = replace(window_of(node, (kernel[0], kernel[1])), is_ceil=is_ceil)
     return window, (*x.shape[:2], kernel[0] * kernel[1], *window.output_size(*x.shape[2:]))
 
 
@@ -152,7 +156,7 @@ def _columns(x: Real, window: Window, edge: float = 0.0) -> Real:
         return x.reshape(*x.shape[:2], 1, -1)
     padded = np.pad(x, border, constant_values=edge) if np.any(border) else x
     count = window.kernel[0] * window.kernel[1]
-    out = np.empty((*x.shape[:2], count, *size), np.float32)
+    out = np.empty((*x.shape[:2], count, *size), x.dtype)
     for i, at in enumerate(_taps(window, x.shape)):
         out[:, :, i] = padded[at]
     return out.reshape(*out.shape[:3], -1)
@@ -162,7 +166,7 @@ def _scattered(columns: Real, shape: tuple[int, ...], window: Window) -> Real:
     """The sum over patches [B, C, taps, OH, OW] at the places of [B, C, H, W] that they read."""
     (_, _, (top, bottom), (left, right)) = _border(window)
     height, width = shape[2:]
-    out = np.zeros((*shape[:2], top + height + bottom, left + width + right), np.float32)
+    out = np.zeros((*shape[:2], top + height + bottom, left + width + right), columns.dtype)
     for i, at in enumerate(_taps(window, shape)):
         out[at] += columns[:, :, i]
     return out[:, :, top : top + height, left : left + width]
