@@ -4,6 +4,7 @@
 As in reverse_products.py. Inputs that are shapes, axes or indices have no gradient.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +147,12 @@ def flatten(node: ir.Node, x: Real) -> Result:
     return _reshaped(x, (before, x.size // max(before, 1)))
 
 
+def expand(node: ir.Node, x: Real, shape: NDArray) -> Result:
+    """Broadcast with a shape, in both directions."""
+    dims = np.broadcast_shapes(x.shape, tuple(int(d) for d in shape))
+    return np.broadcast_to(x, dims), lambda g: (summed_to(g, x.shape), None)
+
+
 def squeeze(node: ir.Node, x: Real, axes: NDArray | None = None) -> Result:
     """Without axes of size 1."""
     given = attribute(node, "axes") if axes is None else axes
@@ -224,6 +231,15 @@ def gather(node: ir.Node, table: Real, indices: NDArray) -> Result:
     return np.asarray(np.take(table, indices, axis)), pull
 
 
+def _erf(x: Real) -> Real:
+    """Abramowitz and Stegun 7.1.26: within 1.5e-7."""
+    t = 1 / (1 + 0.3275911 * np.abs(x))
+    series = t * (
+        0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
+    )
+    return np.asarray(np.copysign(1 - series * np.exp(-x * x), x))
+
+
 def _sigmoid(x: Real) -> Real:
     return np.asarray((np.tanh(x / 2) + 1) / 2)
 
@@ -238,6 +254,7 @@ OPS: dict[str, Op] = {
     "Relu": elementwise(lambda x: np.maximum(x, np.float32(0)), lambda x, y: (x > 0) * 1),  # type: ignore[arg-type,return-value]
     "Sigmoid": elementwise(_sigmoid, lambda x, y: y * (1 - y)),
     "Tanh": elementwise(np.tanh, lambda x, y: 1 - y * y),
+    "Erf": elementwise(_erf, lambda x, y: (2 / math.sqrt(math.pi)) * np.exp(-x * x)),
     "Sqrt": elementwise(np.sqrt, lambda x, y: np.float32(0.5) / y),
     "Exp": elementwise(np.exp, lambda x, y: y),
     "Neg": elementwise(np.negative, lambda x, y: np.float32(-1)),  # type: ignore[arg-type,return-value]
@@ -247,5 +264,5 @@ OPS: dict[str, Op] = {
     **{"Add": add, "Sub": sub, "Mul": mul, "Div": div, "LayerNormalization": layer_norm},
     **{"ReduceMean": reduce_mean, "Reshape": reshape, "Flatten": flatten, "Squeeze": squeeze},
     **{"Unsqueeze": unsqueeze, "Transpose": transpose, "Concat": concat, "Slice": slices},
-    **{"Pad": pad, "Gather": gather},
+    **{"Pad": pad, "Gather": gather, "Expand": expand},
 }

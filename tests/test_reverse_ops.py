@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradients against central differences in float64; outputs against ONNX Runtime."""
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -43,6 +45,7 @@ CASES = [
     ("y = ReduceMean (a)", [(2, 3)]),
     ("y = Reshape (a, i)", [(2, 3, 4)], [0, -1]),
     ("y = Flatten <axis = -1> (a)", [(2, 3, 4)]),
+    ("y = Expand (a, i)", [(3, 1)], [2, 1, 4]),
     ("y = Squeeze (a, i)", [(2, 1, 4, 1)], [-1]),
     ("y = Unsqueeze (a, i)", [(2, 3)], [0, -1]),
     ("y = Transpose <perm = [2, 0, 1]> (a)", [(2, 3, 4)]),
@@ -110,6 +113,15 @@ def test_gradients_are_those_of_differences(case: tuple) -> None:
 def test_slice_has_the_gradient_where_it_reads() -> None:
     arrays = {n: np.array([v], np.int64) for n, v in zip("setp", (-4, 99, 1, 2), strict=True)}
     check("y = Slice (a, s, e, t, p)", {"a": np.random.default_rng(0).random((2, 6))} | arrays)
+
+
+def test_the_slope_of_erf_is_within_what_its_series_leaves() -> None:
+    a = np.linspace(-3, 3, 61)
+    node = next(iter(graph_of("y = Erf (a)", {"a": a}).graph))
+    y, pull = OPS["Erf"](node, a)
+    assert np.abs(y - np.array([math.erf(v) for v in a])).max() <= 1.5e-7
+    differences = [(math.erf(v + STEP) - math.erf(v - STEP)) / (2 * STEP) for v in a]
+    assert np.abs(pull(np.ones_like(a))[0] - differences).max() <= BOUND
 
 
 def test_clip_power_and_where() -> None:
