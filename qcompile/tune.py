@@ -2,7 +2,8 @@
 """tune: scales and biases of the whole quantized network, by the gradient of its outputs' error.
 
 The float model is the teacher: the loss is the squared error of every float output relative to its
-variance, of logits where a Softmax ends the network. Adam moves the scales of weights and
+variance; where a Softmax ends the network, the divergence KL(teacher ‖ network) of what it gives
+(Hinton et al. 2015, section 2, at temperature 1). Adam moves the scales of weights and
 activations (LSQ, Esser et al. 2020) and the biases; codes of weights stay, since moving them too
 fits the few samples and no others (docs/results.md). The numbers with the least error on held-out
 samples are kept, and only where that is clearly less than before.
@@ -11,7 +12,7 @@ Deviations from LSQ: a teacher in place of labels, weights stay, Adam on logarit
 place of SGD with a scaled gradient.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 
 from qcompile.data import Data, Feed
 from qcompile.division import Division
-from qcompile.graph import is_op
+from qcompile.graph import attribute, is_op
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.reverse import Tape
 from qcompile.reverse_products import Real
 from qcompile.session import run_float, with_outputs
 from qcompile.tunable import Adam, Bias, Tunable, tunables, write
+from qcompile.tuning_loss import Loss
 from qcompile.tuning_samples import Samples
 
 # By effort: steps at most, and multiplications in all, which is some minutes of one core.
@@ -34,6 +36,7 @@ STEPS = {"default": 60, "best": 300}
 _WORK = {"default": 2e12, "best": 2e13}
 _FEWEST_STEPS = 10
 _FEWEST_HELD = 2
+_FEWEST_SCORES = 8
 _SAMPLES = 32  # of a step
 _FEWEST_SAMPLES = 8
 _RATE = 4e-3
@@ -48,13 +51,13 @@ _WEIGHT_COPIES = 5
 class Tuned:
     """The graph, tuned or as it was. note: what happened, for report and manifest.
 
-    held: the samples that decided; targets: output of the graph → the float model's value.
+    held: the samples that decided; losses: output of the graph → what decided.
     """
 
     model: ir.Model
     note: str = ""
     held: list[Feed] = field(default_factory=list)
-    targets: dict[str, str] = field(default_factory=dict)
+    losses: dict[str, Loss] = field(default_factory=dict)
 
     @property
     def is_tuned(self) -> bool:
@@ -79,14 +82,14 @@ def tune(
     tape = Tape.of(copy, plan)
     if isinstance(tape, str):
         return Tuned(quantized, f"not tuned: {tape}")
-    targets = _targets(copy, normalised, tape)
+    losses = _losses(copy, normalised, tape)
     samples, held = Samples.of(data)
     if held.count < _FEWEST_HELD or not samples.count:
         return Tuned(quantized, "not tuned: too few samples")
     most = _samples_of_run(quantized, samples, division)
     if most < 1:
         return Tuned(quantized, "not tuned: the values of one sample do not fit the memory")
-    teacher = _Teacher(normalised, targets, tape.entries, division)
+    teacher = _Teacher(normalised, losses, tape.entries, division)
     try:
         work = _Work(tape, teacher, samples, _held_feeds(held, most, recipe.seed), most)
         note = work.run(recipe, data)
@@ -95,7 +98,7 @@ def tune(
     if not work.is_better:
         return Tuned(quantized, f"not tuned: {note}")
     write(copy, tape, work.found)
-    return Tuned(copy, f"tuned: {note}", work.held, targets)
+    return Tuned(copy, f"tuned: {note}", work.held, work.losses)
 
 
 def is_asked(plan: Plan, recipe: Recipe) -> bool:
@@ -106,7 +109,7 @@ def is_asked(plan: Plan, recipe: Recipe) -> bool:
     return is_narrow and is_descent and recipe.effort != "quick"
 
 
-def _targets(copy: ir.Model, normalised: ir.Model, tape: Tape) -> dict[str, str]:
+def _losses(copy: ir.Model, normalised: ir.Model, tape: Tape) -> dict[str, Loss]:
     """Each float output, or what its Softmax reads, with its name in the float model."""
     floats = {n.name: n for n in normalised.graph}
     found = {}
@@ -118,11 +121,22 @@ def _targets(copy: ir.Model, normalised: ir.Model, tape: Tape) -> dict[str, str]
         if node is not None and twin is not None:
             logits, theirs = node.inputs[0], twin.inputs[0]
             assert logits is not None and theirs is not None
-            found[logits.name or ""] = theirs.name or ""
+            axis = int(attribute(node, "axis", -1))
+            found[logits.name or ""] = Loss(theirs.name or "", axis, has_scale=False)
         else:
-            found[name] = name
+            found[name] = Loss(name, -1 if _is_scores(value) else None, has_scale=True)
     tape.outputs = list(found)
     return found
+
+
+def _is_scores(value: ir.Value) -> bool:
+    """Whether an output may be logits: many numbers from a dense product, and nothing after it."""
+    node, count = value.producer(), value.shape[-1] if value.shape else None
+    while is_op(node, "DequantizeLinear", "QuantizeLinear", "Clip", "Add"):
+        assert node is not None
+        sources = [v.producer() for v in node.inputs if v is not None and v.producer() is not None]
+        node = sources[0] if len(sources) == 1 or is_op(node, "Clip") else None
+    return is_op(node, "MatMul", "Gemm") and isinstance(count, int) and count >= _FEWEST_SCORES
 
 
 def _samples_of_run(quantized: ir.Model, samples: Samples, division: Division) -> int:
@@ -145,7 +159,7 @@ def _held_feeds(held: Samples, most: int, seed: int) -> list[Feed]:
     if held.is_mixable:
         left = _MIXTURES * held.count
         while left > 0:
-            feeds.append(held.draw(min(most, left), rng, moves=False))
+            feeds.append(held.draw(min(most, left), rng))
             left -= most
     return feeds
 
@@ -154,18 +168,19 @@ class _Teacher:
     """The float model: what the outputs should be, and what does not depend on weights."""
 
     def __init__(
-        self, model: ir.Model, targets: dict[str, str], entries: list[str], division: Division
+        self, model: ir.Model, losses: dict[str, Loss], entries: list[str], division: Division
     ) -> None:
-        self.targets = targets
+        self.losses = losses
         given = {v.name for v in model.graph.inputs}
         self._entries = [name for name in entries if name not in given]
-        self._names = list(dict.fromkeys([*targets.values(), *self._entries]))
+        wanted = [loss.target for loss in losses.values()]
+        self._names = list(dict.fromkeys([*wanted, *self._entries]))
         self._session: ort.InferenceSession = division.open(with_outputs(model, self._names))
 
     def answer(self, feed: Feed) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
         """Entries, inputs among them, and by the tape's output what it should be."""
         ran = dict(zip(self._names, run_float(self._session, self._names, feed), strict=True))
-        wanted = {name: ran[theirs] for name, theirs in self.targets.items()}
+        wanted = {name: ran[loss.target] for name, loss in self.losses.items()}
         return feed | {name: ran[name] for name in self._entries}, wanted
 
 
@@ -179,7 +194,7 @@ class _Work:
     held: list[Feed]
     most: int  # samples of a run
     found: dict[str, Tunable] = field(default_factory=dict)
-    variances: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, Loss] = field(default_factory=dict)
     is_better: bool = False
 
     def run(self, recipe: Recipe, data: Data) -> str:
@@ -188,7 +203,8 @@ class _Work:
         answers = [self.teacher.answer(feed)[1] for feed in self.held]
         for name in self.tape.outputs:
             every = np.concatenate([answer[name].ravel() for answer in answers])
-            self.variances[name] = max(float(every.var(dtype=np.float64)), 2.0**-126)
+            variance = max(float(every.var(dtype=np.float64)), 2.0**-126)
+            self.losses[name] = replace(self.teacher.losses[name], variance=variance)
         before = self.error()
         steps, count = self._plan(recipe.effort)
         if steps < _FEWEST_STEPS:
@@ -209,7 +225,7 @@ class _Work:
             self.found[name].t = t
         self.is_better = least < _GAIN * before
         return (
-            f"{steps} steps; relative squared error of the outputs on held-out samples "
+            f"{steps} steps; loss of the outputs on held-out samples "
             f"{before:.3g} → {least:.3g}" + ("" if self.is_better else ", too little")
         )
 
@@ -220,7 +236,7 @@ class _Work:
             entries, wanted = self.teacher.answer(feed)
             made = self.tape.run(leaves, entries)
             share = self._size(feed) / sum(map(self._size, self.held))
-            total += share * sum(self._loss(name, made[name], wanted[name])[0] for name in made)
+            total += share * sum(self.losses[n].of(made[n], wanted[n])[0] for n in made)
         return total
 
     def _size(self, feed: Feed) -> int:
@@ -229,21 +245,15 @@ class _Work:
     def _leaves(self) -> dict[str, Real]:
         return {name: each.real() for name, each in self.found.items()}
 
-    def _loss(self, name: str, made: Real, wanted: NDArray) -> tuple[float, Real]:
-        """Relative squared error, and its gradient."""
-        error = (made - wanted).astype(np.float32)
-        unit = error.size * self.variances[name]
-        return float(np.square(error, dtype=np.float64).sum() / unit), error * np.float32(2 / unit)
-
     def _gradients(self, count: int, rng: np.random.Generator) -> dict[str, Real]:
         """Of the mean loss of so many samples drawn, in runs that fit the memory."""
         leaves, total = self._leaves(), dict[str, Real]()
         for start in range(0, count, self.most):
             part = min(self.most, count - start)
-            entries, wanted = self.teacher.answer(self.samples.draw(part, rng, moves=True))
+            entries, wanted = self.teacher.answer(self.samples.draw(part, rng))
             made = self.tape.run(leaves, entries, keeps=True)
             share = np.float32(part / count)
-            seeds = {name: share * self._loss(name, made[name], wanted[name])[1] for name in made}
+            seeds = {n: share * self.losses[n].of(made[n], wanted[n])[1] for n in made}
             for name, gradient in self.tape.reverse(seeds).items():
                 total[name] = total[name] + gradient if name in total else gradient
         return total

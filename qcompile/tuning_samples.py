@@ -2,8 +2,8 @@
 """Samples to tune on: drawn from the data, mixed where inputs are floats, every eighth held out.
 
 The float model says what the outputs should be, so inputs that no data set holds serve, too: convex
-mixtures of two samples (mixup, Zhang et al. 2018, section 2, without its labels), maps that are
-mirrored and shifted.
+mixtures of two samples (mixup, Zhang et al. 2018, section 2, without its labels; the share is
+uniform).
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from qcompile.data import Batch, Data, Feed
 
 HELD = 8  # every eighth sample decides and is never trained on
 _MIXED = 0.5  # of the samples drawn
-_SHIFT = 0.1  # of rows and columns at most
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class Samples:
         first = self.groups[0][0]
         return all(first[name].dtype == np.float32 for name in self.batch.sizes)
 
-    def draw(self, count: int, rng: Generator, *, moves: bool) -> Feed:
-        """A feed of samples of equal shapes, some mixed; moves: maps mirrored and shifted, too."""
+    def draw(self, count: int, rng: Generator) -> Feed:
+        """A feed of so many samples of equal shapes, some mixed; of one fixed batch."""
         sizes = np.array([len(group) for group in self.groups])
         group = self.groups[rng.choice(len(sizes), p=sizes / sizes.sum())]
         first = self._joined([group[i] for i in rng.integers(0, len(group), count)])
@@ -65,9 +64,7 @@ class Samples:
         second = self._joined([group[i] for i in rng.integers(0, len(group), count)])
         share = np.where(rng.random(count) < _MIXED, rng.random(count), 1).astype(np.float32)
         return {
-            name: self._mixed(first[name], second[name], share, rng, moves=moves)
-            if name in self.batch.sizes
-            else array
+            name: mixed(array, second[name], share) if name in self.batch.sizes else array
             for name, array in first.items()
         }
 
@@ -86,19 +83,8 @@ class Samples:
             for name, array in rows[0].items()
         }
 
-    def _mixed(
-        self, a: NDArray, b: NDArray, share: NDArray, rng: Generator, *, moves: bool
-    ) -> NDArray:
-        each = np.repeat(share, len(a) // len(share)).reshape(-1, *[1] * (a.ndim - 1))
-        mixed = np.asarray(each * a + (1 - each) * b, np.float32)
-        return moved(mixed, rng) if moves and a.ndim == 4 else mixed
 
-
-def moved(maps: NDArray, rng: Generator) -> NDArray:
-    """Every sample [1, H, W] or [C, H, W] mirrored or not, and rolled by a tenth at most."""
-    out = maps.copy()
-    most = [int(_SHIFT * size) for size in maps.shape[2:]]
-    for i, sample in enumerate(maps):
-        turned = sample[..., ::-1] if rng.random() < 0.5 else sample
-        out[i] = np.roll(turned, [int(rng.integers(-m, m + 1)) for m in most], (1, 2))
-    return out
+def mixed(a: NDArray, b: NDArray, share: NDArray) -> NDArray[np.float32]:
+    """share · a + (1 − share) · b, a share for every sample (or for a fixed batch)."""
+    each = np.repeat(share, len(a) // len(share)).reshape(-1, *[1] * (a.ndim - 1))
+    return np.asarray(each * a + (1 - each) * b, np.float32)

@@ -4,7 +4,7 @@ model's on samples that tuning did not see."""
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
+from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
 from qcompile.bodies import nodes_of
@@ -35,27 +35,23 @@ def check_tuned(
                 wrong, where = wrong + 1, node.name or ""
     checks = [Check("tune: codes", wrong, 0, "weights with other codes", where, count)]
     if runtime_ops.is_available() or not any(n.domain == DOMAIN for n in nodes_of(rounded)):
-        names = list(tuned.targets)
-        floats = division.open(with_outputs(normalised, tuned.targets.values()))
-        ratio = _error(tuned.model, floats, tuned, names) / _error(rounded, floats, tuned, names)
-        source = "error of the outputs on held-out samples ÷ that before tuning"
+        targets = [loss.target for loss in tuned.losses.values()]
+        floats = division.open(with_outputs(normalised, targets))
+        wanted = [floats.run(targets, feed) for feed in tuned.held]
+        ratio = _loss(tuned.model, tuned, wanted) / _loss(rounded, tuned, wanted)
+        source = "loss of the outputs on held-out samples ÷ that before tuning"
         checks.append(Check("tune: outputs", ratio, 1, source, "", len(tuned.held)))
     return checks
 
 
-def _error(model: ir.Model, floats: ort.InferenceSession, tuned: Tuned, names: list[str]) -> float:
-    """The sum over outputs of squared error ÷ variance, as ONNX Runtime runs the graph."""
-    options = session_options()
+def _loss(model: ir.Model, tuned: Tuned, wanted: list[list[NDArray]]) -> float:
+    """The sum over outputs and feeds, as ONNX Runtime runs the graph."""
+    options, names, total = session_options(), list(tuned.losses), 0.0
     if any(n.domain == DOMAIN for n in nodes_of(model)):
         runtime_ops.register(options)
     session = open_own(with_outputs(model, names), "the QDQ graph", options)
-    noise, power = np.zeros(len(names)), np.zeros((len(names), 3))
-    for feed in tuned.held:
-        made, wanted = session.run(names, feed), floats.run(None, feed)
-        for i, (y, t) in enumerate(zip(made, wanted, strict=True)):
-            wide = t.astype(np.float64)
-            noise[i] += np.square(y - wide).sum()
-            power[i] += wide.size, wide.sum(), np.square(wide).sum()
-    count, total, square = power.T
-    variance = np.maximum(square / count - (total / count) ** 2, 2.0**-126)
-    return float((noise / count / variance).sum())
+    for feed, targets in zip(tuned.held, wanted, strict=True):
+        made = session.run(names, feed)
+        for loss, y, t in zip(tuned.losses.values(), made, targets, strict=True):
+            total += len(y) * loss.of(y, t)[0]
+    return total

@@ -4,7 +4,7 @@
 import numpy as np
 
 from qcompile.data import Batch, Data
-from qcompile.tuning_samples import Samples, moved
+from qcompile.tuning_samples import Samples
 
 
 def samples_of(arrays: dict[str, np.ndarray], sizes: dict[str, int]) -> tuple[Samples, Samples]:
@@ -24,7 +24,7 @@ def test_every_eighth_sample_is_held_out_and_never_drawn() -> None:
 def test_floats_are_mixed_between_two_samples() -> None:
     x = np.array([[1.0, 10.0], [2.0, 20.0]] * 8, np.float32)
     kept, _ = samples_of({"x": x}, {"x": 0})
-    drawn = kept.draw(200, np.random.default_rng(0), moves=True)["x"]
+    drawn = kept.draw(200, np.random.default_rng(0))["x"]
     assert drawn.shape == (200, 2) and drawn.dtype == np.float32
     assert np.allclose(drawn[:, 1], 10 * drawn[:, 0])  # the same share of the whole sample
     is_whole = np.isin(drawn[:, 0], (1, 2))
@@ -37,7 +37,7 @@ def test_integers_and_inputs_without_samples_are_as_they_were() -> None:
     mask = np.ones((3, 3), np.float32)
     kept, held = samples_of({"ids": ids, "mask": mask}, {"ids": 0})
     assert not kept.is_mixable and held.count == 2
-    drawn = kept.draw(5, np.random.default_rng(0), moves=True)
+    drawn = kept.draw(5, np.random.default_rng(0))
     assert all(row.tolist() in ids.tolist() for row in drawn["ids"])
     assert drawn["mask"] is mask
 
@@ -47,7 +47,7 @@ def test_samples_of_other_lengths_are_not_joined() -> None:
     feeds = [{"ids": np.full((8, n), n, np.int64)} for n in (3, 5)]
     kept, _ = Samples.of(Data(feeds, batch))
     assert sorted(f["ids"].shape for f in kept.feeds(16)) == [(7, 3), (7, 5)]
-    shapes = {kept.draw(2, np.random.default_rng(i), moves=True)["ids"].shape for i in range(9)}
+    shapes = {kept.draw(2, np.random.default_rng(i))["ids"].shape for i in range(9)}
     assert shapes == {(2, 3), (2, 5)}
 
 
@@ -55,13 +55,4 @@ def test_a_fixed_batch_is_one_sample() -> None:
     x = np.random.default_rng(0).random((64, 3)).astype(np.float32)
     kept, held = samples_of({"x": x}, {"x": 4})
     assert (kept.count, held.count) == (14, 2)
-    assert kept.draw(1, np.random.default_rng(0), moves=True)["x"].shape == (4, 3)
-
-
-def test_maps_are_mirrored_and_rolled_whole() -> None:
-    maps = np.arange(2 * 20 * 10, dtype=np.float32).reshape(1, 2, 20, 10).repeat(30, 0)
-    out = moved(maps, np.random.default_rng(0))
-    assert all(sorted(m.ravel()) == sorted(maps[0].ravel()) for m in out)
-    places = np.array([np.unravel_index(m[0].argmin(), (20, 10)) for m in out])
-    assert set(places[:, 0]) == {0, 1, 2, 18, 19}  # a tenth of 20 rows either way
-    assert set(places[:, 1]) == {0, 1, 8, 9}  # of 10 columns, and mirrored
+    assert kept.draw(1, np.random.default_rng(0))["x"].shape == (4, 3)

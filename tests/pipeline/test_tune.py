@@ -80,7 +80,7 @@ def tuned(net: Net) -> Tuned:
 
 
 def test_outputs_on_held_out_samples_are_nearer_and_codes_stay(net: Net, tuned: Tuned) -> None:
-    assert tuned.note.startswith("tuned: 60 steps; relative squared error")
+    assert tuned.note.startswith("tuned: 60 steps; loss")
     assert net.checks(tuned) == {"tune: codes": True, "tune: outputs": True}
     before, after = arrays(net.quantized), arrays(tuned.model)
     changed = {n for n, a in after.items() if not np.array_equal(a, before[n])}
