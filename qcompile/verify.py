@@ -26,7 +26,7 @@ from qcompile.plan import Plan
 from qcompile.progress import Counter
 from qcompile.session import open_model, run_float, session_options
 from qcompile.targets.target import Target
-from qcompile.tune import Tuned
+from qcompile.tuned import Tuned
 from qcompile.verdict import Check, Verdict
 from qcompile.verify_activations import check_activations
 from qcompile.verify_attention import check_attention

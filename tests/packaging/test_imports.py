@@ -90,6 +90,7 @@ ORDER = (
             "reverse_products",
             "tunable",
             "tune",
+            "tuned",
             "tuning_loss",
             "tuning_samples",
         ),

@@ -22,7 +22,8 @@ from qcompile.normalise import normalise
 from qcompile.passes.transform.stats import Stats
 from qcompile.recipe import Recipe
 from qcompile.transform import transform
-from qcompile.tune import Tuned, tune
+from qcompile.tune import tune
+from qcompile.tuned import Tuned
 from qcompile.verify_tuned import check_tuned
 from tests.passes.stages import with_weights
 
