@@ -84,6 +84,10 @@ def compile_command(
     rotation: Annotated[
         str | None, typer.Option(help="auto (where it lowers the error on the data) or off")
     ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(help="quick: layer by layer; default, best: the whole network is tuned, too"),
+    ] = None,
     image_mean: Annotated[str | None, typer.Option(help="1 or 3 numbers (0)")] = None,
     image_std: Annotated[str | None, typer.Option(help="1 or 3 numbers (1)")] = None,
     image_scale: Annotated[float | None, typer.Option(help="of pixels, first (1/255)")] = None,
@@ -138,6 +142,7 @@ def compile_command(
         calibration_percentile=calibration_percentile,
         weight_rounding=weight_rounding,
         rotation=rotation,
+        effort=effort,
         op_types_to_quantize=None
         if op_types_to_quantize is None
         else tuple(op_types_to_quantize.split(",")),

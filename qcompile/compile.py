@@ -41,6 +41,7 @@ from qcompile.synthetic import LENGTH, made_up
 from qcompile.targets.target import Target
 from qcompile.transform import transform
 from qcompile.trial import has_free_length, length_that_runs
+from qcompile.tune import tune
 from qcompile.verdict import Verdict
 from qcompile.verify import verify
 
@@ -118,14 +119,18 @@ def compile(
         if any(all_bodies(normalised.graph)):
             stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
-        lowered = run(lower, quantized, plan, chosen, inspect)
+        tuned = run(tune, quantized, normalised, plan, recipe, data, division)
+        plan = replace(plan, notes=(*plan.notes, *([tuned.note] if tuned.note else [])))
+        lowered = run(lower, tuned.model, plan, chosen, inspect)
         network = network_of(lowered, chosen, recipe)
         packed = run(pack, lowered, chosen)
         described = _describe(path)
         place = folder if network is None else reference_folder(folder)
         artifact = run(emit, packed, plan, recipe, chosen, described, place, shown_to.step)
         models = source, normalised, quantized, lowered
-        verdict = run(verify, artifact, *models, plan, chosen, shown, stats, division, unrotated)
+        verdict = run(
+            verify, artifact, *models, plan, chosen, shown, stats, division, unrotated, tuned
+        )
         if network is not None:
             artifact, verdict = run(
                 finish_network, artifact, verdict, network, chosen, folder, source, shown

@@ -108,6 +108,7 @@ class Recipe:
     weight_scale_method: str | None = None
     weight_rounding: str | None = None
     rotation: str = "auto"
+    effort: str = "default"
     num_calibration_samples: int = 256
     input_range: str | None = None
     op_types_to_quantize: tuple[str, ...] = ()
@@ -154,6 +155,7 @@ class Recipe:
             (WEIGHT_SCALE_METHODS, self.weight_scale_method, "weight scale method"),
             (WEIGHT_ROUNDINGS, self.weight_rounding, "weight rounding"),
             (ROTATIONS, self.rotation, "rotation"),
+            (EFFORTS, self.effort, "effort"),
         ):
             if word is not None and word not in known:
                 found.append(f'unknown {what} "{word}": {nearest(word, known)}')
@@ -197,6 +199,7 @@ WEIGHT_SCALE_METHODS = ("minmax", "mse")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = ("nearest", "gptq", "descent")
 ROTATIONS = ("auto", "off")
+EFFORTS = ("quick", "default", "best")
 _KINDS: dict[type, str] = {
     str: "a word",
     int: "a whole number",

@@ -26,6 +26,7 @@ from qcompile.plan import Plan
 from qcompile.progress import Counter
 from qcompile.session import open_model, run_float, session_options
 from qcompile.targets.target import Target
+from qcompile.tuned import Tuned
 from qcompile.verdict import Check, Verdict
 from qcompile.verify_activations import check_activations
 from qcompile.verify_attention import check_attention
@@ -45,6 +46,7 @@ from qcompile.verify_nodes import (
 from qcompile.verify_normalised import check_normalised, check_rotated, measure_products
 from qcompile.verify_recurrent import check_recurrent
 from qcompile.verify_split import check_split
+from qcompile.verify_tuned import check_tuned
 from qcompile.verify_weights import check_weights
 
 SAMPLES = 2  # the node-by-node rungs run NumPy on every node
@@ -74,10 +76,12 @@ def verify(
     stats: Stats,
     division: Division,
     unrotated: ir.Model | None = None,
+    tuned: Tuned | None = None,
 ) -> Verdict:
     """The verdict of architecture §2. Reads the artifact from disk.
 
-    unrotated: the normalised model before `rotate`; None where that changed nothing.
+    unrotated: the normalised model before `rotate`; None where that changed nothing. tuned: what
+    `tune` made of `quantized`; None where it had no part.
     """
     few = data.first(SAMPLES)
     packed = artifact.model()
@@ -91,7 +95,9 @@ def verify(
     if before is not normalised:
         checks.append(check_rotated(before, normalised, few, inside, division))
     count()
-    graphs = (normalised, quantized, lowered, packed)
+    tuned = tuned or Tuned(quantized)
+    checks += check_tuned(normalised, quantized, tuned, division)
+    graphs = (normalised, tuned.model, lowered, packed)
     parts, more, skipped = _parts(source, graphs, few, inside, division)
     checks += more
     originals = {n.name or "": n for n in nodes_of(named(source) if inside else source)}
@@ -99,7 +105,8 @@ def verify(
     for part in parts:
         if part.data is not None and inside:
             checks += check_split(originals, part.normalised, part.data, inside)
-        checks += check_part(part, plan, stats, count)
+        rounded = quantized if part is parts[0] else part.quantized
+        checks += check_part(part, rounded, plan, stats, count)
         if target.packs:
             more, sizes = check_runs(artifact, part, count)
             checks += more
@@ -184,12 +191,17 @@ def check_floats_of(
     return [check_normalised(source, normalised, data, inside, division)]
 
 
-def check_part(part: Part, plan: Plan, stats: Stats, count: Counter) -> list[Check]:
-    """What the stages did to one graph, without running what was compiled."""
-    checks = check_kept(part.normalised, part.quantized, plan)
-    checks += check_weights(part.normalised, part.quantized, plan, stats)
+def check_part(
+    part: Part, rounded: ir.Model, plan: Plan, stats: Stats, count: Counter
+) -> list[Check]:
+    """What the stages did to one graph, without running what was compiled.
+
+    rounded: the QDQ graph before it was tuned.
+    """
+    checks = check_kept(part.normalised, rounded, plan)
+    checks += check_weights(part.normalised, rounded, plan, stats)
     count()
-    checks += check_compensated(part.normalised, part.quantized, stats)
+    checks += check_compensated(part.normalised, rounded, stats)
     count()
     if part.data and (runtime_ops.is_available() or not _needs_library(part.quantized)):
         checks += check_activations(part.quantized, plan, part.data, part.division)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers of a QDQ graph that are tuned: scales of weights and activations, and biases.
+
+Codes of weights stay. Scales move by a factor exp(t), so that they keep their sign; biases by t
+times the root mean square of what they are added to. A step of Adam on t then means the same
+everywhere.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qcompile.graph import constant, is_op
+from qcompile.numerics.quantize import bias_codes, store_scale
+from qcompile.reverse import Tape, spec_of
+from qcompile.reverse_products import Real
+from qcompile.spec import QuantSpec
+from qcompile.verify_compensated import written_weight
+
+_MEAN, _SQUARE = 0.9, 0.999  # Adam's decays (Kingma and Ba 2015, algorithm 1)
+
+
+@dataclass
+class WeightScale:
+    """Scales of a weight: t of the scale's shape, one for all columns of its block."""
+
+    weight: Real
+    scale: Real
+    spec: QuantSpec
+    t: Real = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.t = np.zeros(self.scale.shape, np.float32)
+
+    @classmethod
+    def of(cls, node: ir.Node) -> "WeightScale":
+        """Of a dequantizer."""
+        codes, scale = constant(node.inputs[0]), constant(node.inputs[1])
+        assert codes is not None and scale is not None
+        real = written_weight(node, codes, spec_of(node)).decode().reshape(codes.shape)
+        return cls(real, np.asarray(scale, np.float32), spec_of(node))
+
+    def real(self) -> Real:
+        """The weight with the scales of now."""
+        return self.weight * self._wide(np.exp(self.t))
+
+    def slope(self, gradient: Real) -> Real:
+        """By t, from the gradient by the weight."""
+        by_code = (gradient * self.real()).reshape(len(self.weight), -1)
+        if not self.scale.ndim:
+            return np.asarray(by_code.sum(), np.float32)
+        if self.scale.ndim == 1:
+            return np.asarray(by_code.sum(1))
+        starts = np.arange(0, by_code.shape[1], self._block)
+        return np.asarray(np.add.reduceat(by_code, starts, 1))
+
+    def scales(self) -> Real:
+        """As they are stored."""
+        return store_signed(self.scale * np.exp(self.t), self.spec.scale_format)
+
+    @property
+    def _block(self) -> int:
+        return self.spec.block_size or max(self.weight[0].size, 1)
+
+    def _wide(self, factor: Real) -> Real:
+        rows = self.weight.shape[0]
+        if factor.ndim < 2:
+            return factor.reshape(-1, *[1] * (self.weight.ndim - 1))
+        columns = np.repeat(factor, self._block, 1)[:, : self.weight[0].size]
+        return columns.reshape(rows, *self.weight.shape[1:])
+
+
+@dataclass
+class Bias:
+    """A bias; unit: root mean square of the sums that it is added to."""
+
+    bias: Real
+    unit: np.float32 = field(default_factory=lambda: np.float32(1))
+    t: Real = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.t = np.zeros(self.bias.shape, np.float32)
+
+    def real(self) -> Real:
+        """The bias of now."""
+        return self.bias + self.unit * self.t
+
+    def slope(self, gradient: Real) -> Real:
+        """By t."""
+        return gradient * self.unit
+
+
+@dataclass
+class ActivationScale:
+    """One scale that values share."""
+
+    scale: np.float32
+    t: Real = field(default_factory=lambda: np.zeros((), np.float32))
+
+    def real(self) -> Real:
+        """The scale of now."""
+        return np.asarray(self.scale * np.exp(self.t), np.float32)
+
+    def slope(self, gradient: Real) -> Real:
+        """By t."""
+        return np.asarray(gradient * self.real(), np.float32)
+
+
+Tunable = WeightScale | Bias | ActivationScale
+
+
+def tunables(tape: Tape) -> dict[str, Tunable]:
+    """Every leaf with its number."""
+    found: dict[str, Tunable] = {n: WeightScale.of(node) for n, node in tape.weights.items()}
+    for name, value in tape.biases.items():
+        found[name] = Bias(bias_of(value))
+    for name, nodes in tape.scales.items():
+        found[name] = ActivationScale(np.float32(constant(nodes[0].inputs[1])))
+    return found
+
+
+def bias_of(value: ir.Value) -> Real:
+    """The float bias of an initializer, or of int32 codes."""
+    node = value.producer()
+    if node is None:
+        return np.asarray(constant(value), np.float32)
+    codes, scale = constant(node.inputs[0]), constant(node.inputs[1])
+    assert codes is not None and scale is not None
+    return np.asarray(codes.astype(np.float64) * scale, np.float32)
+
+
+@dataclass
+class Adam:
+    """Adam on every t (Kingma and Ba 2015)."""
+
+    tunables: dict[str, Tunable]
+    _moments: dict[str, tuple[NDArray, NDArray]] = field(default_factory=dict)
+    _steps: int = 0
+
+    def step(self, gradients: dict[str, Real], rate: float) -> None:
+        """One step of that learning rate from gradients by the leaves."""
+        self._steps += 1
+        for name, gradient in gradients.items():
+            each = self.tunables[name]
+            g = each.slope(gradient)
+            mean, square = self._moments.get(name, (np.zeros_like(g), np.zeros_like(g)))
+            mean = _MEAN * mean + (1 - _MEAN) * g
+            square = _SQUARE * square + (1 - _SQUARE) * g * g
+            self._moments[name] = mean, square
+            size = np.sqrt(square / (1 - _SQUARE**self._steps)) + np.float32(1e-20)
+            moved = mean / (1 - _MEAN**self._steps) / size
+            each.t = (each.t - rate * moved).astype(np.float32)
+
+
+def write(quantized: ir.Model, tape: Tape, found: dict[str, Tunable]) -> None:
+    """The tuned numbers in a copy of the graph that the tape is of; other initializers stay.
+
+    Biases in codes get the scale x_scale · w_scale (N7) of the new scales.
+    """
+    values = {v.name or "": v for v in quantized.graph.initializers.values()}
+
+    def put(value: ir.Value | None, array: NDArray) -> None:
+        assert value is not None
+        values[value.name or ""].const_value = ir.tensor(array, name=value.name)
+
+    for name, node in tape.weights.items():
+        each = found[name]
+        assert isinstance(each, WeightScale)
+        put(node.inputs[1], each.scales())
+    for name, nodes in tape.scales.items():
+        for node in nodes:
+            put(node.inputs[1], found[name].real())
+    for node in quantized.graph:
+        codes = node.inputs[0] if is_op(node, "DequantizeLinear") else None
+        if codes is None or constant(codes) is None or "qcompile.spec" in _notes(node):
+            continue
+        x_scale, w_scale = _scales_of_product(node)
+        real = found[node.outputs[0].name or ""].real()
+        put(codes, bias_codes(real, x_scale, w_scale))
+        scale = np.asarray(x_scale, np.float64) * w_scale.astype(np.float64)
+        put(node.inputs[1], scale.astype(np.float32))
+    for name, value in tape.biases.items():
+        if value.producer() is None:
+            put(value, found[name].real())
+
+
+def _notes(node: ir.Node) -> dict[str, str]:
+    return node.outputs[0].metadata_props
+
+
+def _scales_of_product(bias: ir.Node) -> tuple[NDArray, NDArray]:
+    """Scales of x (one, or [N] of a depthwise Conv) and of w [N] of the product with the bias."""
+    holder = next(iter(bias.outputs[0].uses())).node
+    if is_op(holder, "Add"):
+        other = holder.inputs[1 if holder.inputs[0] is bias.outputs[0] else 0]
+        assert other is not None
+        product = other.producer()
+        assert product is not None
+        holder = product
+    x, w = (None if v is None else v.producer() for v in holder.inputs[:2])
+    if is_op(w, "Transpose"):
+        assert w is not None and w.inputs[0] is not None
+        w = w.inputs[0].producer()
+    assert x is not None and w is not None
+    x_scale, w_scale = constant(x.inputs[1]), constant(w.inputs[1])
+    assert x_scale is not None and w_scale is not None
+    count = bias.outputs[0].shape
+    assert count is not None
+    return x_scale, np.broadcast_to(w_scale.reshape(-1), (int(count[0]),))  # type: ignore[arg-type]
+
+
+def store_signed(scale: NDArray, scale_format: str) -> Real:
+    """N6 for scales of either sign."""
+    size = store_scale(np.abs(scale), scale_format)
+    return np.asarray(np.copysign(size, scale), np.float32)
