@@ -7,7 +7,6 @@ from onnx import TensorProto
 
 from qcompile.formats import FORMATS, Format, get
 from qcompile.layouts.n16k4 import chunk_columns
-from qcompile.numerics import matmul
 from qcompile.numerics.conv import Window
 from qcompile.numerics.weight import CodedWeight
 from tests.runtime_ops import products
@@ -277,50 +276,6 @@ def test_depthwise_conv(rng, name, channels):
         np.testing.assert_array_equal(got, expected)
         weight = random_weight(rng, channels, k, get(name), 0, "f16")
         assert_within(*products.conv_dynamic(rng, weight, full, window, channels, "kc/1", bits=5))
-
-
-@pytest.mark.parametrize("channels", [63, 64, 65, 130])
-def test_depthwise_groups_and_strips(rng, channels):
-    """Sixty-four channels, four rows of taps and thirty-two pixels are one piece of the work."""
-    windows = [((3, 3), 1, 1), ((5, 3), 2, 1), ((2, 4), 1, 2), ((9, 1), 3, 1)]
-    for kernel, stride, dilation in windows:
-        window = Window(kernel, (stride, stride), (1, 1, 1, 1), (dilation, dilation))
-        weight = random_weight(rng, channels, kernel[0] * kernel[1], get("int8"), 0, "none")
-        for width in (31, 32, 33):
-            full = (1, 20, width * stride + kernel[1] * dilation, channels)
-            got, expected = products.conv_static(rng, weight, full, window, channels, "kc/1")
-            np.testing.assert_array_equal(got, expected)
-
-
-@pytest.mark.parametrize("name", ["int1", "int2", "ternary"])
-def test_one_deep_row_at_both_ends(rng, name):
-    """Sums of placed bits and of the rests of trits, over more columns than one pass takes."""
-    for k in (16380, 16384, 40000):
-        weight = random_weight(rng, 64, k, get(name), 0, "f32")
-        weight.codes[:32] = weight.codes.max()
-        for sign in (-1, 1):
-            x = np.full((1, k), sign, np.float32)
-            attributes = one.weight_attributes(weight)
-            attributes |= {"activation": "dynamic", "activation_bits": 8}
-            inputs = [x, one.pack(weight)]
-            got = one.run("QMatMul", inputs, attributes, [(TensorProto.FLOAT, 2)])[0]
-            assert_within(got, *matmul.qmatmul_dynamic(x, weight))
-
-
-@pytest.mark.parametrize("bounds", [(0, 255), (3, 250), (200, 255)])
-@pytest.mark.parametrize("size", [1e-3, 1.0, 1.5, 3e4])
-def test_codes_of_huge_multipliers(rng, bounds, size):
-    """Above 1 a product may leave int32, and is clamped as a float."""
-    weight = random_weight(rng, 70, 40, get("int8"), 0, "none")
-    x = rng.integers(0, 256, (13, 40)).astype(np.uint8)
-    bias = rng.integers(-(2**30), 2**30, 70).astype(np.int32)
-    multiplier = (rng.uniform(0.5, 1, 70) * size).astype(np.float32)
-    attributes = one.weight_attributes(weight) | products.STATIC
-    attributes |= {"y_min": bounds[0], "y_max": bounds[1]}
-    inputs = [x, one.pack(weight), bias, multiplier]
-    got = one.run("QMatMul", inputs, attributes, [(TensorProto.UINT8, 2)])[0]
-    expected = matmul.qmatmul_static(x, weight, bias, multiplier, 117, 40, *bounds)
-    np.testing.assert_array_equal(got, expected)
 
 
 def test_large_conv_on_threads(rng):
