@@ -180,9 +180,15 @@ void product_rows(const Panel& p, const Unpacked& unpacked, int64_t row, int til
       acc[r][t] = set_ints(0);
     });
   });
+  const int64_t block_bytes = kIsFloat ? n16k4_block_bytes(w, 0, p.tiles) : p.block_bytes;
   for (int64_t b = 0; b < w.num_blocks; ++b) {
-    const int64_t code_bytes = b == w.num_blocks - 1 ? p.last_code_bytes : p.code_bytes;
-    const BlockParts parts(p, p.stream + b * p.block_bytes, code_bytes);
+    // Computed anew for floats, though it takes divisions: with the panel's numbers gcc 12 needs
+    // more registers, and blocks of 32 columns take 7 % longer. Codes have few columns and one block.
+    const bool is_last = b == w.num_blocks - 1;
+    const int64_t code_bytes = kIsFloat  ? n16k4_block_code_bytes(w, b, p.tiles)
+                               : is_last ? p.last_code_bytes
+                                         : p.code_bytes;
+    const BlockParts parts(p, p.stream + b * block_bytes, code_bytes);
     unroll<kRows>(QC_UNROLLED(r) {
       unroll<kTiles>(QC_UNROLLED(t) {
         const Ints first = start(p, parts, tile + t, x_sums[r][b]);

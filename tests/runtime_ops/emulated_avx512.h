@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #define QC_EMULATED
 #ifdef QC_EMULATE_avx512vnni
@@ -101,6 +102,49 @@ inline __m512i unpacked(const __m512i& a, const __m512i& b, int first) {
     const int from = i / kPart * kPart + first + i % kPart / 2;
     return i % 2 ? y[from] : x[from];
   });
+}
+// Half of each 128-bit part from a, half from b, in lanes half as wide that saturate.
+template <class From, class To>
+inline __m512i packed(const __m512i& a, const __m512i& b) {
+  constexpr int kPart = 16 / sizeof(To), kHalf = kPart / 2;
+  Lanes<From> x(a), y(b);
+  return each<To>([&](int i) {
+    const int from = i / kPart * kHalf + i % kHalf;
+    const int64_t v = i % kPart < kHalf ? x[from] : y[from];
+    const int64_t low = std::numeric_limits<To>::min(), high = std::numeric_limits<To>::max();
+    return v < low ? low : v > high ? high : v;
+  });
+}
+template <class T, class F>
+inline __m512i of_lanes(const __m512i& a, const __m512i& b, F f) {
+  Lanes<T> x(a), y(b);
+  return each<T>([&](int i) { return f(x[i], y[i]); });
+}
+inline __m512i emulated_packs_epi32(const __m512i& a, const __m512i& b) {
+  return packed<int32_t, int16_t>(a, b);
+}
+inline __m512i emulated_packus_epi16(const __m512i& a, const __m512i& b) {
+  return packed<int16_t, uint8_t>(a, b);
+}
+inline __m512i emulated_adds_epi16(const __m512i& a, const __m512i& b) {
+  return of_lanes<int16_t>(a, b, [](int x, int y) {
+    return x + y < -32768 ? -32768 : x + y > 32767 ? 32767 : x + y;
+  });
+}
+inline __m512i emulated_min_epu8(const __m512i& a, const __m512i& b) {
+  return of_lanes<uint8_t>(a, b, [](int x, int y) { return x < y ? x : y; });
+}
+inline __m512i emulated_max_epu8(const __m512i& a, const __m512i& b) {
+  return of_lanes<uint8_t>(a, b, [](int x, int y) { return x > y ? x : y; });
+}
+inline __m512i emulated_permutexvar_epi32(const __m512i& index, const __m512i& v) {
+  Lanes<int32_t> from(index), x(v);
+  return each<int32_t>([&](int i) { return x[from[i] & 15]; });
+}
+template <class... T>
+inline __m512i listed(T... values) {
+  const int32_t lanes[16] = {values...};
+  return loaded<__m512i>(lanes);
 }
 inline __m512i dot_bytes(const __m512i& acc, const __m512i& u, const __m512i& s) {
   Lanes<uint32_t> sums(acc);
@@ -260,6 +304,15 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
     });                                                                           \
     return loaded<__m512>(&v);                                                    \
   }(index)
+#define _mm512_packs_epi32 emulated_packs_epi32
+#define _mm512_packus_epi16 emulated_packus_epi16
+#define _mm512_adds_epi16 emulated_adds_epi16
+#define _mm512_min_epu8 emulated_min_epu8
+#define _mm512_max_epu8 emulated_max_epu8
+#define _mm512_permutexvar_epi32 emulated_permutexvar_epi32
+#define _mm512_setr_epi32 listed
+#define _mm512_castsi512_si128(v) loaded<__m128i>(&static_cast<const __m512i&>(v))
+#define _mm512_set1_epi16(v) each<int16_t>([&](int) { return v; })
 #define _mm512_set1_epi8(v) each<int8_t>([&](int) { return v; })
 #define _mm512_set1_epi32(v) each<int32_t>([&](int) { return v; })
 #define _mm512_set1_ps(v) Halves(_mm256_set1_ps(v), _mm256_set1_ps(v)).joined()
@@ -312,6 +365,10 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
   masked_load<uint8_t>(mask, &static_cast<const __m512i&>(shuffled(table, index)))
 #define _mm512_broadcast_i32x4(v) \
   each<int32_t>([x = loaded<Quarter>(&static_cast<const __m128i&>(v))](int i) { return x.lane[i % 4]; })
+#define _mm512_unpacklo_epi8(a, b) unpacked<int8_t>(a, b, 0)
+#define _mm512_unpackhi_epi8(a, b) unpacked<int8_t>(a, b, 8)
+#define _mm512_unpacklo_epi16(a, b) unpacked<int16_t>(a, b, 0)
+#define _mm512_unpackhi_epi16(a, b) unpacked<int16_t>(a, b, 4)
 #define _mm512_unpacklo_epi32(a, b) unpacked<int32_t>(a, b, 0)
 #define _mm512_unpackhi_epi32(a, b) unpacked<int32_t>(a, b, 2)
 #define _mm512_unpacklo_epi64(a, b) unpacked<int64_t>(a, b, 0)
