@@ -126,8 +126,8 @@ struct depthwise_s8_kc_args {
 };
 
 // The same for codes (kRequantized) whose sums do not saturate, whose multipliers are at most 1 and
-// whose values all fit int8; four taps, one below the other, are multiplied at once. Channels have the order of quad_place(). x is
-// readable 64 bytes beyond the last channel.
+// whose values all fit int8; four taps, one below the other, are multiplied at once. Channels of
+// operands have the order of quad_place(). x is readable 64 bytes beyond the last channel.
 struct depthwise_u8_quads_args {
   const int8_t* x;
   int64_t row_stride, column_stride;   // bytes from row to row of taps, from column to column

@@ -23,6 +23,14 @@ SUMMED = {"activation": "static", "output": "i32", "requantize": "dyadic", "x_ze
 SUMMED |= {"y_min": -3000, "y_max": 2**31 - 1}
 
 
+def assert_within(got, expected, bound) -> None:
+    worst = np.argmax(np.abs(got - expected) - bound) if got.size else 0
+    assert np.all(np.abs(got - expected) <= bound), (
+        f"at {np.unravel_index(worst, got.shape)} of {got.shape}: "
+        f"{got.flat[worst]} instead of {expected.flat[worst]} ± {bound.flat[worst]}"
+    )
+
+
 def static_operands(
     rng: np.random.Generator, weight: CodedWeight
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

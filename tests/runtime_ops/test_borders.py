@@ -10,16 +10,13 @@ from qcompile.numerics import matmul
 from qcompile.numerics.conv import Window
 from tests.runtime_ops import products
 from tests.runtime_ops import single_op as one
+from tests.runtime_ops.products import assert_within
 from tests.runtime_ops.single_op import random_weight
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
-
-
-def assert_within(got, expected, bound) -> None:
-    assert (np.abs(got - expected) <= bound).all()
 
 
 @pytest.mark.parametrize("channels", [63, 64, 65, 130])

@@ -11,6 +11,7 @@ from qcompile.numerics.conv import Window
 from qcompile.numerics.weight import CodedWeight
 from tests.runtime_ops import products
 from tests.runtime_ops import single_op as one
+from tests.runtime_ops.products import assert_within
 from tests.runtime_ops.single_op import random_weight
 
 NAMES = list(FORMATS)
@@ -27,14 +28,6 @@ WINDOWS = [
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
-
-
-def assert_within(got, expected, bound) -> None:
-    worst = np.argmax(np.abs(got - expected) - bound) if got.size else 0
-    assert np.all(np.abs(got - expected) <= bound), (
-        f"at {np.unravel_index(worst, got.shape)} of {got.shape}: "
-        f"{got.flat[worst]} instead of {expected.flat[worst]} ± {bound.flat[worst]}"
-    )
 
 
 def block_sizes(format: Format) -> list[tuple[int, int]]:
