@@ -192,31 +192,37 @@ class Ggml:
         return weight, buffer
 
 
-class Product:
-    """y [M, N] = x [M, K] · weightᵀ; a call computes `y` anew. It holds a copy of the weight."""
+class Products:
+    """y [M, N] = x [M, K] · weightᵀ, `count` times, each with a copy of the weight.
+
+    A call computes all anew; `y` is the last one's.
+    """
 
     def __init__(
-        self, ggml: Ggml, kind: str, rows: NDArray[np.uint8], x: NDArray[np.float32]
+        self, ggml: Ggml, kind: str, rows: NDArray[np.uint8], x: NDArray[np.float32], count: int = 1
     ) -> None:
         f, (m, k), n = ggml.f, x.shape, len(rows)
         self._ggml, x = ggml, np.ascontiguousarray(x)
         described = f["ggml_init"](_Memory(_SMALL_BYTES, None, True))
         buffer_type = ggml.buffer_type(kind, k, n)
-        weight, self._buffer = ggml.allocate(described, kind, k, n, buffer_type)
-        f["ggml_backend_tensor_set"](weight, rows.ctypes.data, 0, rows.nbytes)
-        held = f["ggml_init"](_Memory(4 * m * (k + n) + _SMALL_BYTES, None, False))
+        held = f["ggml_init"](_Memory(4 * m * (k + count * n) + _SMALL_BYTES, None, False))
         fed = f["ggml_new_tensor_2d"](held, TYPES["f32"], k, m)
         ctypes.memmove(f["ggml_get_data"](fed), x.ctypes.data, x.nbytes)
-        product = f["ggml_mul_mat"](held, weight, fed)
         graph = f["ggml_new_graph"](held)
-        f["ggml_build_forward_expand"](graph, product)
+        self._buffers = []
+        for _ in range(count):
+            weight, buffer = ggml.allocate(described, kind, k, n, buffer_type)
+            self._buffers.append(buffer)
+            f["ggml_backend_tensor_set"](weight, rows.ctypes.data, 0, rows.nbytes)
+            product = f["ggml_mul_mat"](held, weight, fed)
+            f["ggml_build_forward_expand"](graph, product)
         self._contexts = (described, held)
         self._plan = f["ggml_backend_graph_plan_create"](ggml.backend, graph)
         result = (ctypes.c_float * (m * n)).from_address(f["ggml_get_data"](product))
         self.y = np.ctypeslib.as_array(result).reshape(m, n)
 
     def __call__(self) -> None:
-        """One product; afterwards the threads wait, and take no time from what runs next."""
+        """All products; afterwards the threads wait, and take no time from what runs next."""
         f, ggml = self._ggml.f, self._ggml
         if f["ggml_backend_graph_plan_compute"](ggml.backend, self._plan):
             raise RuntimeError("ggml: a product ended with an error")
@@ -226,6 +232,7 @@ class Product:
     def __del__(self) -> None:
         f = self._ggml.f
         f["ggml_backend_graph_plan_free"](self._ggml.backend, self._plan)
-        f["ggml_backend_buffer_free"](self._buffer)
+        for buffer in self._buffers:
+            f["ggml_backend_buffer_free"](buffer)
         for context in self._contexts:
             f["ggml_free"](context)

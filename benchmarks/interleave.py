@@ -62,13 +62,12 @@ def idle_options(threads: int) -> ort.SessionOptions:
 
 
 def measure(
-    candidates: Sequence[Candidate], rounds: int, seconds: float = math.inf, in_a_row: int = 1
+    candidates: Sequence[Candidate], rounds: int, seconds: float = math.inf
 ) -> dict[str, np.ndarray]:
     """Seconds of every round by name; each round runs all, in an order that alternates.
 
     First everything runs once, for a session's first run is slower. After `seconds` the rounds
-    end where there are FEWEST_ROUNDS. A time is the mean of so many runs `in_a_row`: a single short
-    one would mostly show what the others have left in the caches.
+    end where there are FEWEST_ROUNDS.
     """
     for run in (run for each in candidates for run in each.runs):
         run()
@@ -78,11 +77,8 @@ def measure(
         if turn >= FEWEST_ROUNDS and time.perf_counter() > end:
             break
         for each in candidates if turn % 2 else reversed(candidates):
-            numbers = range(turn * in_a_row, (turn + 1) * in_a_row)
-            runs = [each.runs[number % len(each.runs)] for number in numbers]
+            run = each.runs[turn % len(each.runs)]
             start = time.perf_counter()
-            for run in runs:
-                run()
-            passed = time.perf_counter() - start
-            times[each.name].append(passed * each.scale / in_a_row)
+            run()
+            times[each.name].append((time.perf_counter() - start) * each.scale)
     return {name: np.array(row) for name, row in times.items()}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.ggml import Ggml, Product
+from benchmarks.ggml import Ggml, Products
 from benchmarks.kernel_rows import Row
 from benchmarks.work import Peer, Run, rotated
 
@@ -47,8 +47,8 @@ def _runs(kind: str, row: Row, threads: int) -> list[Run]:
     rows = np.tile(ggml.quantize(kind, floats), (row.n // PANEL, 1))
     x = row.inputs()
 
-    def build() -> Run:
-        return Product(ggml, kind, rows, x)
+    def build(count: int) -> Run:
+        return Products(ggml, kind, rows, x, count)
 
     return rotated(rows.nbytes, build, is_decode=row.m == 1)
 

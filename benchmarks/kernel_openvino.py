@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO's weight-compressed products for benchmarks.kernels (extra `bench`).
 
-Integer weights of 8 or 4 bits × a scale of 16 bits, and zero points where the row has them. The
-compiled models of decode share the constant, but each packs weights of its own (16 MB at 8 bits).
+Integer weights of 8 or 4 bits × a scale of 16 bits, and zero points where the row has them.
 """
 
 import functools
@@ -27,7 +26,7 @@ def openvino_peers(row: Row, threads: int) -> Iterator[Peer]:
 def _runs(row: Row, bits: int, threads: int) -> list[Run]:
     import openvino as ov
 
-    core, model, x = ov.Core(), _model(row, bits), row.inputs()
+    core, x = ov.Core(), row.inputs()
     options = cpu_options(threads) | {
         # 0 keeps the activations in floats.
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": (
@@ -35,8 +34,8 @@ def _runs(row: Row, bits: int, threads: int) -> list[Run]:
         ),
     }
 
-    def build() -> Run:
-        compiled = core.compile_model(model, "CPU", options)
+    def build(count: int) -> Run:
+        compiled = core.compile_model(_model(row, bits, count), "CPU", options)
         return bound_request(compiled.create_infer_request(), {"x": x})
 
     return rotated(row.k * row.n * bits // 8, build, is_decode=row.m == 1)
@@ -64,7 +63,18 @@ def bound_request(request: Any, feed: dict[str, NDArray]) -> Run:
     return run
 
 
-def _model(row: Row, bits: int) -> object:
+def _model(row: Row, bits: int, count: int) -> object:
+    """So many products of x."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    x = ops.parameter([row.m, row.k], np.float32)
+    x.output(0).set_names({"x"})
+    products = [ops.matmul(x, _weight(row, bits), False, True) for _ in range(count)]
+    return ov.Model(products, [x], "products")
+
+
+def _weight(row: Row, bits: int) -> object:
     """The pattern that OpenVINO keeps compressed: codes, less zero points, times scales."""
     import openvino as ov
     from openvino import opset13 as ops
@@ -80,10 +90,7 @@ def _model(row: Row, bits: int) -> object:
         weight = ops.subtract(weight, ops.convert(ops.constant(zeros, kind), np.float16))
     scales = rng.uniform(0.01, 0.3, (*blocks, 1)).astype(np.float16)
     weight = ops.reshape(ops.multiply(weight, ops.constant(scales)), [row.n, row.k], False)
-    x = ops.parameter([row.m, row.k], np.float32)
-    x.output(0).set_names({"x"})
-    product = ops.matmul(x, ops.convert(weight, np.float32), False, True)
-    return ov.Model([product], [x], "product")
+    return ops.convert(weight, np.float32)
 
 
 def version() -> str:

@@ -3,15 +3,20 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import GraphProto, TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from benchmarks.convolutions import bound, plain_session
+from benchmarks.convolutions import bound
+from benchmarks.interleave import idle_options
 from benchmarks.kernel_rows import Row
 from benchmarks.work import Peer, Run, rotated
+
+Node = tuple[str, dict[str, Any]]  # an operator and its attributes
+Constants = dict[str, NDArray]  # "w", of which each product has its own, and what they share
 
 
 def ort_peers(row: Row, threads: int) -> Iterator[Peer]:
@@ -36,55 +41,65 @@ def _peer(
     threads: int,
     num_bytes: int,
     key: tuple[object, ...],
-    graph: Callable[[Row], GraphProto],
+    product: Callable[[Row], tuple[Node, Constants]],
 ) -> Peer:
     def build() -> list[Run]:
-        x = row.inputs()
-        feed: dict[str, NDArray] = {"x": x}
+        x: NDArray = row.inputs()
         if "MatMulInteger" in name:
-            feed = {"x": np.clip(x * 30 + 128, 0, 255).astype(np.uint8)}
-        made = graph(row)  # sessions copy the weights
+            x = np.clip(x * 30 + 128, 0, 255).astype(np.uint8)
+        node, constants = product(row)
 
-        def one_copy() -> Run:
-            return bound(plain_session(made, threads), feed)
+        def run_of(count: int) -> Run:
+            model = products_model(node, x, constants, count)  # sessions copy the weights
+            session = ort.InferenceSession(
+                model, idle_options(threads), providers=["CPUExecutionProvider"]
+            )
+            return bound(session, {"x": x})
 
-        return rotated(num_bytes, one_copy, is_decode=row.m == 1)
+        return rotated(num_bytes, run_of, is_decode=row.m == 1)
 
     return Peer(name, (*row.shape, *key), build)
 
 
-def _graph(
-    row: Row, node: tuple[str, dict[str, object]], constants: dict[str, NDArray], x: int, y: int
-) -> GraphProto:
-    """x and the constants through one operator."""
+def products_model(node: Node, x: NDArray, constants: Constants, count: int) -> bytes:
+    """So many products of x, each with a weight and an output of its own, as a serialized model.
+
+    The weights differ, for ONNX Runtime shares the memory of equal ones.
+    """
     op, attributes = node
-    nodes = [helper.make_node(op, ["x", *constants], ["y"], **attributes)]
-    arrays = [numpy_helper.from_array(v, k) for k, v in constants.items()]
-    value = helper.make_tensor_value_info
-    return helper.make_graph(
-        nodes, "g", [value("x", x, [row.m, row.k])], [value("y", y, None)], arrays
-    )
+    shared = [name for name in constants if name != "w"]
+    nodes, outputs, weights = [], [], []
+    for i in range(count):
+        nodes.append(helper.make_node(op, ["x", f"w{i}", *shared], [f"y{i}"], **attributes))
+        kind = helper.np_dtype_to_tensor_dtype(
+            np.dtype(np.int32 if x.dtype == np.uint8 else np.float32)
+        )
+        outputs.append(helper.make_tensor_value_info(f"y{i}", kind, None))
+        weights.append(numpy_helper.from_array(np.roll(constants["w"], i), f"w{i}"))
+    fed = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+    held = [numpy_helper.from_array(constants[name], name) for name in shared]
+    graph = helper.make_graph(nodes, "products", [fed], outputs, [*weights, *held])
+    domains = {"": 21, "com.microsoft": 1, "com.qcompile": 1}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
 
-def _float(row: Row) -> GraphProto:
+def _float(row: Row) -> tuple[Node, Constants]:
     w = np.random.default_rng(0).standard_normal((row.k, row.n), dtype=np.float32)
-    return _graph(row, ("MatMul", {}), {"w": w}, TensorProto.FLOAT, TensorProto.FLOAT)
+    return ("MatMul", {}), {"w": w}
 
 
-def _integer(row: Row, op: str) -> GraphProto:
+def _integer(row: Row, op: str) -> tuple[Node, Constants]:
     w = np.random.default_rng(0).integers(-127, 128, (row.k, row.n)).astype(np.int8)
     if op == "MatMulInteger":
-        constants: dict[str, NDArray] = {"w": w, "zero": np.array(128, np.uint8)}
-        return _graph(row, (op, {}), constants, TensorProto.UINT8, TensorProto.INT32)
-    constants = {"w": w, "s": np.full(row.n, 0.01, np.float32)}
-    node = (op, {"domain": "com.microsoft"})
-    return _graph(row, node, constants, TensorProto.FLOAT, TensorProto.FLOAT)
+        return (op, {}), {"w": w, "zero": np.array(128, np.uint8)}
+    return (op, {"domain": "com.microsoft"}), {"w": w, "s": np.full(row.n, 0.01, np.float32)}
 
 
-def _n_bits(row: Row, bits: int, level: int) -> GraphProto:
+def _n_bits(row: Row, bits: int, level: int) -> tuple[Node, Constants]:
     rng, blocks = np.random.default_rng(0), row.k // row.peer_block
     held = (row.n, blocks, row.peer_block * bits // 8)
-    constants: dict[str, NDArray] = {
+    constants: Constants = {
         "w": rng.integers(0, 256, held).astype(np.uint8),
         "s": rng.uniform(0.01, 0.3, row.n * blocks).astype(np.float32),
     }
@@ -98,8 +113,7 @@ def _n_bits(row: Row, bits: int, level: int) -> GraphProto:
         "block_size": row.peer_block,
         "accuracy_level": level,
     }
-    node = ("MatMulNBits", attributes)
-    return _graph(row, node, constants, TensorProto.FLOAT, TensorProto.FLOAT)
+    return ("MatMulNBits", attributes), constants
 
 
 def versions() -> str:

@@ -3,12 +3,12 @@
 
 import numpy as np
 import onnxruntime as ort
-from onnx import TensorProto
 
 from benchmarks.convolutions import bound
 from benchmarks.interleave import Candidate, idle_options
+from benchmarks.kernel_ort import products_model
 from benchmarks.kernel_rows import Row
-from benchmarks.work import OURS, Run, rotated
+from benchmarks.work import DECODE_PRODUCTS, OURS, Run, rotated
 from qcompile import runtime_ops
 from qcompile.formats import get
 from qcompile.layouts.n16k4 import pack
@@ -27,13 +27,14 @@ def ours(row: Row, threads: int) -> Candidate:
     if row.activation == "dynamic":
         attributes["activation_bits"] = 8
     packed, x = np.tile(pack(weight), row.n // PANEL), row.inputs()
-    model = one.build("QMatMul", [x, packed], attributes, [(TensorProto.FLOAT, 2)])
-    content = model.SerializeToString()
+    node = ("QMatMul", attributes | {"domain": "com.qcompile"})
 
-    def build() -> Run:
+    def build(count: int) -> Run:
         options = idle_options(threads)
         runtime_ops.register(options)
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return bound(session, {"input_0": x})
+        model = products_model(node, x, {"w": packed}, count)
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return bound(session, {"x": x})
 
-    return Candidate(OURS, rotated(packed.size, build, is_decode=row.m == 1))
+    runs = rotated(packed.size, build, is_decode=row.m == 1)
+    return Candidate(OURS, runs, 1 / DECODE_PRODUCTS if row.m == 1 else 1.0)

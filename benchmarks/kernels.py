@@ -7,7 +7,7 @@
 A row times ours, every peer and the probe of its limit in turn, in N rounds, or for S seconds where
 16 rounds are done by then. A goal is a ratio; "too noisy" stands where the 95 % interval of the
 measured ratio holds the goal. Decode rotates its weights through 512 MB at least, so that they come
-from memory, and takes the mean of eight products in a row.
+from memory; a run of it is a model of eight products, and its time that of one.
 """
 
 import argparse
@@ -27,12 +27,11 @@ from benchmarks.kernel_ours import ours
 from benchmarks.kernel_rows import ROWS, Row
 from benchmarks.limits import Limits
 from benchmarks.model_rows import MODEL_ROWS, Models, model_work
-from benchmarks.work import LIMIT, OURS, PEERS, Kept, Peer, Work
+from benchmarks.work import DECODE_PRODUCTS, LIMIT, OURS, PEERS, Kept, Peer, Work
 from qcompile import runtime_ops
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 HAS_LLAMA = ggml.library_folder() is not None
-DECODE_RUNS = 8  # in a row, as the layers of a decoder
 
 
 def product_work(row: Row, threads: int, limits: Limits) -> Work:
@@ -47,8 +46,8 @@ def product_work(row: Row, threads: int, limits: Limits) -> Work:
 
     run = functools.partial(ours, row, threads)
     peers = tuple(product_peers(row, threads))
-    in_a_row = DECODE_RUNS if row.m == 1 else 1
-    return Work(row.name, row.factor, row.against, run, peers, limit, in_a_row=in_a_row)
+    products = DECODE_PRODUCTS if row.m == 1 else 1
+    return Work(row.name, row.factor, row.against, run, peers, limit, products=products)
 
 
 def product_peers(row: Row, threads: int) -> Iterator[Peer]:
@@ -177,8 +176,8 @@ def main() -> None:
 
 def timed(work: Work, kept: Kept, rounds: int, seconds: float) -> dict[str, Any]:
     """A line: ours, the peers, and last the limit."""
-    runs = [work.ours(), *kept.candidates(work.peers), work.limit()]
-    found = judge(work, measure(runs, rounds, seconds, work.in_a_row)) | work.facts()
+    runs = [work.ours(), *kept.candidates(work), work.limit()]
+    found = judge(work, measure(runs, rounds, seconds)) | work.facts()
     kept.release(work.peers)
     return found
 

@@ -18,6 +18,9 @@ LIMIT = "limit"
 OURS = "ours"
 
 Run = Callable[[], object]
+# Of a run of decode, one after the other, as the layers of a decoder: a session of a single short
+# product would mostly show what starting one costs.
+DECODE_PRODUCTS = 8
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Peer:
 class Work:
     """Our time is to be `factor` × `against` at most: LIMIT, PEERS or the start of a name.
 
-    facts: what else there is to say, for the table and the JSON. in_a_row: runs of one time.
+    facts: what else there is to say, for the table and the JSON. products: of a run of ours or of
+    a peer; times are those of one.
     """
 
     name: str
@@ -51,7 +55,7 @@ class Work:
     peers: tuple[Peer, ...]
     limit: Callable[[], Candidate]
     facts: Callable[[], dict[str, Any]] = dict
-    in_a_row: int = 1
+    products: int = 1
 
 
 class Kept:
@@ -61,13 +65,13 @@ class Kept:
         self._uses = Counter(peer.identity for work in works for peer in work.peers)
         self._runs: dict[tuple[object, ...], Sequence[Run]] = {}
 
-    def candidates(self, peers: Iterable[Peer]) -> list[Candidate]:
-        """Of a line, those that are missing built now."""
+    def candidates(self, work: Work) -> list[Candidate]:
+        """The peers of a line, those that are missing built now."""
         found = []
-        for peer in peers:
+        for peer in work.peers:
             if peer.identity not in self._runs:
                 self._runs[peer.identity] = peer.build()
-            found.append(Candidate(peer.name, self._runs[peer.identity]))
+            found.append(Candidate(peer.name, self._runs[peer.identity], 1 / work.products))
         return found
 
     def release(self, peers: Iterable[Peer]) -> None:
@@ -78,6 +82,13 @@ class Kept:
                 del self._runs[peer.identity]
 
 
-def rotated(num_bytes: int, build: Callable[[], Run], *, is_decode: bool) -> list[Run]:
-    """So many copies that decode reads its weights from memory; one for other work."""
-    return [build() for _ in range(-(-ROTATED_BYTES // num_bytes) if is_decode else 1)]
+def rotated(num_bytes: int, build: Callable[[int], Run], *, is_decode: bool) -> list[Run]:
+    """`build` makes a run of so many products, each with its own weight of `num_bytes`.
+
+    Decode has so many that it reads its weights from memory; other work is one product.
+    """
+    if not is_decode:
+        return [build(1)]
+    return [
+        build(DECODE_PRODUCTS) for _ in range(-(-ROTATED_BYTES // (num_bytes * DECODE_PRODUCTS)))
+    ]

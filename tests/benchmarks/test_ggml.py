@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.ggml import TYPES, Product, library_folder
+from benchmarks.ggml import TYPES, Products, library_folder
 from benchmarks.kernel_llama import shared
 
 K, N = 512, 72
@@ -18,7 +18,7 @@ def product(kind: str, m: int, threads: int) -> tuple[NDArray, NDArray, NDArray]
     rng, ggml = np.random.default_rng(m), shared(threads)
     rows = ggml.quantize(kind, rng.standard_normal((N, K), dtype=np.float32))
     x = rng.choice(np.array([-1, 1], np.float32), (m, K))
-    run = Product(ggml, kind, rows, x)
+    run = Products(ggml, kind, rows, x)
     run()
     return x.astype(np.float64), ggml.dequantize(kind, rows, K).astype(np.float64), run.y.copy()
 
@@ -50,7 +50,7 @@ def test_product_is_that_of_the_dequantized_weights(kind: str, m: int, threads: 
 def test_a_second_run_gives_the_same() -> None:
     ggml, rng = shared(1), np.random.default_rng(0)
     rows = ggml.quantize("q4_0", rng.standard_normal((N, K), dtype=np.float32))
-    run = Product(ggml, "q4_0", rows, rng.standard_normal((2, K), dtype=np.float32))
+    run = Products(ggml, "q4_0", rows, rng.standard_normal((2, K), dtype=np.float32))
     run()
     first = run.y.copy()
     run.y[:] = 0

@@ -12,7 +12,7 @@ from benchmarks.kernel_ort import ort_peers
 from benchmarks.kernel_rows import ROWS, Row
 from benchmarks.kernels import judge
 from benchmarks.model_rows import MODEL_ROWS, ModelRow, Models, model_work
-from benchmarks.work import LIMIT, Kept, Peer, Run, Work, rotated
+from benchmarks.work import DECODE_PRODUCTS, LIMIT, Kept, Peer, Run, Work, rotated
 
 
 def work(name: str, against: str, peers: tuple[Peer, ...]) -> Work:
@@ -41,10 +41,10 @@ def test_shared_peers_are_built_once_and_go_after_their_last_line() -> None:
     second = work("2", LIMIT, (peer("a", 1), peer("b", 2)))
     kept = Kept([first, second])
     assert built == []
-    held = [weakref.ref(each.runs[0]) for each in kept.candidates(first.peers)]
+    held = [weakref.ref(each.runs[0]) for each in kept.candidates(first)]
     kept.release(first.peers)
     assert [each() is None for each in held] == [False, True]
-    again = [weakref.ref(each.runs[0]) for each in kept.candidates(second.peers)]
+    again = [weakref.ref(each.runs[0]) for each in kept.candidates(second)]
     assert built == ["a", "b", "b"]
     assert again[0]() is held[0]()
     kept.release(second.peers)
@@ -64,11 +64,12 @@ def test_asymmetric_peers_are_not_those_of_symmetric_rows() -> None:
 
 
 def test_decode_reads_512_mb_before_a_copy_comes_again() -> None:
-    def build() -> Run:
-        return lambda: None
+    def build(count: int) -> Run:
+        return lambda: count
 
-    assert len(rotated(100 << 20, build, is_decode=True)) == 6
-    assert len(rotated(100 << 20, build, is_decode=False)) == 1
+    counts = [run() for run in rotated(10 << 20, build, is_decode=True)]
+    assert counts == [DECODE_PRODUCTS] * 7
+    assert [run() for run in rotated(10 << 20, build, is_decode=False)] == [1]
 
 
 def test_our_other_widths_are_a_goal_and_no_peer() -> None:
@@ -96,7 +97,7 @@ def test_a_model_runs_in_all_ways(row: ModelRow) -> None:
 
     line = model_work(row, models, Free(), has_openvino=False)
     assert line.limit().scale > 1e4  # integer products
-    for candidate in (line.ours(), *Kept([line]).candidates(line.peers)):
+    for candidate in (line.ours(), *Kept([line]).candidates(line)):
         (outputs,) = candidate.runs[0]()
         assert outputs.shape[0] == 1 and np.ptp(outputs) > 0
     facts = line.facts()

@@ -17,15 +17,15 @@ pytest.importorskip("openvino")
 M, K, N = 3, 256, 64
 
 
-def weight(row: Row, bits: int) -> NDArray[np.float64]:
-    """[N, K]: what the constants of the row mean, drawn as there."""
+def weight(row: Row, bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[N, K]: what the constants of the row mean, drawn as there, and |code| + |zero| as much."""
     rng, block = np.random.default_rng(0), row.block or K
     low, high = (0, 16) if row.asymmetric else (-7, 8)
     codes = rng.integers(low, high, (N, K // block, block)).astype(np.float64)
-    if row.asymmetric:
-        codes -= rng.integers(low, high, (N, K // block, 1))
-    scales = rng.uniform(0.01, 0.3, (N, K // block, 1)).astype(np.float16)
-    return (codes * scales.astype(np.float64)).reshape(N, K)
+    zeros = rng.integers(low, high, (N, K // block, 1)) if row.asymmetric else np.zeros(1)
+    scales = rng.uniform(0.01, 0.3, (N, K // block, 1)).astype(np.float16).astype(np.float64)
+    parts = (codes - zeros) * scales, (np.abs(codes) + np.abs(zeros)) * scales
+    return parts[0].reshape(N, K), parts[1].reshape(N, K)
 
 
 @pytest.mark.parametrize("asymmetric", [False, True])
@@ -35,10 +35,12 @@ def test_product_of_floats(name: str, bits: int, block: int, asymmetric: bool) -
     (peer,) = openvino_peers(row, 1)
     (run,) = peer.build()
     gc.collect()
-    x, w = row.inputs().astype(np.float64), weight(row, bits)
+    x = row.inputs().astype(np.float64)
+    w, parts = weight(row, bits)
     (y,) = run().values()
-    # Weights of two roundings to 11 bits (the float16 of the pattern), sums of K terms in float32.
-    bound = (2 * 2.0**-11 + 2 * K * 2.0**-24) * (np.abs(x) @ np.abs(w).T)
+    # Weights of two roundings to 11 bits (the float16 of the pattern; with AVX-512 code and zero
+    # point are scaled each by itself), sums of K terms in float32.
+    bound = (2 * 2.0**-11 + 2 * K * 2.0**-24) * (np.abs(x) @ parts.T)
     assert (np.abs(y - x @ w.T) <= bound).all()
     where = np.unravel_index(np.argmax(np.abs(w)), w.shape)
     w[where] *= -1  # one weight of the other sign must not pass
