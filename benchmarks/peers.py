@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same models through other quantizers and qcompile: accuracy, size, compile cost, speed.
 
-    QC_DATA=… QC_PEERS=nncf=/venv/bin/python,quark=… python -m benchmarks.peers \\
-        [--models resnet20,kws] [--tools ort,qcompile] [--limit 1000] [--seconds 5] [--json]
+    QC_DATA=… python -m benchmarks.peers --environments FOLDER [--install] \\
+        [--models resnet20,kws] [--settings w8a8,w4a4/8] [--tools ort,qcompile] [--limit 1000]
+        [--seconds 5] [--json]
 
-Every tool runs in a process of its own, with the interpreter that QC_PEERS names or this one, on
-the same 128 calibration samples. The seconds are those of its call without imports, with its own
-number of threads; the peak is that of the whole process. Then ONNX Runtime (of this interpreter)
-runs every result on the same samples: the difference is paired, ± its standard error, and the speed
-is the ratio of medians to float32, all of them round-robin with batch 1 and one thread.
+Every tool runs in a process of its own, with the interpreter of its environment (--install makes
+those that are missing) or this one, on the same 128 calibration samples. The seconds are those of
+its call without imports, with its own number of threads; the peak is that of the whole process.
+Then ONNX Runtime (of this interpreter) runs every result on the same samples: the difference is
+paired, ± its standard error, and the speed is the ratio of medians to float32, all of them
+round-robin with batch 1 and one thread. Below the table qcompile is held against the lower of each
+peer and the float model: "better" and "worse" where the 95 % interval of the paired difference says
+so.
+
+A setting is a preset and the bits of the first and last layer: w4a8 (as the rest), w4a4/8. Tools
+other than qcompile leave edges of other bits in floats.
 """
 
 import argparse
@@ -16,10 +23,9 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +35,19 @@ import onnxruntime as ort
 import qcompile
 from benchmarks.networks import measure, plain
 from benchmarks.peer_data import CALIBRATION, CASES, Samples, score
+from benchmarks.peer_tools import PACKAGES, install, installed, interpreters
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {
-    "ort": "onnxruntime",
-    "nncf": "nncf",
-    "quark": "amd-quark",
-    "onnxsim": "onnxsim",
-    "qcompile": "qcompile",
-}
 # By the metric: image models in 8 bits, language models in 4-bit weights of blocks of 32.
-WAYS = {"loss": ("nbits", "w4a16"), "top-1, %": ("static", "w8a8")}
+SETTINGS = {"loss": "w4a16", "top-1, %": "w8a8"}
 
 
 @dataclass
 class Row:
-    """What one tool did with one model; error instead of the figures where it failed."""
+    """What one tool did with one model; error instead of the figures where it failed.
+
+    against: of qcompile, tool → the paired difference in its favour, and the standard error.
+    """
 
     model: str
     tool: str
@@ -58,13 +61,7 @@ class Row:
     peak_bytes: int | None = None
     speed: float | None = None
     error: str | None = None
-
-
-def installed(tool: str, python: str) -> str | None:
-    """The version of a tool in the environment of an interpreter."""
-    code = f"import importlib.metadata as m; print(m.version({PACKAGES[tool]!r}))"
-    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
-    return found.stdout.strip() if found.returncode == 0 else None
+    against: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def quantize(row: Row, python: str, way: str, model: Path, samples: Path, output: Path) -> None:
@@ -101,18 +98,20 @@ def session(output: Path) -> ort.InferenceSession:
     return qcompile.load(artifact, 1) if artifact.exists() else plain(output / "model.onnx", 1)
 
 
-def attempts(tools: dict[str, str], metric: str) -> Iterator[tuple[str, str, str, str]]:
-    """Tool, label, interpreter, way."""
-    static, preset = WAYS[metric]
+def attempts(tools: dict[str, str], setting: str) -> Iterator[tuple[str, str, str, str]]:
+    """Tool, label, interpreter, setting; target ort has no narrow convolutions."""
+    targets = ("cpu", "ort") if setting in SETTINGS.values() else ("cpu",)
     for tool, python in tools.items():
         if tool == "qcompile":
-            for target in ("cpu", "ort"):
-                yield tool, f"{tool} {target} {preset}", python, f"{target}:{preset}"
+            for target in targets:
+                yield tool, f"{tool} {target} {setting}", python, f"{setting}:{target}"
         else:
-            yield tool, f"{tool} {static}", python, static
+            yield tool, f"{tool} {setting}", python, setting
 
 
-def rows_of(name: str, tools: dict[str, str], data: Path, limit: int, seconds: float) -> list[Row]:
+def rows_of(
+    name: str, setting: str, tools: dict[str, str], data: Path, limit: int, seconds: float
+) -> list[Row]:
     """Every tool on one model; the first row is the float model."""
     case = CASES[name]
     model, samples = data / case.file, case.read(data, limit)
@@ -122,7 +121,7 @@ def rows_of(name: str, tools: dict[str, str], data: Path, limit: int, seconds: f
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "samples.npz"
         np.savez(inputs, **{found["float"].get_inputs()[0].name: samples.calibration})
-        for number, (tool, label, python, way) in enumerate(attempts(tools, case.metric)):
+        for number, (tool, label, python, way) in enumerate(attempts(tools, setting)):
             version, output = installed(tool, python), Path(folder) / str(number)
             row = Row(name, label, version or "", count)
             rows.append(row)
@@ -148,10 +147,38 @@ def _compare(
     times = measure(found, feed, seconds)
     for row in rows:
         if row.tool in found:
-            difference = scores[row.tool] - scores["float"]
-            row.value, row.difference = float(scores[row.tool].mean()), float(difference.mean())
-            row.standard_error = float(difference.std(ddof=1) / len(difference) ** 0.5)
+            row.value = float(scores[row.tool].mean())
+            row.difference, row.standard_error = paired(scores[row.tool], scores["float"])
             row.speed = times["float"] / times[row.tool]
+    sign = -1 if metric == "loss" else 1
+    peers = [tool for tool in found if tool != "float" and not tool.startswith("qcompile")]
+    for row in rows:
+        if not row.tool.startswith("qcompile") or row.tool not in found:
+            continue
+        for peer in peers:
+            lower = min((peer, "float"), key=lambda tool: sign * scores[tool].mean())
+            row.against[peer] = paired(sign * scores[row.tool], sign * scores[lower])
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """The mean of a − b and its standard error.
+
+    >>> paired(np.array([3.0, 5.0]), np.array([1.0, 1.0]))
+    (3.0, 1.0)
+    """
+    difference = a - b
+    return float(difference.mean()), float(difference.std(ddof=1) / len(difference) ** 0.5)
+
+
+def verdict(difference: float, standard_error: float) -> str:
+    """In words, at 95 %.
+
+    >>> [verdict(d, 1.0) for d in (3.0, 1.0, -3.0)]
+    ['better', 'equal within the noise', 'worse']
+    """
+    if abs(difference) <= 1.96 * standard_error:
+        return "equal within the noise"
+    return "better" if difference > 0 else "worse"
 
 
 def show(rows: list[Row]) -> None:
@@ -166,6 +193,10 @@ def show(rows: list[Row]) -> None:
     )
     for row in rows:
         print(f"{row.tool:20} {row.version:8}" + (f"  {row.error}" if row.error else _cells(row)))
+    for row in rows:
+        for peer, (difference, error) in row.against.items():
+            text = f"{verdict(difference, error)} ({difference:+.3f} ± {error:.3f})"
+            print(f"  {row.tool} against the lower of {peer} and float: {text}")
 
 
 WIDTHS = (10, 20, 9, 11, 9, 11)
@@ -183,14 +214,6 @@ def _cells(row: Row) -> str:
     return "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
 
 
-def interpreters(text: str, chosen: list[str]) -> dict[str, str]:
-    """Tool → its interpreter, this one where QC_PEERS does not name it."""
-    named = dict(part.split("=", 1) for part in text.split(",") if part)
-    if unknown := sorted({*named, *chosen} - {*PACKAGES}):
-        raise SystemExit(f"unknown tools {', '.join(unknown)}: there are {', '.join(PACKAGES)}")
-    return {tool: named.get(tool, sys.executable) for tool in PACKAGES if tool in chosen}
-
-
 def chosen_models(names: str | None, data: Path) -> list[str]:
     """Those asked for, or all that are in the folder."""
     if names is None:
@@ -204,7 +227,10 @@ def main() -> None:
     """Print one table a model, or all rows as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", help="names with commas between them; default: all found")
+    parser.add_argument("--settings", help="default: w8a8, of language models w4a16")
     parser.add_argument("--tools", default=",".join(PACKAGES))
+    parser.add_argument("--environments", type=Path, help="a folder with one a tool")
+    parser.add_argument("--install", action="store_true", help="make the environments")
     parser.add_argument("--limit", type=int, default=10_000, help="samples to score")
     parser.add_argument("--seconds", type=float, default=5.0, help="to time a model")
     parser.add_argument("--json", action="store_true")
@@ -212,13 +238,17 @@ def main() -> None:
     if "QC_DATA" not in os.environ:
         raise SystemExit("QC_DATA is not set: this benchmark needs its models and data")
     data = Path(os.environ["QC_DATA"])
-    tools = interpreters(os.environ.get("QC_PEERS", ""), arguments.tools.split(","))
+    chosen = arguments.tools.split(",")
+    if arguments.install and arguments.environments is not None:
+        install(arguments.environments, chosen)
+    tools = interpreters(arguments.environments, chosen)
     everything = []
     for name in chosen_models(arguments.models, data):
-        rows = rows_of(name, tools, data, arguments.limit, arguments.seconds)
-        everything += [asdict(row) for row in rows]
-        if not arguments.json:
-            show(rows)
+        for setting in (arguments.settings or SETTINGS[CASES[name].metric]).split(","):
+            rows = rows_of(name, setting, tools, data, arguments.limit, arguments.seconds)
+            everything += [asdict(row) for row in rows]
+            if not arguments.json:
+                show(rows)
     if arguments.json:
         print(json.dumps(everything, indent=1))
 
