@@ -3,7 +3,7 @@
 
     QC_DATA=… python -m benchmarks.peers --environments FOLDER [--install] \\
         [--models resnet20,kws] [--settings w8a8,w4a4/8] [--tools ort,qcompile] [--limit 1000]
-        [--seconds 5] [--json]
+        [--seconds 5] [--outputs FOLDER] [--json]
 
 Every tool runs in a process of its own, with the interpreter of its environment (--install makes
 those that are missing) or this one, on the same 128 calibration samples. The seconds are those of
@@ -14,6 +14,8 @@ round-robin with batch 1 and one thread. Below the table qcompile is held agains
 peer and the float model: "better" and "worse" where the 95 % interval of the paired difference says
 so.
 
+--outputs keeps the quantized models, and takes those that are there.
+
 A setting is a preset and the bits of the first and last layer: w4a8 (as the rest), w4a4/8. Tools
 other than qcompile leave edges of other bits in floats.
 """
@@ -22,6 +24,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +42,7 @@ from benchmarks.peer_tools import PACKAGES, install, installed, interpreters
 
 ROOT = Path(__file__).resolve().parent.parent
 # By the metric: image models in 8 bits, language models in 4-bit weights of blocks of 32.
+COSTS = "costs.json"
 SETTINGS = {"loss": "w4a16", "top-1, %": "w8a8"}
 
 
@@ -65,23 +69,39 @@ class Row:
 
 
 def quantize(row: Row, python: str, way: str, model: Path, samples: Path, output: Path) -> None:
-    """Run the script of the tool; the row gets the costs or the error."""
-    output.mkdir()
+    """Run the script of the tool, unless it has; the row gets the costs or the error."""
+    kept = output / COSTS
+    if kept.exists():
+        costs = json.loads(kept.read_text(encoding="utf-8"))
+    else:
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir(parents=True)
+        costs = run_script(row, python, way, model, samples, output)
+        kept.write_text(json.dumps(costs), encoding="utf-8")
+    row.error = costs.get("error")
+    if row.error is None:
+        row.seconds, row.peak_bytes = costs["seconds"], costs["peak_bytes"]
+        row.num_bytes = _num_bytes(output)
+
+
+def run_script(
+    row: Row, python: str, way: str, model: Path, samples: Path, output: Path
+) -> dict[str, Any]:
+    """seconds and peak_bytes, or the error."""
     script = f"benchmarks.peer_{row.tool.split()[0]}"
     command = [python, "-m", script, str(model), str(samples), str(output), way]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        row.error = _reason(done.stderr) or f"exit status {done.returncode}"
-        return
-    costs = json.loads(done.stdout.splitlines()[-1])
-    row.seconds, row.peak_bytes = costs["seconds"], costs["peak_bytes"]
-    row.num_bytes = _num_bytes(output)
+        return {"error": _reason(done.stderr) or f"exit status {done.returncode}"}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def _reason(stderr: str) -> str:
     """The message of the exception, which may have several lines, on one."""
     heads = list(re.finditer(r"^[\w.]*(Error|Exception)\b", stderr, re.MULTILINE))
-    text = stderr[heads[-1].start() :] if heads else stderr[-200:]
+    start = stderr.rfind("not offered:")
+    text = stderr[heads[-1].start() if heads else start if start >= 0 else -200 :]
     return " ".join(text.split())
 
 
@@ -89,7 +109,8 @@ def _num_bytes(output: Path) -> int:
     """Of the model and its weights, without qcompile's library and manifest."""
     if (output / "model.qc").exists():
         return qcompile.Artifact.read(output / "model.qc").model_bytes
-    return sum(file.stat().st_size for file in output.iterdir() if file.is_file())
+    files = [file for file in output.iterdir() if file.is_file() and file.name != COSTS]
+    return sum(file.stat().st_size for file in files)
 
 
 def session(output: Path) -> ort.InferenceSession:
@@ -110,31 +131,32 @@ def attempts(tools: dict[str, str], setting: str) -> Iterator[tuple[str, str, st
 
 
 def rows_of(
-    name: str, setting: str, tools: dict[str, str], data: Path, limit: int, seconds: float
+    name: str, setting: str, tools: dict[str, str], data: Path, outputs: Path, chosen: Any
 ) -> list[Row]:
     """Every tool on one model; the first row is the float model."""
     case = CASES[name]
-    model, samples = data / case.file, case.read(data, limit)
+    model, samples = data / case.file, case.read(data, chosen.limit)
     count = len(samples.labels)
     found = {"float": plain(model, 1)}
     rows = [Row(name, "float", ort.__version__, count, num_bytes=model.stat().st_size)]
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = Path(folder) / "samples.npz"
-        np.savez(inputs, **{found["float"].get_inputs()[0].name: samples.calibration})
-        for number, (tool, label, python, way) in enumerate(attempts(tools, setting)):
-            version, output = installed(tool, python), Path(folder) / str(number)
-            row = Row(name, label, version or "", count)
-            rows.append(row)
-            if version is None:
-                row.error = "not installed"
-                continue
-            quantize(row, python, way, model, inputs, output)
-            if row.error is None:
-                try:
-                    found[label] = session(output)
-                except Exception as error:  # ORT has no public base class of its errors
-                    row.error = f"does not load: {str(error).splitlines()[0]}"
-        _compare(rows, found, samples, case.metric, seconds)
+    inputs = outputs / name / "samples.npz"
+    inputs.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(inputs, **{found["float"].get_inputs()[0].name: samples.calibration})
+    for tool, label, python, way in attempts(tools, setting):
+        version = installed(tool, python)
+        output = inputs.parent / label.replace(" ", "_").replace("/", "_")
+        row = Row(name, label, version or "", count)
+        rows.append(row)
+        if version is None:
+            row.error = "not installed"
+            continue
+        quantize(row, python, way, model, inputs, output)
+        if row.error is None:
+            try:
+                found[label] = session(output)
+            except Exception as error:  # ORT has no public base class of its errors
+                row.error = f"does not load: {str(error).splitlines()[0]}"
+    _compare(rows, found, samples, case.metric, chosen.seconds)
     return rows
 
 
@@ -233,6 +255,7 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="make the environments")
     parser.add_argument("--limit", type=int, default=10_000, help="samples to score")
     parser.add_argument("--seconds", type=float, default=5.0, help="to time a model")
+    parser.add_argument("--outputs", type=Path, help="where the quantized models are kept")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if "QC_DATA" not in os.environ:
@@ -243,12 +266,14 @@ def main() -> None:
         install(arguments.environments, chosen)
     tools = interpreters(arguments.environments, chosen)
     everything = []
-    for name in chosen_models(arguments.models, data):
-        for setting in (arguments.settings or SETTINGS[CASES[name].metric]).split(","):
-            rows = rows_of(name, setting, tools, data, arguments.limit, arguments.seconds)
-            everything += [asdict(row) for row in rows]
-            if not arguments.json:
-                show(rows)
+    with tempfile.TemporaryDirectory() as temporary:
+        outputs = arguments.outputs or Path(temporary)
+        for name in chosen_models(arguments.models, data):
+            for setting in (arguments.settings or SETTINGS[CASES[name].metric]).split(","):
+                rows = rows_of(name, setting, tools, data, outputs, arguments)
+                everything += [asdict(row) for row in rows]
+                if not arguments.json:
+                    show(rows)
     if arguments.json:
         print(json.dumps(everything, indent=1))
 
