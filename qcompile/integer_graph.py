@@ -19,6 +19,7 @@ from qcompile.integer_maps import (
     CodeMap,
     Excerpt,
     GlobalAveragePool,
+    Lookup,
     MaxPool,
     check_added,
     check_pair,
@@ -138,7 +139,7 @@ class Conv:
         return Add(own, added.other, self.y, added.scale, self.clip).run(found, codes[1])
 
 
-Node = Conv | Add | MaxPool | GlobalAveragePool | Excerpt
+Node = Conv | Add | MaxPool | GlobalAveragePool | Lookup | Excerpt
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ __all__ = [
     "Excerpt",
     "GlobalAveragePool",
     "IntegerGraph",
+    "Lookup",
     "MaxPool",
     "Node",
     "Residual",

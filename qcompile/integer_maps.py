@@ -138,6 +138,32 @@ class GlobalAveragePool:
 
 
 @dataclass(frozen=True)
+class Lookup:
+    """y = table[x], uint8 [256]: codes for codes, as of a narrower copy (N25)."""
+
+    x: CodeMap
+    y: CodeMap
+    table: NDArray[np.uint8] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.x.shape != self.y.shape or self.x.bits == 32 or self.x.is_signed:
+            raise InputError(f"{self.y.name}: no table of {self.x} for {self.y}")
+        if self.table.shape != (256,) or self.table.dtype != np.uint8:
+            raise InputError(f"{self.y.name}: {self.table.shape} entries; there are 256 of 8 bits")
+        most = int(self.table[: self.x.range[1] + 1].max())
+        if most > self.y.range[1] or self.y.is_signed:
+            raise InputError(f"{self.y.name}: entry {most} is no code of {self.y}")
+
+    def inputs(self) -> tuple[CodeMap, ...]:
+        """The maps that are read."""
+        return (self.x,)
+
+    def run(self, *codes: NDArray) -> NDArray:
+        """The entries."""
+        return self.table[codes[0]].astype(np.int16)
+
+
+@dataclass(frozen=True)
 class Excerpt:
     """Pixels and channels of a map, and zero points around them: what Slice and Pad do.
 

@@ -18,6 +18,7 @@ from qcompile.integer_graph import (
     Excerpt,
     GlobalAveragePool,
     IntegerGraph,
+    Lookup,
     MaxPool,
     Node,
     Residual,
@@ -26,7 +27,7 @@ from qcompile.numerics.conv import Window
 from qcompile.numerics.dyadic import DyadicPair
 from qcompile.numerics.requantize import Dyadic
 
-KINDS = {kind.__name__: kind for kind in (Conv, Add, MaxPool, GlobalAveragePool, Excerpt)}
+KINDS = {k.__name__: k for k in (Conv, Add, MaxPool, GlobalAveragePool, Lookup, Excerpt)}
 ARRAYS = ("weight", "bias", "multiplier", "exponent")
 DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile)
 GRAPH = "graph"  # the name of the structure, JSON in bytes
@@ -43,7 +44,9 @@ def save(graph: IntegerGraph, path: Path) -> None:
         if isinstance(node, Conv | GlobalAveragePool):
             arrays[f"{i}_multiplier"] = node.scale.multiplier
             arrays[f"{i}_exponent"] = node.scale.exponent
-        kept = {k: v for k, v in vars(node).items() if k not in ("weight", "bias")}
+        if isinstance(node, Lookup):
+            arrays[f"{i}_table"] = node.table
+        kept = {k: v for k, v in vars(node).items() if k not in ("weight", "bias", "table")}
         if not isinstance(node, Add):
             kept.pop("scale", None)
         row |= {k: asdict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in kept.items()}
@@ -86,6 +89,8 @@ def _node(row: dict[str, Any], index: int, arrays: dict[str, NDArray]) -> Node:
     if kind in (Conv, GlobalAveragePool):
         numbers = (arrays[f"{index}_{name}"].astype(np.int32) for name in ARRAYS[2:])
         row["scale"] = Dyadic(*numbers)
+    if kind is Lookup:
+        row["table"] = arrays[f"{index}_table"].astype(np.uint8)
     if kind is Conv:
         row["weight"] = arrays[f"{index}_weight"].astype(np.int8)
         row["bias"] = arrays[f"{index}_bias"].astype(np.int32)

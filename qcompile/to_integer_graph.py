@@ -26,6 +26,7 @@ from qcompile.integer_graph import (
     Conv,
     GlobalAveragePool,
     IntegerGraph,
+    Lookup,
     MaxPool,
 )
 from qcompile.integer_only import Culprit, message_of
@@ -35,7 +36,7 @@ from qcompile.network_places import BEFORE_CODES
 from qcompile.numerics.conv import Window
 from qcompile.numerics.dyadic import DyadicPair, as_operand
 from qcompile.numerics.requantize import Dyadic
-from qcompile.passes.lower.lowered import BIAS, MULTIPLIER
+from qcompile.passes.lower.lowered import BIAS, MULTIPLIER, output_zero_point
 
 NO_RESULT = "it is not what the last integer product makes"
 # What normalised graphs have in place of the lowered ops; Relu and Clip are parts of products.
@@ -204,6 +205,17 @@ class _Reader(MapReader):
         self.nodes.append(Add(a.map, b.map, y, DyadicPair.of(*ratios), limits))
         self.seen[node.outputs[0]] = Seen(y, a.groups, limits)
 
+    def lookup(self, node: ir.Node) -> None:
+        """QLut."""
+        seen, table = self.of(node), constant(node.inputs[1])
+        assert table is not None
+        low, high = seen.limits
+        used = table[low : high + 1]
+        limits, point = (int(used.min()), int(used.max())), output_zero_point(node)
+        y = self.new_map(node.outputs[0], seen.map.shape, limits, point)
+        self.nodes.append(Lookup(seen.map, y, np.minimum(table, limits[1]).astype(np.uint8)))
+        self.seen[node.outputs[0]] = Seen(y, seen.groups, limits)
+
     def pool(self, node: ir.Node) -> None:
         """QPool: maxima, and the average of a whole map."""
         x, seen, window = self.map_of(node), self.of(node), window_of(node)
@@ -242,5 +254,6 @@ _OPS = {
     "QConv": _Reader.conv,
     "QMatMul": _Reader.matmul,
     "QAdd": _Reader.add,
+    "QLut": _Reader.lookup,
     "QPool": _Reader.pool,
 }

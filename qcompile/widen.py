@@ -4,8 +4,7 @@
 HAWQ-V3 (Yao et al. 2021, section 3) keeps what a residual sum adds wider than the codes of the
 layers, and the first and the last layer at 8 bits. Here a value is widened where no product with
 narrow weights reads it: a sum, a normalisation or attention gains nothing from fewer bits. Of a
-value that both kinds read, as in a residual stream, the products get a narrow copy, codes of codes;
-in an integer-only network, whose targets have no kernel for that, the value stays narrow.
+value that both kinds read, as in a residual stream, the products get a narrow copy, codes of codes.
 """
 
 from dataclasses import dataclass, field, replace
@@ -84,8 +83,7 @@ class _Widening:
             return  # a scale a channel, which the user asked for
         read_narrow = {name for name, node in found if self._is_narrow(node.name or "")}
         is_shared = is_end or any(is_op(node, "Add", "Sub") for _, node in found)
-        has_copies = is_shared and not self.plan.is_integer_only
-        if (not found and not is_end) or (read_narrow and not has_copies):
+        if (not found and not is_end) or (read_narrow and not is_shared):
             return
         for name in names:
             spec = self.plan.activations[name]

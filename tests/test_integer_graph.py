@@ -14,6 +14,7 @@ from qcompile.integer_graph import (
     Excerpt,
     GlobalAveragePool,
     IntegerGraph,
+    Lookup,
     MaxPool,
     Residual,
 )
@@ -172,6 +173,28 @@ def test_an_excerpt_is_slice_and_pad() -> None:
     node = Excerpt(*maps, step=(2, 2, 1), before=(0, 0, 2), count=(3, 2, 3))
     expected = np.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (2, 2)), constant_values=1)
     np.testing.assert_array_equal(node.run(x), expected)
+
+
+def test_a_table_gives_its_entries() -> None:  # N25
+    y = CodeMap("y", X.shape, 4)
+    table = (np.arange(256) // 16).astype(np.uint8)
+    codes = np.arange(128).reshape(1, 4, 4, 8) * 2
+    np.testing.assert_array_equal(Lookup(X, y, table).run(codes), codes // 16)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "entry", "message"),
+    [
+        (X, Y, 15, "y: no table of"),
+        (CodeMap("x", (4, 4, 8), is_signed=True), CodeMap("y", (4, 4, 8), 4), 15, "y: no table of"),
+        (X, CodeMap("y", (4, 4, 8), 4), 16, "y: entry 16 is no code of"),
+    ],
+)
+def test_other_tables(x: CodeMap, y: CodeMap, entry: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Lookup(x, y, np.full(256, entry, np.uint8))
+    with pytest.raises(InputError, match=r"y: \(255,\) entries"):
+        Lookup(X, CodeMap("y", X.shape), np.zeros(255, np.uint8))
 
 
 def test_the_mean_is_one_dyadic_number() -> None:  # N19

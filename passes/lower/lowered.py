@@ -206,6 +206,11 @@ def output_scale(node: ir.Node) -> NDArray[np.float64]:
     return np.asarray(json.loads(node.metadata_props.get("qcompile.scale", "1")), np.float64)
 
 
+def output_zero_point(node: ir.Node) -> int:
+    """The zero point that `remember` noted."""
+    return int(node.metadata_props["qcompile.zero_point"])
+
+
 def remember(node: ir.Node, inputs: list[ir.Value], end: End) -> None:
     """Note for verify which codes of the QDQ graph a static node reads and writes."""
     node.metadata_props["qcompile.inputs"] = "\n".join(v.name or "" for v in inputs)

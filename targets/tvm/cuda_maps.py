@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CUDA kernels that are bound by memory: packing, pooling and adding, one thread a word."""
+"""CUDA kernels that are bound by memory: packing, pooling, adding, tables; a thread a word."""
 
 from typing import Any
 
 from tvm.tirx.script.builder import ir as T
 
-from qcompile.integer_graph import Add, CodeMap, Excerpt, GlobalAveragePool, MaxPool
+from qcompile.integer_graph import Add, CodeMap, Excerpt, GlobalAveragePool, Lookup, MaxPool
 from qcompile.targets.tvm import cuda_epilogue as epilogue
 from qcompile.targets.tvm.cuda_frame import flat, function, parameter, threads_over, when
 from qcompile.targets.tvm.plan import code_kind
@@ -147,6 +147,32 @@ def add_kernel(node: Add, batch: int, name: str) -> Any:
                 right = epilogue.centred(node.b, b, pixel, first + f)
                 total = epilogue.add(left, right, node.scale)
                 fields.append(epilogue.to_code(total, node.y.zero_point, node.limits))
+            T.buffer_store(y, epilogue.join(fields, bits), [item])
+
+        threads_over(batch * H * W * words, THREADS, one)
+
+    return function(name, emit)
+
+
+def lookup_kernel(node: Lookup, batch: int, name: str) -> Any:
+    """(x words, table uint8 [256], y words). Fields beyond the channels are entries of field 0."""
+    (H, W, C), x_bits, bits = node.x.shape, node.x.bits, node.y.bits
+    x_words, words = num_words(C, x_bits), num_words(C, bits)
+
+    def emit() -> None:
+        source = parameter("x", word_shape(node.x, batch))
+        table = parameter("table", (256,), "uint8")
+        y = flat(parameter("y", word_shape(node.y, batch)))
+        source = flat(source)
+
+        def one(item: Any) -> None:
+            pixel, first = item // words, item % words * per_word(bits)
+            fields = []
+            for f in range(per_word(bits)):
+                c = T.min(first + f, C - 1)
+                word = source[pixel * x_words + c // per_word(x_bits)]
+                code = epilogue.extract(word, c % per_word(x_bits), x_bits, is_signed=False)
+                fields.append(T.cast(table[code], "int32"))
             T.buffer_store(y, epilogue.join(fields, bits), [item])
 
         threads_over(batch * H * W * words, THREADS, one)

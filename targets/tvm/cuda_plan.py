@@ -11,6 +11,7 @@ from qcompile.integer_graph import (
     Excerpt,
     GlobalAveragePool,
     IntegerGraph,
+    Lookup,
     MaxPool,
     Node,
 )
@@ -60,6 +61,9 @@ def _step(node: Node, batch: int, index: int, tile_of: Chooser) -> Step:
     elif isinstance(node, MaxPool):
         function = cuda_maps.max_pool_kernel(node, batch, name)
         arguments = (("x", node.x.name),)
+    elif isinstance(node, Lookup):
+        function = cuda_maps.lookup_kernel(node, batch, name)
+        arguments = (("x", node.x.name), ("table", node.table))
     elif isinstance(node, Excerpt):
         function = cuda_maps.excerpt_kernel(node, batch, name)
         arguments = (("x", node.x.name),)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pooling and adding on a CPU by TVM's LLVM, one code a byte."""
+"""Pooling, adding and looking up on a CPU by TVM's LLVM, one code a byte."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import tvm
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
-from qcompile.integer_graph import Add, Excerpt, GlobalAveragePool, MaxPool
+from qcompile.integer_graph import Add, Excerpt, GlobalAveragePool, Lookup, MaxPool
 from qcompile.targets.tvm.llvm_epilogue import added, centred, requantize, to_code
 from qcompile.targets.tvm.plan import code_kind
 
@@ -59,6 +59,15 @@ def add_function(node: Add, batch: int, name: str) -> Any:
         return added(left, right, node.scale, node.y, node.limits)
 
     return _schedule([a, b, te.compute(shape, one, name="y")], name)
+
+
+def lookup_function(node: Lookup, batch: int, name: str) -> Any:
+    """(x, table uint8 [256], y)."""
+    shape = (batch, *node.y.shape)
+    x = te.placeholder(shape, code_kind(node.x), "x")
+    table = te.placeholder((256,), "uint8", "table")
+    y = te.compute(shape, lambda *index: table[x[index].astype("int32")], name="y")
+    return _schedule([x, table, y], name)
 
 
 def excerpt_function(node: Excerpt, batch: int, name: str) -> Any:

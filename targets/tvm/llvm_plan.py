@@ -3,7 +3,7 @@
 
 from numpy.typing import NDArray
 
-from qcompile.integer_graph import Add, Conv, Excerpt, IntegerGraph, MaxPool, Node
+from qcompile.integer_graph import Add, Conv, Excerpt, IntegerGraph, Lookup, MaxPool, Node
 from qcompile.targets.tvm import llvm_conv, llvm_maps
 from qcompile.targets.tvm.channels import channel_table
 from qcompile.targets.tvm.llvm_dot import Dot, dot_of
@@ -33,6 +33,9 @@ def _step(node: Node, batch: int, index: int, dot: Dot) -> Step:
     elif isinstance(node, MaxPool):
         function = llvm_maps.max_pool_function(node, batch, name)
         arguments = (("x", node.x.name),)
+    elif isinstance(node, Lookup):
+        function = llvm_maps.lookup_function(node, batch, name)
+        arguments = (("x", node.x.name), ("table", node.table))
     elif isinstance(node, Excerpt):
         function = llvm_maps.excerpt_function(node, batch, name)
         arguments = (("x", node.x.name),)

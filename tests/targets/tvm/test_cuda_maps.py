@@ -10,6 +10,7 @@ from qcompile.integer_graph import (
     Excerpt,
     GlobalAveragePool,
     IntegerGraph,
+    Lookup,
     MaxPool,
     Node,
 )
@@ -85,6 +86,16 @@ def test_excerpts(bits: int, is_signed: bool) -> None:
         )
     ]
     found = differences(IntegerGraph(x, tuple(nodes), 2))
+    assert found == dict.fromkeys(found, 0)
+
+
+@pytest.mark.parametrize("channels", [1, 7, 8, 9])
+@pytest.mark.parametrize(("bits", "y_bits"), [(8, 4), (8, 8), (4, 8), (4, 4)])
+def test_tables(bits: int, y_bits: int, channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    x = CodeMap("x", (3, 5, channels), bits)
+    table = rng.integers(0, 1 << y_bits, 256).astype(np.uint8)
+    found = differences(IntegerGraph(x, (Lookup(x, CodeMap("y", x.shape, y_bits), table),), 2))
     assert found == dict.fromkeys(found, 0)
 
 

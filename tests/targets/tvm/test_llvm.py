@@ -15,6 +15,7 @@ from qcompile.integer_graph import (
     Conv,
     GlobalAveragePool,
     IntegerGraph,
+    Lookup,
     MaxPool,
 )
 from qcompile.numerics.conv import Window
@@ -75,6 +76,16 @@ def test_pools_and_sums(tmp_path: Path, is_signed: bool) -> None:
     mean = CodeMap("mean", (1, 1, 19), 8, True, 1)
     average = GlobalAveragePool(total, mean, scale(rng, 19, 0.5, 1.5))
     graph = IntegerGraph(x, (MaxPool(x, top, w), added, average), 2)
+    assert differences(graph, tmp_path, PLAIN) == 0
+
+
+@pytest.mark.parametrize("channels", [1, 15, 17])
+@pytest.mark.parametrize(("bits", "y_bits"), [(8, 4), (4, 8)])
+def test_tables(tmp_path: Path, bits: int, y_bits: int, channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    x = CodeMap("x", (3, 5, channels), bits)
+    table = rng.integers(0, 1 << y_bits, 256).astype(np.uint8)
+    graph = IntegerGraph(x, (Lookup(x, CodeMap("y", x.shape, y_bits), table),), 2)
     assert differences(graph, tmp_path, PLAIN) == 0
 
 
