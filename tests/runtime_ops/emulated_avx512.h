@@ -310,6 +310,7 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
 #define _mm512_min_epu8 emulated_min_epu8
 #define _mm512_max_epu8 emulated_max_epu8
 #define _mm512_permutexvar_epi32 emulated_permutexvar_epi32
+#undef _mm512_setr_epi32  // gcc has a macro
 #define _mm512_setr_epi32 listed
 #define _mm512_castsi512_si128(v) loaded<__m128i>(&static_cast<const __m512i&>(v))
 #define _mm512_set1_epi16(v) each<int16_t>([&](int) { return v; })
