@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from qcompile.attention import as_meant, as_stored
 from qcompile.graph import attribute, constant, input_of, is_constant
 from qcompile.numerics.add import qadd
-from qcompile.numerics.attention import Numbers, qattention
+from qcompile.numerics.attention import Numbers, qattention, share_heads
 from qcompile.numerics.conv import Window, qconv_dynamic, qconv_scaled, qconv_static, qconv_summed
+from qcompile.numerics.dynamic_attention import qdynamic_attention
 from qcompile.numerics.gather import qgather
 from qcompile.numerics.layer_norm import qlayer_norm
 from qcompile.numerics.lut import qlut
@@ -180,6 +181,12 @@ def _attention(node: ir.Node, inputs: list[NDArray]) -> Result:
     return as_stored(node, found), None
 
 
+def _dynamic_attention(node: ir.Node, inputs: list[NDArray]) -> Result:
+    multiplier = float(attribute(node, "multiplier"))
+    found = qdynamic_attention(*attention_operands(node, inputs), multiplier)
+    return _exact(as_stored(node, found))
+
+
 def attention_numbers(node: ir.Node) -> Numbers:
     """The zero points and multipliers of QAttention."""
     q, k, v = (int(attribute(node, f"{name}_zero_point")) for name in "qkv")
@@ -190,8 +197,8 @@ def attention_numbers(node: ir.Node) -> Numbers:
 def attention_operands(
     node: ir.Node, inputs: list[NDArray]
 ) -> tuple[NDArray, NDArray, NDArray, NDArray | None]:
-    """q, k and v as N30 has them, and the mask; the mask may be constant."""
-    q, k, v = (as_meant(node, name, x) for name, x in zip("qkv", inputs, strict=False))
+    """q, k and v as N30 has them, heads repeated, and the mask; the mask may be constant."""
+    q, k, v = share_heads(*(as_meant(node, n, x) for n, x in zip("qkv", inputs, strict=False)))
     mask = constant(input_of(node, 3))
     return q, k, v, inputs[3] if mask is None and len(inputs) > 3 else mask
 
@@ -208,12 +215,13 @@ REFERENCES: dict[str, Callable[[ir.Node, list[NDArray]], Result]] = {
     "QLayerNorm": _layer_norm,
     "QSoftmax": _softmax,
     "QAttention": _attention,
+    "QDynamicAttention": _dynamic_attention,
 }
 
 
 def activation_inputs(node: ir.Node) -> list[ir.Value]:
     """The inputs that change from run to run."""
-    count = {"QAdd": 2, "QMul": 2, "QAttention": 4}.get(node.op_type, 1)
+    count = {"QAdd": 2, "QMul": 2, "QAttention": 4, "QDynamicAttention": 4}.get(node.op_type, 1)
     return [v for v in node.inputs[:count] if v is not None and not is_constant(v)]
 
 
