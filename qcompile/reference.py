@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qcompile.attention import as_meant, as_stored
 from qcompile.graph import attribute, constant, input_of, is_constant
 from qcompile.numerics.add import qadd
-from qcompile.numerics.attention import Numbers, qattention, share_heads
+from qcompile.numerics.attention import Numbers, qattention
 from qcompile.numerics.conv import Window, qconv_dynamic, qconv_scaled, qconv_static, qconv_summed
 from qcompile.numerics.dynamic_attention import qdynamic_attention
 from qcompile.numerics.gather import qgather
@@ -183,8 +183,8 @@ def _attention(node: ir.Node, inputs: list[NDArray]) -> Result:
 
 def _dynamic_attention(node: ir.Node, inputs: list[NDArray]) -> Result:
     multiplier = float(attribute(node, "multiplier"))
-    found = qdynamic_attention(*attention_operands(node, inputs), multiplier)
-    return _exact(as_stored(node, found))
+    value, bound = qdynamic_attention(*attention_operands(node, inputs), multiplier)
+    return as_stored(node, value), as_stored(node, bound)
 
 
 def attention_numbers(node: ir.Node) -> Numbers:
@@ -197,8 +197,8 @@ def attention_numbers(node: ir.Node) -> Numbers:
 def attention_operands(
     node: ir.Node, inputs: list[NDArray]
 ) -> tuple[NDArray, NDArray, NDArray, NDArray | None]:
-    """q, k and v as N30 has them, heads repeated, and the mask; the mask may be constant."""
-    q, k, v = share_heads(*(as_meant(node, n, x) for n, x in zip("qkv", inputs, strict=False)))
+    """q, k and v as N30 has them, and the mask; the mask may be constant."""
+    q, k, v = (as_meant(node, name, x) for name, x in zip("qkv", inputs, strict=False))
     mask = constant(input_of(node, 3))
     return q, k, v, inputs[3] if mask is None and len(inputs) > 3 else mask
 

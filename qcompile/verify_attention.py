@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import DOMAIN, is_op
-from qcompile.numerics.attention import rounding_bound, scores_of
-from qcompile.numerics.dynamic_attention import code_operands, dynamic_rounding_bound
+from qcompile.graph import DOMAIN, attribute, is_op
+from qcompile.numerics.attention import rounding_bound, scores_of, share_heads
+from qcompile.numerics.dynamic_attention import as_computed
 from qcompile.pieces import as_nchw, qdq_piece, source_names
 from qcompile.reference import activation_inputs, attention_numbers, attention_operands
 from qcompile.verdict import Check
@@ -48,7 +48,7 @@ def check_attention(
         count_node()
         for run in runs:
             inputs = [run[v.name or ""] for v in activation_inputs(node)]
-            meant = attention_operands(node, inputs)[:3]
+            meant = share_heads(*attention_operands(node, inputs)[:3])
             feed = dict(zip(source_names(node), [*meant, *inputs[3:]], strict=True))
             expected = piece.run(None, feed)[0].astype(np.int32)
             actual = as_nchw(node, run[node.outputs[0].name or ""])
@@ -72,7 +72,8 @@ def _bound(node: ir.Node, inputs: list[NDArray]) -> NDArray[np.float64]:
     twice that times the largest distance of two values.
     """
     numbers = attention_numbers(node)
-    q, k, v, mask = attention_operands(node, inputs)
+    *given, mask = attention_operands(node, inputs)
+    q, k, v = share_heads(*given)
     bound = rounding_bound(q, k, v, mask, numbers)
     if not bound.size:
         return bound
@@ -92,8 +93,7 @@ def check_dynamic_attention(
 ) -> list[Check]:
     """|value − ORT's float attention of the dequantized codes| ÷ the bound of N32's rounding.
 
-    The codes of q, k and v are those of N4, to which "lower: floats" holds the op. Keys are without
-    their mean, which softmax does not see.
+    The codes of q, k and v are those of N4, to which "lower: floats" holds the op.
     """
     nodes, worst, where, count = dynamic_nodes(packed), 0.0, "", 0
     for node in nodes:
@@ -103,16 +103,15 @@ def check_dynamic_attention(
             q, k, v, mask = attention_operands(
                 node, [run[x.name or ""] for x in activation_inputs(node)]
             )
-            coded, multiplier = code_operands(q, k, v), float(node.attributes["multiplier"].value)
-            operands = [*coded.dequantized(), *([] if mask is None else [mask])]
-            feed = dict(zip(source_names(node), operands, strict=False))
+            multiplier = float(attribute(node, "multiplier"))
+            operands, bound = as_computed(q, k, v, mask, multiplier)
+            feed = dict(zip(source_names(node), [*operands, mask], strict=False))
             expected = piece.run(None, feed)[0].astype(np.float64)
             actual = as_nchw(node, run[node.outputs[0].name or ""])
             count += expected.size
             if actual.shape != expected.shape:
                 worst, where = float("inf"), node.name or ""
                 continue
-            bound = dynamic_rounding_bound(coded, mask, multiplier)
             with np.errstate(invalid="ignore"):  # NaN: a row that sees nothing has no bound
                 ratio = np.abs(expected - actual) / np.where(np.isnan(bound), np.inf, bound)
             ratio = np.nan_to_num(ratio, nan=0.0 if np.isnan(bound).any() else np.inf)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """QDynamicAttention: softmax(q · k · scale + mask) · v of floats, by products of codes (N32).
 
-Keys are quantized without their mean, which softmax does not see: SageAttention (Zhang et al. 2024,
-section 4.2), which keeps v in float16 where N32 has a scale a channel.
+Few rows are computed in floats. Keys are quantized without their mean, which softmax does not see:
+SageAttention (Zhang et al. 2024, section 4.2), which keeps v in float16 where N32 has a scale a
+channel.
 """
 
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qcompile.numerics.attention import LONGEST, exp_codes, share_heads
+from qcompile.numerics.attention import HUGE, LONGEST, exp_codes, share_heads
 from qcompile.numerics.quantize import quantize_dynamic
 
 BITS = 8
+FEW_ROWS = 16  # that share a head of keys: fewer do not pay its coding
 
 
 @dataclass(frozen=True)
@@ -73,22 +75,30 @@ def scores_of(
         return scores if mask is None else scores + mask.astype(np.float32)
 
 
+def is_short(q: NDArray[np.float32], k: NDArray[np.float32]) -> bool:
+    """Whether so few rows share a head of keys that all is computed in floats."""
+    heads = np.prod([max(a, b) for a, b in zip(q.shape[:-2], k.shape[:-2], strict=True)])
+    return bool(q.shape[-2] * (heads // max(np.prod(k.shape[:-2]), 1)) < FEW_ROWS)
+
+
 def qdynamic_attention(
     q: NDArray[np.float32],
     k: NDArray[np.float32],
     v: NDArray[np.float32],
     mask: NDArray[np.float32] | None,
     multiplier: float,
-) -> NDArray[np.float32]:
-    """float32 [..., L, E] (N32), every rounding of which is fixed.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """float32 values [..., L, E] as float64, and how far they may be off (N32).
 
     q float32 [..., L, D], k [..., D, S], v [..., S, E]; what leads of k and v divides what leads of
-    q; mask float32, broadcasts to [..., L, S].
+    q; mask float32, broadcasts to [..., L, S]. The roundings of codes are all fixed: bound 0.
 
-    >>> q, k = np.float32([[1, 0]]), np.float32([[9, -9], [0, 0]])
-    >>> qdynamic_attention(q, k, np.float32([[5, 1], [7, 2]]), None, 1.0).tolist()
-    [[5.015748500823975, 1.0078741312026978]]
+    >>> q, k = np.float32([[1, 0]] * 16), np.float32([[9, -9], [0, 0]])
+    >>> qdynamic_attention(q, k, np.float32([[5, 1], [7, 2]]), None, 1.0)[0][0].tolist()
+    [5.015748500823975, 1.0078741312026978]
     """
+    if is_short(q, k):
+        return float_attention(q, k, v, mask, multiplier)
     coded = code_operands(q, k, v)
     codes = exp_codes(scores_of(coded, mask, multiplier))
     assert v.shape[-2] <= LONGEST
@@ -98,7 +108,66 @@ def qdynamic_attention(
     with np.errstate(over="ignore", invalid="ignore"):
         y = (sums.astype(np.float32) * coded.v_scale) * each
     is_lost = coded.is_lost | np.isnan(coded.q_scale)
-    return np.where(is_lost, np.float32(np.nan), y).astype(np.float32)
+    return np.where(is_lost, np.nan, y.astype(np.float64)), np.zeros(y.shape)
+
+
+def float_attention(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    mask: NDArray[np.float32] | None,
+    multiplier: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """float64 values [..., L, E] of few rows, and the bound of N32.
+
+    A weight is off by the factor exp(2 · error of a score + 2^-18 + 2^-22 · |score − largest|) at
+    most; sums of S terms in any order.
+    """
+    q, k, v = (x.astype(np.float64) for x in share_heads(q, k, v))
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = q @ k
+        lost = ~np.isfinite(sums.astype(np.float32)).all(-1, keepdims=True)
+        scores = sums * np.float64(np.float32(multiplier)) + (0 if mask is None else mask)
+        scores = np.minimum(np.where(np.isnan(scores), -np.inf, scores), np.float64(HUGE))
+        largest = scores.max(-1, keepdims=True, initial=-np.inf)
+        below = np.where(largest == -np.inf, np.inf, largest - scores)
+        error = (q.shape[-1] + 4) * 2.0**-23 * (np.abs(q) @ np.abs(k)) * abs(multiplier)
+        error += 2.0**-22 * np.abs(np.where(scores == -np.inf, 0, scores))
+    weights = np.exp(-below)
+    total = np.maximum(weights.sum(-1, keepdims=True), 2.0**-1000)
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = weights @ v / total
+        y = np.where(lost | ~np.isfinite(y), np.nan, y)
+        off = (
+            2 * error.max(-1, keepdims=True, initial=0)
+            + 2.0**-18
+            + 2.0**-22 * np.minimum(below, 500)
+        )
+        relative = np.expm1(np.minimum(off, 1))
+        columns = [
+            (weights * relative * np.abs(v[..., None, :, e] - y[..., e, None])).sum(-1)
+            for e in range(v.shape[-1])
+        ]
+        bound = 2 * np.stack(columns, -1) / total if columns else np.zeros(y.shape)
+        apart = v.max(-2, keepdims=True) - v.min(-2, keepdims=True)
+        bound = np.where(relative.max(-1, keepdims=True) < 0.5, np.minimum(bound, apart), apart)
+        largest_value = np.abs(v).max(-2, keepdims=True)
+        bound += (k.shape[-1] + 8) * 2.0**-23 * (weights @ np.abs(v) / total)
+    return y, bound + 2.0**-100 * largest_value
+
+
+def as_computed(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    mask: NDArray[np.float32] | None,
+    multiplier: float,
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float64]]:
+    """q, k and v whose float attention N32 computes, and how far that may be from float32's."""
+    if is_short(q, k):
+        return share_heads(q, k, v), 2 * float_attention(q, k, v, mask, multiplier)[1]
+    coded = code_operands(q, k, v)
+    return coded.dequantized(), dynamic_rounding_bound(coded, mask, multiplier)
 
 
 def dynamic_rounding_bound(

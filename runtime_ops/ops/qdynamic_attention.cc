@@ -12,6 +12,7 @@ namespace qcompile {
 namespace {
 
 constexpr int32_t kLimit = 127;  // of 8-bit codes, N4
+constexpr int64_t kFewRows = 16;  // that share a head of keys: fewer do not pay its coding, N32
 
 // Rows of floats, side by side: those of x where they lie so, else copies.
 struct FloatRows {
@@ -54,18 +55,15 @@ struct Coded {
 
   // k is [D, S] by its steps: a row of it here is a key.
   void fill_keys(const AttentionSizes& s, const View& k, int64_t i) const {
-    static thread_local Scratch copied, centred, codes;
+    static thread_local Scratch copied, mean, codes;
     const size_t r = s.lead.size();
     const float* x = k.floats() + k_heads.own_offset(i);
     const FloatRows rows(x, k.steps[r + 1], k.steps[r], s.S, s.D, &copied);
-    float* const y = centred.get<float>(s.S * s.D);
-    centre_columns_f32_args centre{rows.data, rows.row_step, s.S, s.D, y};
-    kernels().centre_columns_f32(centre);
     uint8_t* const bytes = codes.get<uint8_t>(s.S * s.D + kSpareBytes);
     float* const scales = k_scales + i * keys.outputs();
-    quantize_rows_f32_s8_args args{y, s.S, s.D, s.D, kLimit, reinterpret_cast<int8_t*>(bytes), scales};
-    kernels().quantize_rows_f32_s8(args);
-    for (int64_t n = 0; n < s.S * s.D; ++n) bytes[n] ^= 128;
+    quantize_keys_f32_u8_args args{rows.data, rows.row_step, s.S,   s.D,
+                                   kLimit,    mean.get<float>(s.D + 16), bytes, scales};
+    kernels().quantize_keys_f32_u8(args);
     for (int64_t n = 0; n < s.S; ++n) {
       if (std::isnan(scales[n])) scales[0] = NAN;
     }
@@ -105,7 +103,10 @@ class QDynamicAttention final : public OpKernel {
     const AttentionSizes sizes(node_, views, mask);
     const Tensor y = context.output(0, y_.physical(node_, sizes.output()));
     if (y.count == 0) return;
-    attend(context, sizes, views, AttentionMask(sizes, mask), y_.of(node_, y));
+    const AttentionMask from(sizes, mask);
+    const bool is_short = sizes.L * (sizes.heads / Heads(sizes, views[1]).count) < kFewRows;
+    is_short ? attend_in_floats(context, sizes, views, from, y_.of(node_, y))
+             : attend(context, sizes, views, from, y_.of(node_, y));
   }
 
  private:
@@ -179,6 +180,42 @@ class QDynamicAttention final : public OpKernel {
     }
     values.multiply(p, b.count, found);
     finish(s, values, coded.v_scales + v_index * values.outputs(), found, total, scales, b);
+  }
+
+  void attend_in_floats(const Context& context, const AttentionSizes& s, const View (&views)[3],
+                        const AttentionMask& mask, const View& out) const {
+    const View &q = views[0], &k = views[1], &v = views[2];
+    const Heads q_heads(s, q), k_heads(s, k), v_heads(s, v), y_heads(s, out);
+    const size_t r = s.lead.size();
+    context.parallel(s.heads, [&](int64_t head) {
+      static thread_local Scratch q_copy, k_copy, v_copy, scores, row;
+      const FloatRows rows(q.floats() + q_heads.offset_of(head), q.steps[r], q.steps[r + 1], s.L, s.D,
+                           &q_copy);
+      const FloatRows keys(k.floats() + k_heads.offset_of(head), k.steps[r + 1], k.steps[r], s.S, s.D,
+                           &k_copy);
+      const FloatRows values(v.floats() + v_heads.offset_of(head), v.steps[r], v.steps[r + 1], s.S,
+                             s.E, &v_copy);
+      float* y = const_cast<float*>(out.floats()) + y_heads.offset_of(head);
+      const int64_t step = s.E == 1 ? 1 : out.steps[r + 1];
+      attend_f32_args args{};
+      args.k = keys.data;
+      args.v = values.data;
+      args.k_step = keys.row_step;
+      args.v_step = values.row_step;
+      args.num_keys = s.S;
+      args.depth = s.D;
+      args.width = s.E;
+      args.multiplier = multiplier_;
+      args.mask_step = mask.column_step;
+      args.scores = scores.get<float>(s.S + 16);
+      for (int64_t m = 0; m < s.L; ++m, y += out.steps[r]) {
+        args.q = rows.data + m * rows.row_step;
+        args.mask = mask.row(head, m);
+        args.y = step == 1 ? y : row.get<float>(s.E);
+        kernels().attend_f32(args);
+        for (int64_t i = 0; step != 1 && i < s.E; ++i) y[i * step] = args.y[i];
+      }
+    });
   }
 
   static void quantize_rows(const AttentionSizes& s, const Block& b, int64_t stride, int8_t* x,

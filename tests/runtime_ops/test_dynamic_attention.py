@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QDynamicAttention equals numerics, bit for bit, and what it refuses (N32)."""
+"""QDynamicAttention against numerics, and what it refuses (N32)."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from qcompile.numerics.dynamic_attention import (
     dynamic_rounding_bound,
     qdynamic_attention,
 )
+from qcompile.verify_nodes import float_ratio
 from tests.runtime_ops.single_op import build, run, session
 from tests.runtime_ops.test_attention import NAMES, SHAPES
 from tests.runtime_ops.test_refusals import refusal
@@ -37,9 +38,12 @@ def attend(inputs, attributes, mask=None, threads=2, rank=None):
     return run("QDynamicAttention", given, attributes, output, tuple(range(len(given))), threads)[0]
 
 
-def assert_same(inputs, attributes, mask=None):
-    expected = qdynamic_attention(*inputs, mask, attributes["multiplier"])
-    np.testing.assert_array_equal(attend(inputs, attributes, mask), expected)
+def assert_same(inputs, attributes, mask=None, got=None):
+    """Within the bound, which is 0 where codes are multiplied."""
+    value, bound = qdynamic_attention(*inputs, mask, attributes["multiplier"])
+    got = attend(inputs, attributes, mask) if got is None else got
+    assert got.shape == value.shape
+    assert float_ratio(value, got, bound) <= 1
 
 
 @pytest.mark.parametrize("kind", ["random", "extreme", "equal"])
@@ -81,6 +85,7 @@ def test_heads_are_shared(leads, length):
     assert_same(inputs, SCALED)
 
 
+@pytest.mark.parametrize("rows", [3, 21])
 @pytest.mark.parametrize(
     "perms",
     [
@@ -88,15 +93,15 @@ def test_heads_are_shared(leads, length):
         ((3, 1, 0, 2), (2, 0, 3, 1), (1, 3, 2, 0), (2, 3, 0, 1)),
     ],
 )
-def test_transposes_are_inside(perms):
-    inputs = operands((2, 3), (21, 8, 19, 6))
+def test_transposes_are_inside(perms, rows):
+    inputs = operands((2, 3), (rows, 8, 19, 6))
     stored = [
         np.ascontiguousarray(x.transpose(np.argsort(perm)))
         for x, perm in zip(inputs, perms, strict=False)
     ]
     named = {f"{n}_perm": list(p) for n, p in zip((*NAMES, "y"), perms, strict=True)}
     got = attend(stored, SCALED | named).transpose(perms[3])
-    np.testing.assert_array_equal(got, qdynamic_attention(*inputs, None, 0.25))
+    assert_same(inputs, SCALED, got=got)
 
 
 def test_operands_are_parts_of_one_tensor():
@@ -106,15 +111,15 @@ def test_operands_are_parts_of_one_tensor():
     named = {f"{n}_perm": perm for n, perm in perms.items()}
     named |= {f"{n}_index": [i] for i, n in enumerate(NAMES)}
     meant = [qkv[:, :, i].transpose([p - (p > 2) for p in perms[n]]) for i, n in enumerate(NAMES)]
-    expected = qdynamic_attention(*meant, None, 0.25)
-    np.testing.assert_array_equal(attend([qkv] * 3, SCALED | named, rank=4), expected)
+    assert_same(meant, SCALED, got=attend([qkv] * 3, SCALED | named, rank=4))
 
 
 @pytest.mark.parametrize("operand", range(3))
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_seen(operand, bad):
+@pytest.mark.parametrize("rows", [15, 16])
+def test_what_is_no_number_is_seen(operand, bad, rows):
     """In q its row, in k its head, in v its channel, and nothing else."""
-    inputs = operands((2,), (15, 16, 33, 20))
+    inputs = operands((2,), (rows, 16, 33, 20))
     inputs[operand][1, 3, 2] = bad
     assert_same(inputs, SCALED)
     lost = np.isnan(attend(inputs, SCALED))
@@ -130,16 +135,18 @@ def test_nothing_to_give():
 
 
 @pytest.mark.parametrize("operand", range(3))
-def test_a_changed_number_changes_the_result(operand):
-    inputs = operands((), (3, 9, 17, 5))
+@pytest.mark.parametrize("rows", [3, 33])
+def test_a_changed_number_breaks_the_bound(operand, rows):
+    inputs = operands((), (rows, 9, 17, 5))
     other = [x.copy() for x in inputs]
     other[operand][-1, -1] += 1
-    assert (attend(inputs, SCALED) != qdynamic_attention(*other, None, 0.25)).any()
+    value, bound = qdynamic_attention(*other, None, 0.25)
+    assert float_ratio(value, attend(inputs, SCALED), bound) > 1
 
 
 @pytest.mark.parametrize("kind", ["random", "equal"])
 def test_attention_of_the_codes_is_as_near_as_the_bound_says(kind):
-    inputs = operands((2,), (9, 16, 40, 6), kind)
+    inputs = operands((2,), (19, 16, 40, 6), kind)
     coded = code_operands(*inputs)
     q, k, v = (x.astype(np.float64) for x in coded.dequantized())
     weights = np.exp(q @ k * 0.25 - (q @ k * 0.25).max(-1, keepdims=True))
