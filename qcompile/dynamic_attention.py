@@ -6,12 +6,13 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from qcompile.attention import MARK, Attention, attention_at
-from qcompile.graph import static_shape
+from qcompile.numerics.dynamic_attention import FEW_ROWS
 from qcompile.plan import Plan
 from qcompile.recipe import Preset, Recipe
 from qcompile.recurrent import rule_for, why_left
 from qcompile.targets.target import Target
 
+LEAST_NUMBERS, LEAST_KEYS = 64, 64
 
 def plan_attention(
     graph: ir.Graph, plan: Plan, recipe: Recipe, preset: Preset, target: Target
@@ -19,7 +20,8 @@ def plan_attention(
     """The plan with the last MatMul of every attention that codes may compute.
 
     Static codes take those whose q, k and v they reach; this is about the others. Presets with
-    float activations keep them, as do recipes that exclude the MatMul.
+    float activations keep them, as do recipes that exclude the MatMul, and heads that are too small
+    to gain.
     """
     if preset.activation == "float" or plan.is_integer_only or not target.has_row_ops:
         return plan
@@ -44,8 +46,21 @@ def _why_not(attention: Attention | str, node: ir.Node, recipe: Recipe) -> str |
         return left
     if any(v.dtype != ir.DataType.FLOAT for v in attention.operands):
         return "attention: its operands are not all float32"
-    dims = [static_shape(v) for v in attention.operands]
-    return "attention: it is empty" if any(d is not None and 0 in d for d in dims) else None
+    return _why_no_gain(attention)
+
+
+def _why_no_gain(attention: Attention) -> str | None:
+    """The sizes for which float products were measured to be as fast (docs/kernels.md)."""
+    q, k, v = (list(x.shape or ()) for x in attention.operands)
+    rows, depth, keys, width = q[-2], k[-2], k[-1], v[-1]
+    if isinstance(depth, int) and isinstance(width, int) and depth + width < LEAST_NUMBERS:
+        return (
+            f"attention: heads of {depth} and {width} numbers; codes gain nothing below "
+            f"{LEAST_NUMBERS} together"
+        )
+    if isinstance(keys, int) and isinstance(rows, int) and rows >= FEW_ROWS and keys < LEAST_KEYS:
+        return f"attention: {rows} rows and {keys} keys; codes gain nothing below {LEAST_KEYS} keys"
+    return None
 
 
 def mark(model: ir.Model, plan: Plan) -> ir.Model:
