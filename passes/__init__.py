@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from qcompile.passes.lower.fold_dequantize_into_floats import FoldDequantizeIntoFloats
+from qcompile.passes.lower.fold_repeat_into_attention import FoldRepeatIntoAttention
 from qcompile.passes.lower.fold_transpose_into_attention import FoldTransposeIntoAttention
 from qcompile.passes.lower.insert_columns_into_matmul_integer import (
     InsertColumnsIntoMatmulInteger,
@@ -19,6 +20,7 @@ from qcompile.passes.lower.lower_add import LowerAdd
 from qcompile.passes.lower.lower_attention import LowerAttention
 from qcompile.passes.lower.lower_concat import LowerConcat
 from qcompile.passes.lower.lower_conv import LowerConv
+from qcompile.passes.lower.lower_dynamic_attention import LowerDynamicAttention
 from qcompile.passes.lower.lower_function import LowerFunction
 from qcompile.passes.lower.lower_gather import LowerGather
 from qcompile.passes.lower.lower_gather_into_standard_ops import LowerGatherIntoStandardOps
@@ -188,6 +190,7 @@ def LOWER_CPU() -> list[Pass]:
         LowerLayerNorm(),
         LowerSoftmax(),
         LowerAttention(),
+        LowerDynamicAttention(),
         FoldDequantizeIntoFloats(),  # a number among them makes a function of the op
         LowerFunction(),
         LowerConcat(),
@@ -196,6 +199,7 @@ def LOWER_CPU() -> list[Pass]:
         MoveDequantizePastDataOp(),
         RemoveUnused(),  # dequantizers whose readers are gone would hide who reads the codes
         MoveTransposePastOp(),
+        FoldRepeatIntoAttention(),
         FoldTransposeIntoAttention(),
         LowerMaskIntoWhere(),
         MoveQuantizeBeforeTranspose(),

@@ -6,6 +6,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from qcompile.bodies import all_bodies, closed_bodies, compiled_graphs
+from qcompile.dynamic_attention import plan_attention
 from qcompile.errors import InputError
 from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
@@ -87,6 +88,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         if not any(p.is_quantized for p in plan.nodes.values()):
             raise InputError(nothing_to_quantize(plan.nodes))
     plan = spread_activations(model.graph, plan, target, has_data=has_data)
+    plan = plan_attention(model.graph, plan, recipe, preset, target)
     if recipe.activation_format is None:
         plan = widen(model.graph, plan, preset)
     plan = _with_origin(plan, recipe, has_data=has_data)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from qcompile.graph import attribute, constant, is_constant, is_op, rank
 
 NAME = "attention"
+ATTENTIONS = ("QAttention", "QDynamicAttention")
+MARK = "qcompile.attention"  # metadata of the MatMul that ends one which run-time codes may compute
 
 
 @dataclass(frozen=True)

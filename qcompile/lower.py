@@ -4,6 +4,7 @@
 import onnx_ir as ir
 
 from qcompile.bodies import nodes_of
+from qcompile.dynamic_attention import mark
 from qcompile.errors import QcompileError
 from qcompile.integer_only import check_integer_only
 from qcompile.plan import Plan
@@ -19,7 +20,7 @@ def lower(
     Every node of the plan must be lowered; one that is not is a bug, and is named with the reasons.
     """
     passes = target.lower_integer() if plan.is_integer_only else target.lower()  # type: ignore[misc]
-    lowered = run_passes(quantized.clone(), "lower", passes, inspect)
+    lowered = run_passes(mark(quantized.clone(), plan), "lower", passes, inspect)
     left = {n.name for n in nodes_of(lowered) if n.domain in ("", "ai.onnx")}
     missed = [p.node for p in plan.nodes.values() if p.is_quantized and p.node in left]
     if missed and target.packs:

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
-from qcompile.attention import as_meant
+from qcompile.attention import ATTENTIONS, as_meant
 from qcompile.graph import DOMAIN, FLOAT, LAYOUT, NHWC, is_op
 from qcompile.passes.lower.lowered import TO_NCHW
 from qcompile.session import open_own, session_options
@@ -32,9 +32,9 @@ def as_nchw(node: ir.Node, array: NDArray) -> NDArray:
 
     A node that writes NHWC reads it, too. The value that it reads does not tell: a transpose of the
     user's own, with which one of ours cancelled, leaves NHWC maps that the QDQ graph has as such.
-    Of QAttention: what it writes.
+    Of attention: what it writes.
     """
-    if is_op(node, "QAttention", domain=DOMAIN):
+    if is_op(node, *ATTENTIONS, domain=DOMAIN):
         return as_meant(node, "y", array)
     is_nhwc = node.outputs[0].metadata_props.get(LAYOUT) == NHWC
     return np.ascontiguousarray(array.transpose(TO_NCHW)) if is_nhwc else array

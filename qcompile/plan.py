@@ -54,7 +54,8 @@ class Plan:
     nodes: weighted nodes by name. activations: value name → spec of static codes. leaders: value
     name → the value whose statistics it shares. copies: name of narrower codes, which products
     alone read → the value that they are of. reasons: other nodes that stay float inside
-    quantized neighbourhoods, and why. is_integer_only: no float may stand among codes. ranges_from:
+    quantized neighbourhoods, and why. attentions: MatMuls that end an attention which codes made at
+    run time may compute. is_integer_only: no float may stand among codes. ranges_from:
     what the ranges of static activations come from. rotations: what could be rotated, and whether
     it is.
     """
@@ -66,6 +67,7 @@ class Plan:
     leaders: dict[str, str] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    attentions: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     is_integer_only: bool = False
     ranges_from: str | None = None

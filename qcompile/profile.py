@@ -14,6 +14,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from qcompile.artifact import Artifact, load
+from qcompile.attention import ATTENTIONS
 from qcompile.compare import check_bench, feed_for
 from qcompile.errors import InputError
 from qcompile.graph import attribute
@@ -178,12 +179,12 @@ def _node(
 
 def products(node: ir.Node | None, op: str, inputs: list[Typed], outputs: list[Typed]) -> int:
     """Integer multiplications of a packed product or of attention; 0 for other ops."""
-    if node is None or node.op_type != op or op not in ("QMatMul", "QConv", "QAttention"):
+    if node is None or node.op_type != op or op not in ("QMatMul", "QConv", *ATTENTIONS):
         return 0
     if op == "QMatMul" and _text(node, "activation") == "f32":
         return 0  # w…a16 multiplies floats
     count = int(np.prod(_dims(outputs[0]), dtype=np.int64))
-    if op != "QAttention":
+    if op not in ATTENTIONS:
         return count * node.attributes["K"].as_int()
     depth, keys, width = (
         dims[perm[-1] if (perm := attribute(node, f"{name}_perm", None)) else -1]

@@ -15,6 +15,7 @@ from qcompile.graph import attribute, constant, input_of, is_constant
 from qcompile.numerics.add import qadd
 from qcompile.numerics.attention import Numbers, qattention
 from qcompile.numerics.conv import Window, qconv_dynamic, qconv_scaled, qconv_static, qconv_summed
+from qcompile.numerics.dynamic_attention import qdynamic_attention
 from qcompile.numerics.gather import qgather
 from qcompile.numerics.layer_norm import qlayer_norm
 from qcompile.numerics.lut import qlut
@@ -180,6 +181,12 @@ def _attention(node: ir.Node, inputs: list[NDArray]) -> Result:
     return as_stored(node, found), None
 
 
+def _dynamic_attention(node: ir.Node, inputs: list[NDArray]) -> Result:
+    multiplier = float(attribute(node, "multiplier"))
+    value, bound = qdynamic_attention(*attention_operands(node, inputs), multiplier)
+    return as_stored(node, value), as_stored(node, bound)
+
+
 def attention_numbers(node: ir.Node) -> Numbers:
     """The zero points and multipliers of QAttention."""
     q, k, v = (int(attribute(node, f"{name}_zero_point")) for name in "qkv")
@@ -208,12 +215,13 @@ REFERENCES: dict[str, Callable[[ir.Node, list[NDArray]], Result]] = {
     "QLayerNorm": _layer_norm,
     "QSoftmax": _softmax,
     "QAttention": _attention,
+    "QDynamicAttention": _dynamic_attention,
 }
 
 
 def activation_inputs(node: ir.Node) -> list[ir.Value]:
     """The inputs that change from run to run."""
-    count = {"QAdd": 2, "QMul": 2, "QAttention": 4}.get(node.op_type, 1)
+    count = {"QAdd": 2, "QMul": 2, "QAttention": 4, "QDynamicAttention": 4}.get(node.op_type, 1)
     return [v for v in node.inputs[:count] if v is not None and not is_constant(v)]
 
 

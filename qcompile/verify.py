@@ -29,7 +29,7 @@ from qcompile.targets.target import Target
 from qcompile.tuned import Tuned
 from qcompile.verdict import Check, Verdict
 from qcompile.verify_activations import check_activations
-from qcompile.verify_attention import check_attention
+from qcompile.verify_attention import check_attention, check_dynamic_attention
 from qcompile.verify_bodies import Part, body_part, joined
 from qcompile.verify_compensated import check_compensated
 from qcompile.verify_imported import check_codes, makes_codes
@@ -225,6 +225,7 @@ def check_runs(
     checks += check_qdq(part.packed, part.quantized, runs, count)
     values = [run.values for run in runs]
     checks += check_attention(part.packed, part.quantized, values, count)
+    checks += check_dynamic_attention(part.packed, part.quantized, values, count)
     checks += check_floats(part.quantized, part.packed, values, count)
     return checks, layer_sqnr(part.normalised, part.packed, runs, part.data, part.division)
 

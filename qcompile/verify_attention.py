@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rung of verify for QAttention: its codes against the float attention of the same codes.
+"""The rungs of verify for attention: its results against the float attention of the same codes.
 
-N30 rounds the exponentials to 8 bits, which the QDQ graph does not, so that more codes are apart
-than those of other nodes. How far is computed from the operands.
+N30 and N32 round the exponentials to 8 bits, which the QDQ graph does not, so that more codes are
+apart than those of other nodes. How far is computed from the operands.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,19 +11,25 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.attention import as_meant
-from qcompile.graph import DOMAIN, is_op
-from qcompile.numerics.attention import rounding_bound, scores_of
+from qcompile.graph import DOMAIN, attribute, is_op
+from qcompile.numerics.attention import rounding_bound, scores_of, share_heads
+from qcompile.numerics.dynamic_attention import as_computed
 from qcompile.pieces import as_nchw, qdq_piece, source_names
 from qcompile.reference import activation_inputs, attention_numbers, attention_operands
 from qcompile.verdict import Check
 
 NAME = "lower: QDQ, attention"
+DYNAMIC_NAME = "lower: QDQ, dynamic attention"
 
 
 def attention_nodes(packed: ir.Model) -> list[ir.Node]:
-    """The nodes that this rung is about."""
+    """The static ones."""
     return [n for n in packed.graph if is_op(n, "QAttention", domain=DOMAIN)]
+
+
+def dynamic_nodes(packed: ir.Model) -> list[ir.Node]:
+    """Those that make codes of floats themselves."""
+    return [n for n in packed.graph if is_op(n, "QDynamicAttention", domain=DOMAIN)]
 
 
 def check_attention(
@@ -42,7 +48,7 @@ def check_attention(
         count_node()
         for run in runs:
             inputs = [run[v.name or ""] for v in activation_inputs(node)]
-            meant = [as_meant(node, n, x) for n, x in zip("qkv", inputs, strict=False)]
+            meant = share_heads(*attention_operands(node, inputs)[:3])
             feed = dict(zip(source_names(node), [*meant, *inputs[3:]], strict=True))
             expected = piece.run(None, feed)[0].astype(np.int32)
             actual = as_nchw(node, run[node.outputs[0].name or ""])
@@ -66,7 +72,8 @@ def _bound(node: ir.Node, inputs: list[NDArray]) -> NDArray[np.float64]:
     twice that times the largest distance of two values.
     """
     numbers = attention_numbers(node)
-    q, k, v, mask = attention_operands(node, inputs)
+    *given, mask = attention_operands(node, inputs)
+    q, k, v = share_heads(*given)
     bound = rounding_bound(q, k, v, mask, numbers)
     if not bound.size:
         return bound
@@ -76,3 +83,39 @@ def _bound(node: ir.Node, inputs: list[NDArray]) -> NDArray[np.float64]:
     sums = (sizes[0] @ sizes[1]).max(-1, keepdims=True) * abs(numbers.multiplier)
     error = (q.shape[-1] + 6) * 2.0**-23 * (sums + largest)
     return np.asarray(bound + 2 * error * 255 * abs(numbers.y_multiplier))
+
+
+def check_dynamic_attention(
+    packed: ir.Model,
+    quantized: ir.Model,
+    runs: Sequence[dict[str, NDArray]],
+    count_node: Callable[[], None] = lambda: None,
+) -> list[Check]:
+    """|value − ORT's float attention of the dequantized codes| ÷ the bound of N32's rounding.
+
+    The codes of q, k and v are those of N4, to which "lower: floats" holds the op.
+    """
+    nodes, worst, where, count = dynamic_nodes(packed), 0.0, "", 0
+    for node in nodes:
+        piece = qdq_piece(quantized, node)
+        count_node()
+        for run in runs:
+            q, k, v, mask = attention_operands(
+                node, [run[x.name or ""] for x in activation_inputs(node)]
+            )
+            multiplier = float(attribute(node, "multiplier"))
+            operands, bound = as_computed(q, k, v, mask, multiplier)
+            feed = dict(zip(source_names(node), [*operands, mask], strict=False))
+            expected = piece.run(None, feed)[0].astype(np.float64)
+            actual = as_nchw(node, run[node.outputs[0].name or ""])
+            count += expected.size
+            if actual.shape != expected.shape:
+                worst, where = float("inf"), node.name or ""
+                continue
+            with np.errstate(invalid="ignore"):  # NaN: a row that sees nothing has no bound
+                ratio = np.abs(expected - actual) / np.where(np.isnan(bound), np.inf, bound)
+            ratio = np.nan_to_num(ratio, nan=0.0 if np.isnan(bound).any() else np.inf)
+            if ratio.max(initial=0) > worst:
+                worst, where = float(ratio.max()), node.name or ""
+    text = "|difference from float attention of the codes| ÷ the rounding of N32"
+    return [Check(DYNAMIC_NAME, worst, 1.0, text, where, count)] if nodes else []

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import qcompile.runtime_ops as runtime_ops
 from qcompile.array_session import ArraySession
 from qcompile.artifact import Artifact
+from qcompile.attention import ATTENTIONS
 from qcompile.data import Data, Feed
 from qcompile.division import Division
 from qcompile.errors import RefusedError
@@ -152,7 +153,7 @@ def check_lowered(
         checks.append(Check("lower: codes", wrong, 0, source, name, count))
     if floats:
         worst, count = max(floats, key=lambda row: row[2]), sum(row[3] for row in floats)
-        source = "|difference| ÷ the bound of N13, N14, N23"
+        source = "|difference| ÷ the bound of N13, N14, N23, N32"
         checks.append(Check("lower: floats", worst[2], 1.0, source, worst[1], count))
     return checks
 
@@ -184,9 +185,9 @@ def check_qdq(
     runs: list[Recorded],
     count_node: Callable[[], None] = lambda: None,
 ) -> list[Check]:
-    """lower: static nodes but QAttention against ORT's float run of their part of the QDQ graph."""
+    """lower: static nodes but attention against ORT's float run of their part of the QDQ graph."""
     found = [n for n in compiled_nodes(packed) if OUTPUT in n.metadata_props]
-    nodes = [n for n in found if n.op_type != "QAttention"]
+    nodes = [n for n in found if n.op_type not in ATTENTIONS]
     if not nodes:
         return []
     far, share, where, count = 0, 0.0, "", 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fold what moves the data round QAttention into its attributes: it reads and writes with strides.
+"""Fold what moves the data round attention into its attributes: it reads and writes with strides.
 
 Before:
     { t = Transpose <perm = [2, 0, 3, 1, 4]> (x)   q_part, k, v = Split <axis = 0> (t, ones)
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from qcompile.attention import ATTENTIONS
 from qcompile.graph import (
     DOMAIN,
     add_initializer,
@@ -34,7 +35,7 @@ class FoldTransposeIntoAttention(NodePass):
     """Its three operands and its output."""
 
     stage = "lower"
-    op_types = ("QAttention",)
+    op_types = ATTENTIONS
     domain = DOMAIN
 
     def match(self, node: ir.Node) -> list[OperandView | None] | None:
@@ -84,7 +85,7 @@ def _as_stored(
     if view.parts:
         graph = _graph(node)
         shape = add_initializer(graph, f"{name}_shape", np.array(dims, np.int64))
-        split = new_node("Reshape", [source, shape], f"{name}/split", name, dtype=ir.DataType.UINT8)
+        split = new_node("Reshape", [source, shape], f"{name}/split", name, dtype=source.dtype)
         split.outputs[0].metadata_props.update(source.metadata_props)
         graph.insert_before(node, [split])
         source = split.outputs[0]

@@ -48,6 +48,24 @@ def exp_codes(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.rint(power * np.ldexp(np.float32(255), whole.astype(np.int32))).astype(np.uint8)
 
 
+def share_heads(*operands: NDArray) -> list[NDArray]:
+    """q, k and v with the same sizes before the last two.
+
+    Of an operand that has fewer heads each is repeated, as often in a row as it takes.
+
+    >>> share_heads(np.zeros((4, 1, 1)), np.arange(2).reshape(2, 1, 1))[1].ravel().tolist()
+    [0, 0, 1, 1]
+    """
+    found = list(operands)
+    for axis in range(min(x.ndim for x in found) - 2):
+        sizes = [x.shape[axis] for x in found]
+        size = 0 if 0 in sizes else max(sizes)
+        found = [
+            np.take(x, np.arange(size) // (size // max(x.shape[axis], 1) or 1), axis) for x in found
+        ]
+    return found
+
+
 def scores_of(
     q: NDArray[np.uint8],
     k: NDArray[np.uint8],
@@ -71,7 +89,7 @@ def qattention(
     y_min: int = 0,
     y_max: int = 255,
 ) -> NDArray[np.uint8]:
-    """uint8 [..., L, E] (N30); what leads broadcasts as in MatMul.
+    """uint8 [..., L, E] (N30); what leads k and v divides what leads q, or the other way round.
 
     q uint8 [..., L, D], k uint8 [..., D, S], v uint8 [..., S, E], mask float32 that broadcasts to
     [..., L, S].
@@ -81,6 +99,7 @@ def qattention(
     >>> qattention(q, k, v, None, Numbers(0, 0, 0, 0.1, 1.0), y_zero_point=1)
     array([[16, 26, 41]], dtype=uint8)
     """
+    q, k, v = share_heads(q, k, v)
     codes = exp_codes(scores_of(q, k, mask, numbers))
     assert v.shape[-2] <= LONGEST
     sums = codes.astype(np.float64) @ _centred(v, numbers.v_zero_point)

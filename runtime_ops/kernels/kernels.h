@@ -267,13 +267,15 @@ struct softmax_u8_args {
   uint8_t* y;
 };
 
-// N30: codes[i] = 255 * exp(score - the largest) - 128, of one row of scores
-// (sums[i] + corrections[i]) * multiplier + mask[i * mask_step]; sums and corrections are readable,
-// and scores writable, up to a multiple of 16 columns.
+// N30, N32: codes[i] = 255 * exp(score - the largest) - 128, of one row of scores
+// (sums[i] + corrections[i]) * column_multipliers[i] * multiplier + mask[i * mask_step]; sums,
+// corrections and column_multipliers are readable, and scores writable, up to a multiple of 16
+// columns.
 struct softmax_s32_args {
   const int32_t* sums;
   const int32_t* corrections;
   int64_t num_columns;       // 1 ... 2^15
+  const float* column_multipliers;  // null: none, N30
   float multiplier;
   const float* mask;         // null: none
   int64_t mask_step;         // 0 or 1
@@ -291,6 +293,54 @@ struct requantize_s32_args {
   float multiplier;
   int32_t y_zero_point, y_min, y_max;
   uint8_t* y;
+};
+
+// y[i] = ((sums[i] + corrections[i]) * scales[i]) * multiplier, N32; all but y are readable up to a
+// multiple of 16.
+struct scale_s32_f32_args {
+  const int32_t* sums;
+  const int32_t* corrections;
+  const float* scales;
+  int64_t count;
+  float multiplier;
+  float* y;
+};
+
+// Rows of x without the mean of all rows (a sum in the order of m, times 1 / num_rows), each with a
+// scale of its own: scales[m], N4, and 128 + its codes, N2; N32.
+struct quantize_keys_f32_u8_args {
+  const float* x;
+  int64_t row_step;          // floats
+  int64_t num_rows, num_columns;
+  int32_t limit;
+  float* mean;               // scratch [num_columns, up to a multiple of 16]
+  uint8_t* codes;            // [num_rows, num_columns]
+  float* scales;             // [num_rows]
+};
+
+// Every column of x with a scale of its own: scales[i], N4, and 128 + its codes, N2.
+struct quantize_columns_f32_u8_args {
+  const float* x;
+  int64_t row_step;          // floats
+  int64_t num_rows, num_columns;
+  int32_t limit;
+  uint8_t* codes;            // [num_rows, num_columns]
+  float* scales;             // [num_columns]
+};
+
+// y = softmax(q . k * multiplier + mask) . v of one row q, all in floats, N32. scores are writable up
+// to a multiple of 16.
+struct attend_f32_args {
+  const float* q;            // [depth]
+  const float* k;            // [num_keys, depth]
+  const float* v;            // [num_keys, width]
+  int64_t k_step, v_step;    // floats from row to row
+  int64_t num_keys, depth, width;
+  float multiplier;
+  const float* mask;         // null: none
+  int64_t mask_step;         // 0 or 1
+  float* scores;             // scratch
+  float* y;                  // [width]
 };
 
 // The bytes x[n * n_step + k * k_step] of N outputs and K columns as an n16k4 weight of 8 bits in
@@ -372,6 +422,10 @@ struct Kernels {
   void (*softmax_u8)(softmax_u8_args&);
   void (*softmax_s32)(softmax_s32_args&);
   void (*requantize_s32)(requantize_s32_args&);
+  void (*scale_s32_f32)(scale_s32_f32_args&);
+  void (*quantize_keys_f32_u8)(quantize_keys_f32_u8_args&);
+  void (*quantize_columns_f32_u8)(quantize_columns_f32_u8_args&);
+  void (*attend_f32)(attend_f32_args&);
   void (*pack_u8_n16k4)(pack_u8_n16k4_args&);
   void (*gather_f32_n16k4)(gather_f32_n16k4_args&);
   void (*gather_f32_rows)(gather_f32_rows_args&);

@@ -2,7 +2,7 @@
 // Dynamic activations, N2 and N4: the greatest magnitude, its scale, and the codes.
 // QC_ISA_NAME as in elementwise.h.
 #include "epilogue.h"
-#include "simd.h"
+#include "quantizer.h"
 
 namespace qcompile {
 namespace {
@@ -21,23 +21,6 @@ QC_INLINE int32_t amax_bits(const float* x, int64_t count, int32_t bits) {
   }
   return max_of(max(amax[0], amax[1]));
 }
-
-// rint(x / scale), clamped. The product with 1 / scale is within 2^-15 of the quotient where that
-// is at most 128, so rint of the two can differ only that near to a tie, and there the division
-// decides. A scale whose reciprocal is no normal number always divides.
-struct Quantizer {
-  Floats scale, inverse, low, high, near_tie;
-  Quantizer(float s, int32_t limit)
-      : scale(set_floats(s)), inverse(set_floats(1.0f / s)),
-        low(set_floats(static_cast<float>(-limit))), high(set_floats(static_cast<float>(limit))),
-        near_tie(set_floats(s < 1e30f ? 0.5f - 0x1p-14f : -1.0f)) {}
-  QC_INLINE Ints operator()(Floats x) const {
-    const Floats product = mul(x, inverse);
-    Floats v = round(product);
-    if (__builtin_expect(any_above(abs(sub(product, v)), near_tie), 0)) v = round(div(x, scale));
-    return round_to_ints(min(high, max(low, v)));
-  }
-};
 
 QC_INLINE void quantize(const float* x, int64_t count, float scale, int32_t limit, int8_t* codes) {
   if (scale != scale) {

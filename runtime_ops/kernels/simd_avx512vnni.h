@@ -147,6 +147,7 @@ QC_INLINE Ints shift_left(Ints v) {
   return _mm512_slli_epi32(v, kBits);
 }
 QC_INLINE float max_of(Floats v) { return _mm512_reduce_max_ps(v); }  // of no NaN
+QC_INLINE float sum_of(Floats v) { return _mm512_reduce_add_ps(v); }
 QC_INLINE Ints round_to_ints(Floats v) {
   return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

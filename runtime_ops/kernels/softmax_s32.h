@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// N30, 16 scores a step; QC_ISA_NAME as in elementwise.h. No FMA: every product is rounded.
+// N30 and N32, 16 scores a step; QC_ISA_NAME as in elementwise.h. No FMA: every product is rounded.
 #include "exp_codes.h"
 #include "kernels.h"
 #include "simd.h"
@@ -42,28 +42,35 @@ QC_INLINE Floats mask_of(const softmax_s32_args& a, int64_t i, int64_t left) {
 }
 
 // The scores of up to 16 columns from `i`; those beyond the last are none.
-template <bool kHasMask>
+template <bool kHasMask, bool kHasColumns>
 QC_INLINE Floats scores_of(const softmax_s32_args& a, int64_t i) {
   const int64_t left = a.num_columns - i;
   const Ints sums = add(load_ints(a.sums + i), load_ints(a.corrections + i));
-  Floats v = mul(to_floats(sums), set_floats(a.multiplier));
-  if (kHasMask) {  // NaN takes the second operand, the bound
-    v = max(add(v, mask_of(a, i, left)), set_floats(kNoScore));
-    v = min(v, set_floats(kLargestScore));
+  Floats v = to_floats(sums);
+  if (kHasColumns) v = mul(v, load_floats(a.column_multipliers + i));
+  v = mul(v, set_floats(a.multiplier));
+  if (kHasMask) v = add(v, mask_of(a, i, left));
+  if (kHasMask || kHasColumns) {  // NaN takes the second operand, the bound
+    v = min(max(v, set_floats(kNoScore)), set_floats(kLargestScore));
   }
   return left >= kWidth ? v : min(v, load_floats(kEdge + kWidth - left));
 }
 
 // The scores, of which the largest is returned.
-template <bool kHasMask>
+template <bool kHasMask, bool kHasColumns>
 QC_INLINE float store_scores(const softmax_s32_args& a) {
   Floats tops = set_floats(kNoScore);
   for (int64_t i = 0; i < a.num_columns; i += kWidth) {
-    const Floats v = scores_of<kHasMask>(a, i);
+    const Floats v = scores_of<kHasMask, kHasColumns>(a, i);
     store_floats(a.scores + i, v, kWidth);
     tops = max(tops, v);
   }
   return max_of(tops);
+}
+
+template <bool kHasMask>
+QC_INLINE float store_scores(const softmax_s32_args& a) {
+  return a.column_multipliers ? store_scores<kHasMask, true>(a) : store_scores<kHasMask, false>(a);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// N30, score by score.
+// N30 and N32, score by score.
 #include "epilogue.h"
 #include "exp_codes.h"
 
@@ -8,7 +8,9 @@ namespace qcompile {
 namespace {
 
 float score_of(const softmax_s32_args& a, int64_t i) {
-  float v = static_cast<float>(a.sums[i] + a.corrections[i]) * a.multiplier;
+  float v = static_cast<float>(a.sums[i] + a.corrections[i]);
+  if (a.column_multipliers) v = v * a.column_multipliers[i];
+  v = v * a.multiplier;
   if (a.mask) v = v + a.mask[i * a.mask_step];
   v = v > kNoScore ? v : kNoScore;  // NaN too
   return v < kLargestScore ? v : kLargestScore;

@@ -3,8 +3,10 @@
 
 namespace qcompile {
 
-Permuted::Permuted(const Node& node, const std::string& name) : name_(name) {
-  zero_point_ = static_cast<int32_t>(node.integer_between((name + "_zero_point").c_str(), 0, 255));
+Permuted::Permuted(const Node& node, const std::string& name, Elements elements) : name_(name) {
+  if (elements == Elements::kCodes) {
+    zero_point_ = static_cast<int32_t>(node.integer_between((name + "_zero_point").c_str(), 0, 255));
+  }
   perm_ = node.integers((name + "_perm").c_str());
   index_ = node.integers((name + "_index").c_str());
   const int64_t rank = static_cast<int64_t>(perm_.size() + index_.size());
@@ -39,6 +41,7 @@ View Permuted::of(const Node& node, const Tensor& tensor) const {
   std::vector<int64_t> steps(rank);
   int64_t step = 1;
   for (size_t i = rank; i-- > 0; step *= tensor.dims[i]) steps[i] = tensor.dims[i] == 1 ? 0 : step;
+  const int64_t bytes = tensor.type == ort::kFloat ? 4 : 1;
   View view{static_cast<const uint8_t*>(tensor.data), {}, {}};
   for (size_t i = 0; i < others_.size(); ++i) {
     const size_t axis = static_cast<size_t>(others_[i]);
@@ -47,7 +50,7 @@ View Permuted::of(const Node& node, const Tensor& tensor) const {
                       to_string(index_),
                   "docs/ops.md: an index of its axis", "Correct the graph.");
     }
-    if (tensor.count) view.data += index_[i] * steps[axis];
+    if (tensor.count) view.data += index_[i] * steps[axis] * bytes;
   }
   for (size_t i = 0; i < rank - others_.size(); ++i) {
     const size_t axis = perm_.empty() ? i : static_cast<size_t>(perm_[i]);

@@ -25,6 +25,7 @@ ORDER = (
         "norms",
         "attention",
         "operand_views",
+        "repeated_heads",
         "observers",
         "own_weights",
         "imported",
@@ -57,6 +58,7 @@ ORDER = (
         *("calibration_cache", "images", "inspection", "progress", "reasons", "user_function"),
         *(
             "compare",
+            "dynamic_attention",
             "profile",
             "profile_limits",
             "pieces",

@@ -29,6 +29,11 @@ def codes(rng: Generator, *shape: int) -> NDArray[np.uint8]:
     return rng.integers(0, 256, shape).astype(np.uint8)
 
 
+def reals(rng: Generator, *shape: int) -> NDArray[np.float32]:
+    """Normal float32."""
+    return rng.standard_normal(shape).astype(np.float32)
+
+
 def product(rng: Generator, weight: CodedWeight, x_shape: tuple[int, ...]) -> Case:
     """The inputs and activation attributes of a product, without those of its operator."""
     n = weight.shape[0]
@@ -150,27 +155,32 @@ def rows(rng: Generator) -> Case:
 
 
 def attention(rng: Generator) -> Case:
-    """QAttention, its operands transposed, one of them a part of a larger tensor, with a mask."""
-    lead = pick(rng, ((), (3,), (2, 2)))
+    """QAttention and QDynamicAttention, with heads shared, operands transposed, a mask."""
+    lead, of_floats = pick(rng, ((), (3,), (2, 2))), rng.random() < 0.5
     rows, depth, keys, width = (int(pick(rng, SIZES)) for _ in range(4))
-    shapes = [(*lead, rows, depth), (*lead, depth, keys), (*lead, keys, width)]
-    inputs: list[NDArray | None] = [codes(rng, *shape) for shape in shapes]
-    given: dict[str, Any] = {f"{n}_zero_point": int(rng.integers(256)) for n in "qkv"}
-    given |= {"multiplier": float(pick(rng, (1e-4, 0.02, -1.0))), "y_multiplier": 0.9, **POINTS}
+    few = tuple(pick(rng, (1, size)) for size in lead)  # heads that q shares
+    shapes = [(*lead, rows, depth), (*few, depth, keys), (*few, keys, width)]
+    made = reals if of_floats else codes
+    inputs: list[NDArray | None] = [made(rng, *shape) for shape in shapes]
+    given: dict[str, Any] = {"multiplier": float(pick(rng, (1e-4, 0.02, -1.0)))}
+    if not of_floats:
+        given |= {f"{n}_zero_point": int(rng.integers(256)) for n in "qkv"}
+        given |= {"y_multiplier": 0.9, **POINTS}
     for i, name in enumerate("qkv"):
         if rng.random() < 0.6:
             perm = rng.permutation(len(shapes[i]))
-            inputs[i] = np.ascontiguousarray(codes(rng, *shapes[i]).transpose(np.argsort(perm)))
+            inputs[i] = np.ascontiguousarray(made(rng, *shapes[i]).transpose(np.argsort(perm)))
             given[f"{name}_perm"] = perm.tolist()
             if rng.random() < 0.3:
-                inputs[i] = np.stack([codes(rng, *inputs[i].shape), inputs[i]])
+                inputs[i] = np.stack([made(rng, *inputs[i].shape), inputs[i]])
                 given |= {f"{name}_perm": (perm + 1).tolist(), f"{name}_index": [1]}
     if rng.random() < 0.3:
         given["y_perm"] = rng.permutation(len(lead) + 2).tolist()
     if rng.random() < 0.5:
         shape = [pick(rng, (1, size)) for size in (*lead, rows, keys)][int(rng.integers(3)) :]
         inputs.append(rng.choice(np.float32([0, -1, -1e4, -np.inf]), shape))
-    return Case("QAttention", inputs, given, tuple(range(len(inputs))))
+    op = "QDynamicAttention" if of_floats else "QAttention"
+    return Case(op, inputs, given, tuple(range(len(inputs))))
 
 
 def coding(rng: Generator) -> Case:

@@ -25,6 +25,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qcompile import runtime_ops
+from qcompile.attention import ATTENTIONS
 from qcompile.reference import REFERENCES, activation_inputs, run_node
 from tests.packaging.source_tree import ROOT
 from tests.robustness.op_case import Case
@@ -55,7 +56,7 @@ def disagreement(case: Case, got: NDArray) -> str:
     """How the output differs from numerics; "" where it does not, or numerics has no such op."""
     if case.op not in REFERENCES:
         return ""
-    count = {"QAdd": 2, "QMul": 2, "QAttention": len(case.inputs)}.get(case.op, 1)
+    count = {"QAdd": 2, "QMul": 2, **dict.fromkeys(ATTENTIONS, len(case.inputs))}.get(case.op, 1)
     # What the operator does not read, and lists that say as much as an absent one.
     unread = case.op == "QMatMul" and case.attributes["activation"] != "static"
     given = {name: v for name, v in case.attributes.items() if v != []}

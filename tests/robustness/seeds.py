@@ -26,7 +26,7 @@ NETS: dict[str, Callable[[], Net]] = {
 ARTIFACTS = (
     *(("wide", "w8a8"), ("wide", "w4a8-dynamic"), ("tied", "w4a16"), ("tied", "w8a8-dynamic")),
     *(("cnn", "w2a8"), ("mlp", "w2a4-dynamic"), ("coded", "w8a8-dynamic")),
-    *(("rows", "w8a8"), ("integers", "w4a8")),
+    *(("rows", "w8a8"), ("integers", "w4a8"), ("heads", "w8a8-dynamic")),
 )
 
 
@@ -67,7 +67,19 @@ def rows() -> Net:
     return net
 
 
-MADE = {"wide": wide, "coded": nets.mlp, "rows": rows, "integers": nets.cnn}
+def heads() -> Net:
+    """Attention of floats, of one head."""
+    net = Net()
+    x = net.input("x", ["batch", 64, 32])
+    q, k, v = (net.linear(x, 32, 32, name) for name in "qkv")
+    scores = net.node("MatMul", [q, net.node("Transpose", [k], "turned", perm=[0, 2, 1])], "scores")
+    weights = net.node("Softmax", [scores], "weights", axis=-1)
+    net.linear(net.node("MatMul", [weights, v], "attended"), 32, 10, "y")
+    net.output("y", ["batch", 64, 10])
+    return net
+
+
+MADE = {"wide": wide, "coded": nets.mlp, "rows": rows, "integers": nets.cnn, "heads": heads}
 
 
 def write_models(folder: Path) -> list[str]:

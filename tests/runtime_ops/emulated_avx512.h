@@ -196,6 +196,12 @@ inline float greatest_float(const __m512& v) {
   for (int i = 1; i < 16; ++i) most = x[i] > most ? x[i] : most;
   return most;
 }
+inline float float_sum(const __m512& v) {
+  Lanes<float> x(v);
+  float sum = 0;
+  for (int i = 0; i < 16; ++i) sum += x[i];
+  return sum;
+}
 inline __m512i shuffled(const __m512i& table, const __m512i& index) {
   Lanes<uint8_t> from(table), at(index);
   return each<uint8_t>(
@@ -310,6 +316,7 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
 #define _mm512_min_epu8 emulated_min_epu8
 #define _mm512_max_epu8 emulated_max_epu8
 #define _mm512_permutexvar_epi32 emulated_permutexvar_epi32
+#undef _mm512_setr_epi32  // gcc has a macro
 #define _mm512_setr_epi32 listed
 #define _mm512_castsi512_si128(v) loaded<__m128i>(&static_cast<const __m512i&>(v))
 #define _mm512_set1_epi16(v) each<int16_t>([&](int) { return v; })
@@ -381,4 +388,5 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
 #define _mm512_reduce_max_epi32 greatest
 #define _mm512_reduce_add_epi32 total_of
 #define _mm512_reduce_max_ps greatest_float
+#define _mm512_reduce_add_ps float_sum
 #define _mm256_dpbusd_avx_epi32 dot_bytes256
