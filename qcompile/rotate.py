@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.graph import is_op
-from qcompile.numerics.hadamard import LARGEST_FACTOR, Mixing, Rotation, split_size
+from qcompile.numerics.hadamard import LARGEST_FACTOR, Hadamard, Rotation, split_size
 from qcompile.online_rotation import insert
 from qcompile.plan import NodePlan, Plan
 from qcompile.recipe import Recipe
@@ -170,8 +170,7 @@ def online_inputs(edge: Edge, plan: Plan) -> dict[ir.Value, list[ir.Node]]:
         is_known = value is not None and value.shape is not None and edge.width > 1
         if planned.activation.is_dynamic and value is not None and is_known:
             found.setdefault(value, []).append(reader.node)
-    factor, _ = split_size(max(edge.width, 1))
-    return found if factor <= LARGEST_FACTOR else {}
+    return found
 
 
 @dataclass(frozen=True)
@@ -227,8 +226,9 @@ class _Work:
     def _online(self, value: ir.Value, nodes: list[ir.Node]) -> RotationRow:
         """The row of an input; where it gains the graph is changed."""
         names, size = tuple(n.name or "" for n in nodes), self._size(value)
-        mixing = Mixing(size, self.recipe.seed)
-        row = RotationRow(_name(value), INPUT, names, mixing.text, size, is_online=True)
+        seeds = [self.recipe.seed * TRIALS + trial for trial in range(TRIALS)]
+        tried = [Hadamard.widest(size, seed) for seed in seeds]
+        row = RotationRow(_name(value), INPUT, names, tried[0].text, size, is_online=True)
         rows = self.rows[_name(value)]
 
         def products() -> Iterator[Product]:
@@ -238,11 +238,12 @@ class _Work:
         row, error = self._before(row, [rows], products())
         if error is None:
             return row
-        ((found, after),) = figures(products(), [mixing], self.recipe)
-        row = _judged(replace(row, after=after), 1 - found / error, ONLINE_GAIN)
+        found = figures(products(), tried, self.recipe)
+        best = int(np.argmin([mean for mean, _ in found]))
+        row = _judged(replace(row, after=found[best][1]), 1 - found[best][0] / error, ONLINE_GAIN)
         if row.is_applied:
-            insert(value, nodes, mixing, self.weights)
-            row = replace(row, seed=mixing.seed, reason="")
+            insert(value, nodes, tried[best], self.weights)
+            row = replace(row, seed=seeds[best], reason="")
         return row
 
     def _size(self, value: ir.Value) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qcompile.graph import add_initializer, constant, input_of, is_constant, is_op
 from qcompile.memory import row_slices
 from qcompile.norms import LAYER_NORM, RMS_NORMS, Norm
-from qcompile.numerics.hadamard import Mixing, Rotation
+from qcompile.numerics.hadamard import Hadamard, Rotation
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
 from qcompile.rotatable import Edge, Part, Reader
 from qcompile.rotation_paths import bias_place, weight_place
@@ -61,9 +61,9 @@ def turn(edge: Edge, rotation: Rotation, weights: "Turned") -> None:
             weights.change(each.node, each.index, _vector_side(rotation, each.part))
 
 
-def turn_input(node: ir.Node, mixing: Mixing, weights: "Turned") -> None:
-    """A product's W becomes W U."""
-    weights.change(*_own_place(node), _input_side(mixing, None))
+def turn_input(node: ir.Node, rotation: Hadamard, weights: "Turned") -> None:
+    """A product's W becomes W R."""
+    weights.change(*_own_place(node), _input_side(rotation, None))
 
 
 def is_even(norm: Norm) -> bool:
@@ -143,7 +143,7 @@ class Change:
     write: Write
 
 
-def _input_side(rotation: Rotation | Mixing, gamma: NDArray | None) -> Change:
+def _input_side(rotation: Rotation | Hadamard, gamma: NDArray | None) -> Change:
     """W diag(γ) R of [N, K]."""
     wide = None if gamma is None else gamma.astype(np.float64)
 

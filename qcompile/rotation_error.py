@@ -19,7 +19,7 @@ from qcompile.division import Division
 from qcompile.graph import constant
 from qcompile.moments import Source
 from qcompile.norms import Norm
-from qcompile.numerics.hadamard import Mixing, Rotation
+from qcompile.numerics.hadamard import Hadamard, Rotation
 from qcompile.numerics.params import params_of_range
 from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
 from qcompile.observers import default_method, observer_of
@@ -83,7 +83,7 @@ class Product:
         gamma, beta = norm.gamma.astype(np.float64), norm.beta.astype(np.float64)
         return cls(normed(rows, norm), part, gamma, beta, plan)
 
-    def measure(self, rotation: Rotation | Mixing | None, recipe: Recipe) -> tuple[float, NDArray]:
+    def measure(self, rotation: Rotation | Hadamard | None, recipe: Recipe) -> tuple[float, NDArray]:
         """Noise ÷ signal of the outputs, and the input as it is quantized, float32."""
         x, weight = self.x, self.weight.astype(np.float64)
         if rotation is not None:
@@ -138,7 +138,7 @@ def rounded(x: NDArray[np.float32], spec: QuantSpec | None, recipe: Recipe) -> N
 
 
 def figures(
-    products: Iterable[Product], turnings: Sequence[Rotation | Mixing | None], recipe: Recipe
+    products: Iterable[Product], turnings: Sequence[Rotation | Hadamard | None], recipe: Recipe
 ) -> list[tuple[float, Figures]]:
     """For each turning the mean noise ÷ signal of the products, and what is reported of it.
 

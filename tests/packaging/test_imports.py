@@ -98,7 +98,7 @@ ORDER = (
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
         "online_rotation",
         "report_rotation",
-        *("recurrent", "verify_recurrent", "integer_only", "node_specs"),
+        *("recurrent", "verify_recurrent", "verify_rotation", "integer_only", "node_specs"),
         *(
             "code_moves",
             "code_places",
