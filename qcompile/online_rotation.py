@@ -14,6 +14,7 @@ are standard nodes, so that every stage runs them; target cpu makes one attribut
 """
 
 import json
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -38,23 +39,6 @@ def insert(value: ir.Value, readers: list[ir.Node], rotation: Hadamard, weights:
         turn_input(node, rotation, weights)
 
 
-def rotation_of(node: ir.Node | None) -> Hadamard | None:
-    """Which rotation the node is a part of."""
-    text = None if node is None else node.metadata_props.get(ROTATION)
-    return None if text is None else Hadamard(**json.loads(text))
-
-
-def rotated_value(last: ir.Node) -> ir.Value:
-    """What the rotation that ends with a node is of."""
-    node = last
-    while True:
-        before = next(v for v in node.inputs if v is not None and v.const_value is None)
-        producer = before.producer()
-        if producer is None or ROTATION not in producer.metadata_props:
-            return before
-        node = producer
-
-
 class _Chain:
     """Nodes one after the other before the first reader; equal constants are there once."""
 
@@ -73,11 +57,13 @@ class _Chain:
         known = self.graph.initializers.get(name)
         return known if known is not None else add_initializer(self.graph, name, array)
 
-    def add(self, op_type: str, inputs: list[ir.Value], *dims: int, axis: int | None = None) -> None:
+    def add(
+        self, op_type: str, inputs: list[ir.Value], *dims: int, axis: int | None = None
+    ) -> None:
         """One node more, whose output has these sizes behind the leading ones."""
         self.count += 1
         out = f"{self.name}_{self.count}"
-        given = {} if axis is None else {"axis": axis}
+        given: dict[str, Any] = {} if axis is None else {"axis": axis}
         shape = ir.Shape([*self.lead, *dims])
         node = new_node(op_type, inputs, f"{out}/{op_type}", out, shape=shape, **given)
         self._place(node)

@@ -24,12 +24,13 @@ from qcompile.recipe import Recipe
 from qcompile.rotatable import Edge, edges
 from qcompile.rotated_weights import Turned, is_even, shift_refusal, turn
 from qcompile.rotation_error import Product, figures, sample_rows
-from qcompile.rotation_paths import weight_place
+from qcompile.rotation_paths import last_size, weight_place
 from qcompile.rotation_rows import RotationRow
 
 TRIALS = 4  # matrices that are tried
 GAIN, ONLINE_GAIN = 0.1, 0.25  # the share of the error that has to go
 ENOUGH_DB = 30.0  # where the outputs are this good already (1/1000 of the power), nothing is done
+ONLINE_OUTPUTS = 20  # of a product take as long as rotating its input: 0.4 ns an element (Zen 4)
 MOST_GROWTH = 0.25  # of the weights, by a table that no longer is the head's; one more bit of 4
 INPUT = "product input"
 NO_DATA = "no calibration data was given, which decides"
@@ -229,6 +230,10 @@ class _Work:
         seeds = [self.recipe.seed * TRIALS + trial for trial in range(TRIALS)]
         tried = [Hadamard.widest(size, seed) for seed in seeds]
         row = RotationRow(_name(value), INPUT, names, tried[0].text, size, is_online=True)
+        outputs = sum(last_size(n.outputs[0]) or ONLINE_OUTPUTS for n in nodes)
+        if outputs < ONLINE_OUTPUTS:
+            what = f"its products have {outputs} outputs, and a rotation at run time takes as long"
+            return replace(row, reason=f"{what} as {ONLINE_OUTPUTS}")
         rows = self.rows[_name(value)]
 
         def products() -> Iterator[Product]:
@@ -243,7 +248,8 @@ class _Work:
         row = _judged(replace(row, after=found[best][1]), 1 - found[best][0] / error, ONLINE_GAIN)
         if row.is_applied:
             insert(value, nodes, tried[best], self.weights)
-            row = replace(row, seed=seeds[best], reason="")
+            share = f"about {100 * ONLINE_OUTPUTS / outputs:.0f} % of its products' time"
+            row = replace(row, seed=seeds[best], reason=share)
         return row
 
     def _size(self, value: ir.Value) -> int:

@@ -83,7 +83,9 @@ class Product:
         gamma, beta = norm.gamma.astype(np.float64), norm.beta.astype(np.float64)
         return cls(normed(rows, norm), part, gamma, beta, plan)
 
-    def measure(self, rotation: Rotation | Hadamard | None, recipe: Recipe) -> tuple[float, NDArray]:
+    def measure(
+        self, rotation: Rotation | Hadamard | None, recipe: Recipe
+    ) -> tuple[float, NDArray]:
         """Noise ÷ signal of the outputs, and the input as it is quantized, float32."""
         x, weight = self.x, self.weight.astype(np.float64)
         if rotation is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rung of verify for rotations at run time: what kernels compute is what the QDQ graph's nodes do.
+"""The rung of verify for rotations at run time: kernels compute what nodes of the QDQ graph do.
 
 Both round: N42 each sum of log2 n stages and a product with 1 / √n, the nodes two products of
 matrices of about √n. Each of these errors is at most 2^-24 of the norm of the row, which a rotation
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.graph import attribute
-from qcompile.online_rotation import rotated_value
+from qcompile.passes.lower.qdq import rotated_value
 from qcompile.pieces import float_name, piece_between
 from qcompile.reference import rotated
 from qcompile.verdict import Check

@@ -210,14 +210,29 @@ def test_the_input_of_a_product_is_rotated_at_run_time() -> None:
     found = rotated(model)
     row = next(row for row in found.rows if row.value == "h")
     assert row.is_applied and row.is_online
-    assert row.reason == "Mul Mul_h does not commute with a rotation"
+    assert row.reason == (
+        "Mul Mul_h does not commute with a rotation; about 62 % of its products' time"
+    )
     added = ops(found.model)
-    for op_type in ("Reshape", "MatMul", "MatMul", "Reshape"):
-        added.remove(op_type)
+    for op_type in ("Mul", "Split", "Reshape", "MatMul", "MatMul", "Reshape", "Concat") * 2:
+        added.remove(op_type)  # 24 channels: blocks of 16 at 0 and 8
     assert sorted(added) == sorted(ops(model))
+    assert row.transform == "signs, hadamard 16 at 0, 8"
     assert check_rotated(model, found.model, DATA).passed
     plan = annotate(found.model, Recipe(preset="w4a4-dynamic"), targets.get("cpu"), has_data=True)
-    assert "h_rotated_2/MatMul" not in plan.nodes  # it is no weight of the model
+    assert not any(name.startswith("h_rotated") for name in plan.nodes)  # no weights of the model
+
+
+def test_a_rotation_that_costs_as_much_as_its_product_is_not_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    up = np.random.default_rng(2).standard_normal((WIDTH, 24))
+    up[:, 5] *= 8
+    monkeypatch.setattr("qcompile.rotate.ONLINE_OUTPUTS", WIDTH + 1)
+    row = next(row for row in rotated(decoder(LLAMA, wu=up)).rows if row.value == "h")
+    assert not row.is_applied and row.reason.endswith(
+        "its products have 32 outputs, and a rotation at run time takes as long as 33"
+    )
 
 
 @pytest.mark.parametrize("preset", ["w4a4", "w4a16"])

@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 from qcompile.graph import DOMAIN, FLOAT, is_op, only_consumer, remove_dead, replace
 from qcompile.numerics.hadamard import Hadamard
-from qcompile.online_rotation import rotated_value, rotation_of
 from qcompile.passes.lower.lowered import op
+from qcompile.passes.lower.qdq import rotated_value, rotation_of
 from qcompile.passes.rewrite import NodePass
 
 

@@ -29,7 +29,7 @@ def fwht(x: NDArray) -> NDArray:
         raise ValueError(f"a Hadamard transform of {n}: a power of two is needed")
     y = x
     while half < n:
-        pairs = y.reshape(*x.shape[:-1], -1, 2, half)
+        pairs = y.reshape(*x.shape[:-1], n // (2 * half), 2, half)
         first, second = pairs[..., 0, :], pairs[..., 1, :]
         y = np.stack((first + second, first - second), axis=-2)
         half *= 2
@@ -99,7 +99,7 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Hadamard:
-    """D · H_n / √n of blocks of columns, which costs log2 n sums an element where the model runs (N42).
+    """D · H_n / √n of blocks of columns, which costs log2 n sums an element at run time (N42).
 
     Blocks of `block` columns n, a power of two, start at 0, n, 2 n, …; where n does not divide the
     size a last one ends at its end and overlaps the one before, whose results it reads, times signs

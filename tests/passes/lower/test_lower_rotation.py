@@ -10,9 +10,10 @@ from qcompile.annotate import annotate
 from qcompile.graph import attribute
 from qcompile.normalise import normalise
 from qcompile.numerics.hadamard import Hadamard
-from qcompile.online_rotation import insert, rotated_value, rotation_of
+from qcompile.online_rotation import insert
 from qcompile.passes.lower.lower_matmul import LowerMatmul
 from qcompile.passes.lower.lower_rotation import LowerRotation
+from qcompile.passes.lower.qdq import rotated_value, rotation_of
 from qcompile.passes.normalise.remove_unused import RemoveUnused
 from qcompile.passes.transform.stats import Stats
 from qcompile.recipe import Recipe
@@ -78,7 +79,9 @@ def test_the_nodes_compute_the_rotation_and_the_weights_take_it_back(
     assert value is not None and rotated_value(value.producer()).name == "x"
     assert rotation_of(value.producer()) == rotation
     shown = changed.clone()
-    shown.graph.outputs.append(next(v for n in shown.graph for v in n.outputs if v.name == value.name))
+    shown.graph.outputs.append(
+        next(v for n in shown.graph for v in n.outputs if v.name == value.name)
+    )
     y, turned = open_model(shown).run(None, feed)
     wanted = open_model(model).run(None, feed)[0]
     power = np.sqrt((feed["x"].astype(np.float64) ** 2).sum(-1, keepdims=True))
