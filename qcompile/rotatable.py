@@ -25,7 +25,7 @@ from qcompile.rotation_paths import (
     picked_part,
 )
 
-STREAM, VALUES, LINEAR = "residual stream", "attention values", "linear"
+STREAM, VALUES, LINEAR, MAPS = "residual stream", "attention values", "linear", "linear bottleneck"
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class Edge:
     norms: list[Norm] = field(default_factory=list)
     reason: str = ""
     is_attended: bool = False
+    is_map: bool = False  # the channels of [B, C, H, W], else the last axis
 
     @property
     def kind(self) -> str:
         """What people call it."""
-        if self.norms:
-            return STREAM
-        return VALUES if self.is_attended else LINEAR
+        last = VALUES if self.is_attended else LINEAR
+        return MAPS if self.is_map else STREAM if self.norms else last
 
     @property
     def is_centred(self) -> bool:

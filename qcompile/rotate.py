@@ -22,6 +22,7 @@ from qcompile.online_rotation import insert
 from qcompile.plan import NodePlan, Plan
 from qcompile.recipe import Recipe
 from qcompile.rotatable import Edge, edges
+from qcompile.rotatable_maps import map_edges
 from qcompile.rotated_weights import Turned, is_even, shift_refusal, turn
 from qcompile.rotation_error import Product, figures, sample_rows
 from qcompile.rotation_paths import last_size, weight_place
@@ -62,7 +63,8 @@ def rotate(
     rated = _rated(copy, plan, recipe, has_data=data is not None)
     if not rated or data is None:
         return Rotated(model, tuple(row for _, row in rated))
-    rows = sample_rows(model, _sampled(rated, plan), data, division, recipe.seed)
+    maps = frozenset(_name(r.node.inputs[0]) for e, _ in rated if e.is_map for r in e.readers)
+    rows = sample_rows(model, _sampled(rated, plan), data, division, recipe.seed, maps)
     work = _Work(plan, recipe, rows, Turned(copy.graph))
     decided = [row for edge, row in rated for row in work.decide(edge, row)]
     result = Rotated(copy, tuple(decided))
@@ -84,7 +86,8 @@ def _rated(
     """Every edge that quantized products read, and its row, which has a reason where refused."""
     if recipe.rotation == "off" or not any(p.is_quantized for p in plan.nodes.values()):
         return []
-    found = [(edge, _quantized_readers(edge, plan)) for edge in edges(model.graph)]
+    every = [*edges(model.graph), *map_edges(model.graph)]
+    found = [(edge, _quantized_readers(edge, plan)) for edge in every]
     rated = [(edge, refusal(edge, readers, plan)) for edge, readers in found if readers]
     if has_data:
         return rated
@@ -164,7 +167,7 @@ def _name(value: ir.Value | None) -> str:
 def online_inputs(edge: Edge, plan: Plan) -> dict[ir.Value, list[ir.Node]]:
     """The inputs of an edge's products that are quantized row by row when the model runs."""
     found: dict[ir.Value, list[ir.Node]] = {}
-    for reader in edge.readers:
+    for reader in () if edge.is_map else edge.readers:
         planned, value = plan.nodes.get(reader.node.name or ""), reader.node.inputs[0]
         if planned is None or not planned.is_rounded or planned.activation is None:
             continue

@@ -144,10 +144,11 @@ class Change:
 
 
 def _input_side(rotation: Rotation | Hadamard, gamma: NDArray | None) -> Change:
-    """W diag(γ) R of [N, K]."""
+    """W diag(γ) R of [N, K], or [N, K, 1, 1]."""
     wide = None if gamma is None else gamma.astype(np.float64)
 
     def write(source: NDArray, out: NDArray) -> None:
+        source, out = (a.reshape(len(a), -1) for a in (source, out))
         for rows in row_slices(*source.shape):
             part = source[rows] if wide is None else source[rows] * wide
             out[rows] = rotation.times(part)

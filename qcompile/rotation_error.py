@@ -19,6 +19,7 @@ from qcompile.division import Division
 from qcompile.graph import constant
 from qcompile.moments import Source
 from qcompile.norms import Norm
+from qcompile.numerics.conv import Window
 from qcompile.numerics.hadamard import Hadamard, Rotation
 from qcompile.numerics.params import params_of_range
 from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
@@ -36,11 +37,17 @@ _LEAST_ROWS = 16  # where many inputs share the memory
 
 
 def sample_rows(
-    model: ir.Model, widths: dict[str, int], data: Data, division: Division, seed: int
+    model: ir.Model,
+    widths: dict[str, int],
+    data: Data,
+    division: Division,
+    seed: int,
+    maps: frozenset[str] = frozenset(),
 ) -> dict[str, NDArray[np.float32]]:
     """At most about ROWS rows [num, width] of every value, from the first samples.
 
-    All of them take at most a quarter of the memory that one method may take.
+    maps: values [B, width, H, W], whose rows are pixels. All rows take at most a quarter of the
+    memory that one method may take.
     """
     few = data.first(SAMPLES)
     fitting = division.working_bytes // (16 * max(sum(widths.values()), 1))
@@ -50,7 +57,10 @@ def sample_rows(
         for name in group:
             x = np.atleast_2d(np.asarray(arrays[name], np.float32))
             rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            rows = Source(name, widths[name]).rows(x, np.ones(len(x), np.bool_), most, rng)
+            window = Window((1, 1)) if name in maps else None
+            rows = Source(name, widths[name], window=window).rows(
+                x, np.ones(len(x), np.bool_), most, rng
+            )
             found[name] += [part.reshape(-1, widths[name]) for part in rows]
     return {n: np.concatenate([np.empty((0, widths[n]), np.float32), *p]) for n, p in found.items()}
 
@@ -77,7 +87,7 @@ class Product:
         weight = constant(weight_of(node))
         assert weight is not None
         chosen = np.unique(np.linspace(0, len(weight) - 1, OUTPUTS).astype(np.int64))
-        part = np.ascontiguousarray(weight[chosen])
+        part = np.ascontiguousarray(weight[chosen].reshape(len(chosen), -1))
         if norm is None:
             return cls(rows.astype(np.float64), part, None, None, plan)
         gamma, beta = norm.gamma.astype(np.float64), norm.beta.astype(np.float64)
