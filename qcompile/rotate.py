@@ -18,16 +18,19 @@ from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.graph import is_op
 from qcompile.numerics.hadamard import LARGEST_FACTOR, Hadamard, Rotation, split_size
+from qcompile.numerics.scaling import Scaling
 from qcompile.online_rotation import insert
 from qcompile.plan import NodePlan, Plan
 from qcompile.recipe import Recipe
 from qcompile.rotatable import Edge, edges
 from qcompile.rotatable_maps import map_edges
 from qcompile.rotated_weights import Turned, is_even, shift_refusal, turn
-from qcompile.rotation_error import Product, figures, sample_rows
+from qcompile.rotation_error import Product, Turning, figures, sample_rows
 from qcompile.rotation_paths import last_size, weight_place
 from qcompile.rotation_rows import RotationRow
+from qcompile.transform_choice import Halves, best_of, scalings
 
+Fused = Rotation | Scaling
 TRIALS = 4  # matrices that are tried
 GAIN, ONLINE_GAIN = 0.1, 0.25  # the share of the error that has to go
 ENOUGH_DB = 30.0  # where the outputs are this good already (1/1000 of the power), nothing is done
@@ -202,8 +205,8 @@ class _Work:
             return [replace(row if is_measured else replace(own, kind=row.kind), reason=reason)]
         return [row, *found]
 
-    def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Rotation | None]:
-        """The row with what was measured, and the best matrix where it is good enough."""
+    def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Fused | None]:
+        """The row with what was measured, and the best transform where it is good enough."""
         sources = []
         for reader in edge.readers:
             planned = self.plan.nodes.get(reader.node.name or "")
@@ -211,27 +214,32 @@ class _Work:
                 value = reader.node.inputs[0] if reader.norm is None else reader.norm.source
                 sources.append((reader, self.rows[_name(value)], planned))
 
-        def products() -> Iterator[Product]:
+        def make(part: slice) -> Iterator[Product]:
             for reader, rows, planned in sources:
-                yield Product.of(reader.node, reader.norm, rows, planned)
+                yield Product.of(reader.node, reader.norm, rows[part], planned)
 
-        row, error = self._before(row, [rows for _, rows, _ in sources], products())
+        halves = Halves.of([rows for _, rows, _ in sources])
+        row, error = self._before(row, [rows for _, rows, _ in sources], make(halves.held))
         if error is None:
             return row, None
-        seeds = [self.recipe.seed * TRIALS + trial for trial in range(TRIALS)]
-        tried = [Rotation(edge.block, seed, edge.is_centred) for seed in seeds]
-        found = figures(products(), tried, self.recipe)
-        best = int(np.argmin([mean for mean, _ in found]))
-        row = _judged(replace(row, after=found[best][1]), 1 - found[best][0] / error, GAIN)
+        tried: list[Turning] = [Rotation(edge.block, s, edge.is_centred) for s in self._seeds]
+        tried += [] if edge.norms else scalings(make, halves, edge.block)
+        best, mean, after = best_of(make, halves, tried, self.recipe)
+        assert not isinstance(best, Hadamard)
+        row = _judged(replace(row, transform=best.text, after=after), 1 - mean / error, GAIN)
         if not row.is_applied:
             return row, None
-        return replace(row, seed=seeds[best], reason=_cost(edge, self.plan)), tried[best]
+        seed = None if isinstance(best, Scaling) else best.seed
+        return replace(row, seed=seed, reason=_cost(edge, self.plan)), best
+
+    @property
+    def _seeds(self) -> list[int]:
+        return [self.recipe.seed * TRIALS + trial for trial in range(TRIALS)]
 
     def _online(self, value: ir.Value, nodes: list[ir.Node]) -> RotationRow:
         """The row of an input; where it gains the graph is changed."""
         names, size = tuple(n.name or "" for n in nodes), self._size(value)
-        seeds = [self.recipe.seed * TRIALS + trial for trial in range(TRIALS)]
-        tried = [Hadamard.widest(size, seed) for seed in seeds]
+        tried = [Hadamard.widest(size, seed) for seed in self._seeds]
         row = RotationRow(_name(value), INPUT, names, tried[0].text, size, is_online=True)
         outputs = sum(last_size(n.outputs[0]) or ONLINE_OUTPUTS for n in nodes)
         if outputs < ONLINE_OUTPUTS:
@@ -239,20 +247,21 @@ class _Work:
             return replace(row, reason=f"{what} as {ONLINE_OUTPUTS}")
         rows = self.rows[_name(value)]
 
-        def products() -> Iterator[Product]:
+        def make(part: slice) -> Iterator[Product]:
             for node in nodes:
-                yield Product.of(node, None, rows, self.plan.nodes[node.name or ""])
+                yield Product.of(node, None, rows[part], self.plan.nodes[node.name or ""])
 
-        row, error = self._before(row, [rows], products())
+        halves = Halves.of([rows])
+        row, error = self._before(row, [rows], make(halves.held))
         if error is None:
             return row
-        found = figures(products(), tried, self.recipe)
-        best = int(np.argmin([mean for mean, _ in found]))
-        row = _judged(replace(row, after=found[best][1]), 1 - found[best][0] / error, ONLINE_GAIN)
+        best, mean, after = best_of(make, halves, tried, self.recipe)
+        assert isinstance(best, Hadamard)
+        row = _judged(replace(row, after=after), 1 - mean / error, ONLINE_GAIN)
         if row.is_applied:
-            insert(value, nodes, tried[best], self.weights)
+            insert(value, nodes, best, self.weights)
             share = f"about {100 * ONLINE_OUTPUTS / outputs:.0f} % of its products' time"
-            row = replace(row, seed=seeds[best], reason=share)
+            row = replace(row, seed=best.seed, reason=share)
         return row
 
     def _size(self, value: ir.Value) -> int:

@@ -18,6 +18,7 @@ from qcompile.graph import add_initializer, constant, input_of, is_constant, is_
 from qcompile.memory import row_slices
 from qcompile.norms import LAYER_NORM, RMS_NORMS, Norm
 from qcompile.numerics.hadamard import Hadamard, Rotation
+from qcompile.numerics.scaling import Scaling
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
 from qcompile.rotatable import Edge, Part, Reader
 from qcompile.rotation_paths import bias_place, weight_place
@@ -43,17 +44,19 @@ def shift_refusal(edge: Edge) -> str:
     return ""
 
 
-def turn(edge: Edge, rotation: Rotation, weights: "Turned") -> None:
+def turn(edge: Edge, rotation: Rotation | Scaling, weights: "Turned") -> None:
     """Change the graph; no node is added but a Transpose where two products shared one."""
     for norm in edge.norms:
+        assert not isinstance(rotation, Scaling)  # no norm commutes with scales
         _settle_norm(edge, norm, rotation, weights)
     for reader in edge.readers:
         gamma = None if reader.norm is None or is_even(reader.norm) else reader.norm.gamma
         weights.change(*_own_place(reader.node), _input_side(rotation, gamma))
     for writer in edge.writers:
         place = _own_place(writer.node)
-        side = _input_side(rotation, None) if is_op(writer.node, "Gather") else None
-        weights.change(*place, side or _output_side(rotation, writer.part))
+        is_table = is_op(writer.node, "Gather")
+        side = _rows_side(rotation) if is_table else _output_side(rotation, writer.part)
+        weights.change(*place, side)
     done: set[tuple[ir.Node, int]] = set()
     for each in edge.constants:
         if (each.node, each.index) not in done:
@@ -143,7 +146,7 @@ class Change:
     write: Write
 
 
-def _input_side(rotation: Rotation | Hadamard, gamma: NDArray | None) -> Change:
+def _input_side(rotation: Rotation | Hadamard | Scaling, gamma: NDArray | None) -> Change:
     """W diag(γ) R of [N, K], or [N, K, 1, 1]."""
     wide = None if gamma is None else gamma.astype(np.float64)
 
@@ -151,12 +154,24 @@ def _input_side(rotation: Rotation | Hadamard, gamma: NDArray | None) -> Change:
         source, out = (a.reshape(len(a), -1) for a in (source, out))
         for rows in row_slices(*source.shape):
             part = source[rows] if wide is None else source[rows] * wide
-            out[rows] = rotation.times(part)
+            out[rows] = rotation.readers(part)
 
     return Change(f"{rotation} in {'' if wide is None else wide.tobytes().hex()}", write)
 
 
-def _output_side(rotation: Rotation, part: Part) -> Change:
+def _rows_side(rotation: Rotation | Scaling) -> Change:
+    """E R of a table's rows."""
+
+    def write(source: NDArray, out: NDArray) -> None:
+        for rows in row_slices(*source.shape):
+            out[rows] = rotation.times(source[rows])
+
+    # A head that is the table's transpose stays one with it where that is the same change.
+    side = "rows" if isinstance(rotation, Scaling) else "in"
+    return Change(f"{rotation} {side} ", write)
+
+
+def _output_side(rotation: Rotation | Scaling, part: Part) -> Change:
     """Rᵀ W of rows of [N, K], or [N, C, kh, kw]: the columns of W are turned."""
     chosen = slice(part.first, part.first + part.count)
 
@@ -170,7 +185,7 @@ def _output_side(rotation: Rotation, part: Part) -> Change:
     return Change(f"{rotation} out {part}", write)
 
 
-def _vector_side(rotation: Rotation, part: Part) -> Change:
+def _vector_side(rotation: Rotation | Scaling, part: Part) -> Change:
     """b R of some elements of the last axis."""
     chosen = slice(part.first, part.first + part.count)
 

@@ -23,6 +23,7 @@ from qcompile.numerics.conv import Window
 from qcompile.numerics.hadamard import Hadamard, Rotation
 from qcompile.numerics.params import params_of_range
 from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
+from qcompile.numerics.scaling import Scaling
 from qcompile.observers import default_method, observer_of
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.code_store import scale_method
@@ -32,6 +33,7 @@ from qcompile.recipe import Recipe
 from qcompile.rotation_rows import Figures
 from qcompile.spec import QuantSpec
 
+Turning = Rotation | Hadamard | Scaling
 SAMPLES, ROWS, OUTPUTS = 16, 256, 128  # of the data, of each input, of each weight
 _LEAST_ROWS = 16  # where many inputs share the memory
 
@@ -93,14 +95,12 @@ class Product:
         gamma, beta = norm.gamma.astype(np.float64), norm.beta.astype(np.float64)
         return cls(normed(rows, norm), part, gamma, beta, plan)
 
-    def measure(
-        self, rotation: Rotation | Hadamard | None, recipe: Recipe
-    ) -> tuple[float, NDArray]:
+    def measure(self, rotation: Turning | None, recipe: Recipe) -> tuple[float, NDArray]:
         """Noise ÷ signal of the outputs, and the input as it is quantized, float32."""
         x, weight = self.x, self.weight.astype(np.float64)
         if rotation is not None:
             wide = weight if self.gamma is None else weight * self.gamma
-            given, turned = rotation.times(x), rotation.times(wide)
+            given, turned = rotation.times(x), rotation.readers(wide)
         elif self.gamma is None or self.beta is None:
             given, turned = x, weight
         else:
@@ -150,7 +150,7 @@ def rounded(x: NDArray[np.float32], spec: QuantSpec | None, recipe: Recipe) -> N
 
 
 def figures(
-    products: Iterable[Product], turnings: Sequence[Rotation | Hadamard | None], recipe: Recipe
+    products: Iterable[Product], turnings: Sequence[Turning | None], recipe: Recipe
 ) -> list[tuple[float, Figures]]:
     """For each turning the mean noise ÷ signal of the products, and what is reported of it.
 

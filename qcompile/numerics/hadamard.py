@@ -92,6 +92,10 @@ class Rotation:
         turned = kronecker(wide * first, q)
         return kronecker(turned * second, q.T).reshape(x.shape)
 
+    def readers(self, weight: NDArray) -> NDArray[np.float64]:
+        """What takes x · R back: W · R, since R is orthogonal."""
+        return self.times(weight)
+
     def matrix(self) -> NDArray[np.float64]:
         """R [size, size]."""
         return self.times(np.eye(self.size))
@@ -170,6 +174,10 @@ class Hadamard:
                 y[:, columns] *= signs[self.size :]
             y[:, columns] = kronecker(np.ascontiguousarray(y[:, columns]), one)
         return y.reshape(x.shape)
+
+    def readers(self, weight: NDArray) -> NDArray[np.float64]:
+        """What takes x · R back: W · R, since R is orthogonal."""
+        return self.times(weight)
 
 
 def random_words(seed: int, count: int) -> NDArray[np.uint64]:
