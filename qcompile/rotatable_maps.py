@@ -4,29 +4,33 @@
 One matrix [C, C] turns the channels of every pixel, which is a 1 x 1 convolution: it goes into the
 outputs of the dense convolutions that write the maps, and into the inputs of those of 1 x 1 that
 read them. Linear bottlenecks (MobileNetV2, Sandler et al. 2018, section 3.2) with their residual
-sums are such maps. Activations and depthwise convolutions see each channel by itself: refused.
+sums are such maps. Activations and depthwise convolutions see each channel by itself: refused, but
+for scales of channels behind Relu and MaxPool, which f(s x) = s f(x) lets pass (Nagel et al. 2019).
 """
 
 import onnx_ir as ir
 
 from qcompile.graph import attribute, constant, input_of, is_constant, is_op, rank
 from qcompile.products import weight_of
-from qcompile.rotatable import Constant, Edge, Part, Reader, Writer
+from qcompile.rotation_edge import POSITIVE, Constant, Edge, Part, Reader, Writer, shown
 
+_SCALED = (*POSITIVE, "MaxPool")
 _PIXELS = ("AveragePool", "GlobalAveragePool", "Identity", "Neg")  # of each channel alike, in sums
 
 
 def map_edges(graph: ir.Graph) -> list[Edge]:
     """Every edge that a 1 x 1 Conv reads, in the order of the graph; those that are refused too.
 
-    What an activation has just made is none.
+    What an activation has just made is none, but for one that keeps positive factors.
     """
     seen: set[ir.Value] = set()
     found = []
     for node in graph:
         value = node.inputs[0] if _is_dense(node) and _is_narrow(node) else None
         maker = None if value is None else value.producer()
-        is_linear = maker is not None and (_is_dense(maker) or is_op(maker, "Add", "Sub", *_PIXELS))
+        is_linear = maker is not None and (
+            _is_dense(maker) or is_op(maker, "Add", "Sub", *_PIXELS, *_SCALED)
+        )
         if value is None or value in seen or not is_linear:
             continue
         walk = _Walk(graph, value)
@@ -54,6 +58,10 @@ class _Walk:
     def _block(self, reason: str) -> None:
         self.edge.reason = self.edge.reason or reason
 
+    def _bend(self, node: ir.Node) -> None:
+        if is_op(node, *_SCALED):
+            self.edge.bend = self.edge.bend or shown(node)
+
     def _reach(self, value: ir.Value | None) -> None:
         if value is None or value in self.seen:
             return
@@ -77,7 +85,8 @@ class _Walk:
         elif is_op(node, "Add", "Sub"):
             for source in node.inputs:
                 self._reach(source)
-        elif is_op(node, *_PIXELS):
+        elif is_op(node, *_PIXELS, *_SCALED):
+            self._bend(node)
             self._reach(node.inputs[0])
         else:
             self._block(_apart(node))
@@ -93,7 +102,8 @@ class _Walk:
                 self.edge.readers.append(Reader(node, None))
                 if not _is_narrow(node):
                     self._block(f"Conv {node.name} reads windows, not pixels")
-            elif is_op(node, "Add", "Sub", *_PIXELS):
+            elif is_op(node, "Add", "Sub", *_PIXELS, *_SCALED):
+                self._bend(node)
                 self._reach(node.outputs[0])
             elif not is_op(node, "Shape", "Size"):
                 self._block(_apart(node))
@@ -123,4 +133,4 @@ def _channels(value: ir.Value) -> int | None:
 def _apart(node: ir.Node) -> str:
     if is_op(node, "Conv"):
         return f"Conv {node.name} sees groups of channels by themselves"
-    return f"{node.op_type} {node.name} does not commute with a rotation"
+    return f"{shown(node)} does not commute with a rotation"

@@ -18,11 +18,13 @@ from qcompile.graph import add_initializer, constant, input_of, is_constant, is_
 from qcompile.memory import row_slices
 from qcompile.norms import LAYER_NORM, RMS_NORMS, Norm
 from qcompile.numerics.hadamard import Hadamard, Rotation
+from qcompile.numerics.learned import Learned
 from qcompile.numerics.scaling import Scaling
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
-from qcompile.rotatable import Edge, Part, Reader
+from qcompile.rotation_edge import Edge, Part, Reader
 from qcompile.rotation_paths import bias_place, weight_place
 
+Fused = Rotation | Learned | Scaling  # what needs no node
 EAGER_BYTES = 1 << 20  # larger tensors are turned when they are read
 _SPREAD = 16.0  # a norm's β / γ, times the largest γ, may be so much larger than its β
 Write = Callable[[NDArray, NDArray], None]  # (source, where the turned one goes)
@@ -44,7 +46,7 @@ def shift_refusal(edge: Edge) -> str:
     return ""
 
 
-def turn(edge: Edge, rotation: Rotation | Scaling, weights: "Turned") -> None:
+def turn(edge: Edge, rotation: Fused, weights: "Turned") -> None:
     """Change the graph; no node is added but a Transpose where two products shared one."""
     for norm in edge.norms:
         assert not isinstance(rotation, Scaling)  # no norm commutes with scales
@@ -83,7 +85,7 @@ def _takes_shift(edge: Edge, norm: Norm) -> bool:
     return all(bias_place(reader.node) is not None for reader in _readers(edge, norm))
 
 
-def _settle_norm(edge: Edge, norm: Norm, rotation: Rotation, weights: "Turned") -> None:
+def _settle_norm(edge: Edge, norm: Norm, rotation: Rotation | Learned, weights: "Turned") -> None:
     """γ and β go to the readers; what stays in the norm is 1 and 0, or (β / γ) R."""
     gamma, beta = (a.astype(np.float64) for a in (norm.gamma, norm.beta))
     scale, shift = _affine_places(norm)
@@ -146,7 +148,7 @@ class Change:
     write: Write
 
 
-def _input_side(rotation: Rotation | Hadamard | Scaling, gamma: NDArray | None) -> Change:
+def _input_side(rotation: Fused | Hadamard, gamma: NDArray | None) -> Change:
     """W diag(γ) R of [N, K], or [N, K, 1, 1]."""
     wide = None if gamma is None else gamma.astype(np.float64)
 
@@ -159,7 +161,7 @@ def _input_side(rotation: Rotation | Hadamard | Scaling, gamma: NDArray | None) 
     return Change(f"{rotation} in {'' if wide is None else wide.tobytes().hex()}", write)
 
 
-def _rows_side(rotation: Rotation | Scaling) -> Change:
+def _rows_side(rotation: Fused) -> Change:
     """E R of a table's rows."""
 
     def write(source: NDArray, out: NDArray) -> None:
@@ -171,7 +173,7 @@ def _rows_side(rotation: Rotation | Scaling) -> Change:
     return Change(f"{rotation} {side} ", write)
 
 
-def _output_side(rotation: Rotation | Scaling, part: Part) -> Change:
+def _output_side(rotation: Fused, part: Part) -> Change:
     """Rᵀ W of rows of [N, K], or [N, C, kh, kw]: the columns of W are turned."""
     chosen = slice(part.first, part.first + part.count)
 
@@ -185,7 +187,7 @@ def _output_side(rotation: Rotation | Scaling, part: Part) -> Change:
     return Change(f"{rotation} out {part}", write)
 
 
-def _vector_side(rotation: Rotation | Scaling, part: Part) -> Change:
+def _vector_side(rotation: Fused, part: Part) -> Change:
     """b R of some elements of the last axis."""
     chosen = slice(part.first, part.first + part.count)
 

@@ -21,6 +21,7 @@ from qcompile.moments import Source
 from qcompile.norms import Norm
 from qcompile.numerics.conv import Window
 from qcompile.numerics.hadamard import Hadamard, Rotation
+from qcompile.numerics.learned import Learned
 from qcompile.numerics.params import params_of_range
 from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
 from qcompile.numerics.scaling import Scaling
@@ -33,7 +34,7 @@ from qcompile.recipe import Recipe
 from qcompile.rotation_rows import Figures
 from qcompile.spec import QuantSpec
 
-Turning = Rotation | Hadamard | Scaling
+Turning = Rotation | Hadamard | Scaling | Learned
 SAMPLES, ROWS, OUTPUTS = 16, 256, 128  # of the data, of each input, of each weight
 _LEAST_ROWS = 16  # where many inputs share the memory
 
@@ -121,13 +122,18 @@ def noise(
     x: NDArray[np.float32], weight: NDArray[np.float32], plan: NodePlan, recipe: Recipe
 ) -> float:
     """‖Q(x) Q(W)ᵀ − x Wᵀ‖² ÷ ‖x Wᵀ‖²; 0 where the outputs are 0."""
-    spec = plan.weight
-    assert spec is not None
-    coded = code_weight(weight, spec, scale_method(spec, recipe.weight_scale_method)).decode()
     wanted = x.astype(np.float64) @ weight.astype(np.float64).T
-    found = rounded(x, plan.activation, recipe).astype(np.float64) @ coded.astype(np.float64).T
+    given = rounded(x, plan.activation, recipe).astype(np.float64)
+    found = given @ coded(weight, plan, recipe).astype(np.float64).T
     signal = float((wanted**2).sum())
     return float(((found - wanted) ** 2).sum()) / signal if signal else 0.0
+
+
+def coded(weight: NDArray[np.float32], plan: NodePlan, recipe: Recipe) -> NDArray[np.float32]:
+    """What a weight [N, K] is worth as the nearest codes."""
+    spec = plan.weight
+    assert spec is not None
+    return code_weight(weight, spec, scale_method(spec, recipe.weight_scale_method)).decode()
 
 
 def rounded(x: NDArray[np.float32], spec: QuantSpec | None, recipe: Recipe) -> NDArray[np.float32]:

@@ -33,14 +33,21 @@ class Halves:
         return cls(slice(0, None, 2), slice(1, None, 2))
 
 
-def best_of(
-    make: Make, halves: Halves, tried: Sequence[Turning], recipe: Recipe
-) -> tuple[Turning, float, Figures]:
-    """The candidate with the least error, and its mean noise ÷ signal and figures when judged."""
+@dataclass(frozen=True)
+class Judged:
+    """A candidate; its mean noise ÷ signal on the rows that judge, and the figures there."""
+
+    turning: Turning
+    mean: float
+    figures: Figures
+
+
+def best_of(make: Make, halves: Halves, tried: Sequence[Turning], recipe: Recipe) -> Judged:
+    """The candidate with the least error on the rows that choose."""
     found = figures(make(halves.chosen), tried, recipe)
     best = tried[int(np.argmin([mean for mean, _ in found]))]
     ((mean, after),) = figures(make(halves.held), [best], recipe)
-    return best, mean, after
+    return Judged(best, mean, after)
 
 
 def scalings(make: Make, halves: Halves, block: int) -> list[Scaling]:

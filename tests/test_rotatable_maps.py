@@ -16,6 +16,7 @@ from qcompile.division import Division
 from qcompile.graph import constant
 from qcompile.normalise import normalise
 from qcompile.numerics.hadamard import Rotation
+from qcompile.numerics.scaling import Scaling
 from qcompile.recipe import Recipe
 from qcompile.rotatable_maps import map_edges
 from qcompile.rotate import Rotated, rotate
@@ -25,6 +26,7 @@ from tests.passes.stages import ops, with_weights
 
 IMAGES = {"image": np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)}
 DATA = Data([IMAGES], Batch({"image": 0}))
+IN = {"x": np.random.default_rng(1).standard_normal((2, 6, 7, 7)).astype(np.float32)}
 BODY = {
     "plain": "m = Conv (x, a, c)   y = Conv (m, b)",
     "sum": "m = Conv (x, a, c)   k = Conv (x, d)   s = Add (m, k)   y = Conv (s, b)",
@@ -33,9 +35,9 @@ BODY = {
     "two readers": "m = Conv (x, a)   u = Conv (m, b)   k = Conv (m, b)   y = Add (u, k)",
 }
 BLOCKED = {
-    "relu": (
-        "m = Conv (x, a)   r = Relu (m)   s = Add (r, m)   y = Conv (s, b)",
-        "Relu Relu_r does not commute with a rotation",
+    "tanh": (
+        "m = Conv (x, a)   r = Tanh (m)   s = Add (r, m)   y = Conv (s, b)",
+        "Tanh Tanh_r does not commute with a rotation",
     ),
     "depthwise": (
         "m = Conv (x, a)   s = Conv <group = 8> (m, e)   t = Add (s, m)   y = Conv (t, b)",
@@ -46,11 +48,6 @@ BLOCKED = {
         "Conv Conv_u reads windows, not pixels",
     ),
     "output": ("z = Conv (x, a)   y = Conv (z, b)", "z is an output of the model"),
-    "max": (
-        "m = Conv (x, a)   p = MaxPool <kernel_shape = [1,1]> (m)   s = Add (p, m)"
-        "   y = Conv (s, b)",
-        "MaxPool MaxPool_p does not commute with a rotation",
-    ),
 }
 SHAPES = {
     **{"a": (8, 6, 1, 1), "b": (5, 8, 1, 1), "c": (8,), "d": (8, 6, 1, 1), "e": (8, 1, 1, 1)},
@@ -76,14 +73,37 @@ def test_a_rotation_changes_no_output_and_no_node(body: str) -> None:
     turn(map_edges(copy.graph)[0], Rotation(8, 3), weights)
     weights.remove_unread()
     assert ops(copy) == ops(model)
-    x = np.random.default_rng(1).standard_normal((2, 6, 7, 7)).astype(np.float32)
-    data = Data([{"x": x}], Batch({"x": 0}))
+    data = Data([IN], Batch({"x": 0}))
     assert check_rotated(model, copy, data).passed
     name = next(n for n in copy.graph.initializers if n.endswith("_rotated"))
     wrong = np.array(constant(copy.graph.initializers[name]))
     wrong.reshape(-1)[0] *= -1  # the twin
     copy.graph.initializers[name].const_value = ir.tensor(wrong, name=name)
     assert not check_rotated(model, copy, data).passed
+
+
+BENT = {
+    "relu": "m = Conv (x, a, c)   r = Relu (m)   y = Conv (r, b)",
+    "leaky": "m = Conv (x, a, c)   r = LeakyRelu <alpha = 0.1> (m)   y = Conv (r, b)",
+    "max": "m = Conv (x, a)   p = MaxPool <kernel_shape = [2,2]> (m)   y = Conv (p, b)",
+    "sum": "m = Conv (x, a)   r = Relu (m)   s = Add (r, m)   t = Relu (s)   y = Conv (t, b)",
+}
+
+
+@pytest.mark.parametrize("body", BENT.values(), ids=BENT)
+def test_scales_pass_what_keeps_positive_factors(body: str) -> None:
+    model = net(body)
+    scaling = Scaling.of(np.arange(1.0, 9), np.arange(9.0, 1, -1), 0.5)
+    data = Data([IN], Batch({"x": 0}))
+    for transform, is_right in ((scaling, True), (Rotation(8, 3), False)):
+        copy = model.clone()
+        (edge,) = map_edges(copy.graph)
+        assert edge.reason == "" and edge.bend
+        weights = Turned(copy.graph)
+        turn(edge, transform, weights)
+        weights.remove_unread()
+        assert ops(copy) == ops(model)
+        assert check_rotated(model, copy, data).passed == is_right
 
 
 @pytest.mark.parametrize(("body", "reason"), BLOCKED.values(), ids=BLOCKED)
@@ -93,7 +113,7 @@ def test_what_blocks_an_edge(body: str, reason: str) -> None:
 
 
 def test_what_an_activation_made_is_no_edge() -> None:
-    assert map_edges(net("m = Conv (x, a)   r = Relu (m)   y = Conv (r, b)").graph) == []
+    assert map_edges(net("m = Conv (x, a)   r = Tanh (m)   y = Conv (r, b)").graph) == []
 
 
 def outlier_channel(model: ir.Model, factor: float = 8.0) -> ir.Model:

@@ -15,6 +15,7 @@ from qcompile.division import Division
 from qcompile.load import load
 from qcompile.normalise import normalise
 from qcompile.numerics.hadamard import Rotation
+from qcompile.numerics.scaling import Scaling
 from qcompile.recipe import Recipe
 from qcompile.rotatable import edges
 from qcompile.rotate import NO_DATA, Rotated, planned, rotate
@@ -32,7 +33,9 @@ def turned(model: ir.Model, seed: int = 0) -> ir.Model:
     weights = Turned(copy.graph)
     for edge in edges(copy.graph):
         if not edge.reason and not shift_refusal(edge):
-            turn(edge, Rotation(edge.block, seed, edge.is_centred), weights)
+            scales = np.exp(np.random.default_rng(seed).uniform(-1, 1, edge.block)).tolist()
+            rotation = Rotation(edge.block, seed, edge.is_centred)
+            turn(edge, Scaling(tuple(scales), 0.5) if edge.bend else rotation, weights)
     weights.remove_unread()
     return copy
 
