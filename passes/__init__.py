@@ -35,6 +35,7 @@ from qcompile.passes.lower.lower_pool import LowerPool
 from qcompile.passes.lower.lower_product_into_integer_op import LowerProductIntoIntegerOp
 from qcompile.passes.lower.lower_requantize_into_dyadic import LowerRequantizeIntoDyadic
 from qcompile.passes.lower.lower_resize import LowerResize
+from qcompile.passes.lower.lower_rotation import LowerRotation
 from qcompile.passes.lower.lower_softmax import LowerSoftmax
 from qcompile.passes.lower.lower_split import LowerSplit
 from qcompile.passes.lower.move_dequantize_past_data_op import MoveDequantizePastDataOp
@@ -198,6 +199,7 @@ def LOWER_CPU() -> list[Pass]:
         MoveShapeBeforeDequantize(),
         MoveDequantizePastDataOp(),
         RemoveUnused(),  # dequantizers whose readers are gone would hide who reads the codes
+        LowerRotation(),
         MoveTransposePastOp(),
         FoldRepeatIntoAttention(),
         FoldTransposeIntoAttention(),

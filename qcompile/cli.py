@@ -82,7 +82,8 @@ def compile_command(
         str | None, typer.Option(help="descent (default with data), gptq or nearest")
     ] = None,
     rotation: Annotated[
-        str | None, typer.Option(help="auto (where it lowers the error on the data) or off")
+        str | None,
+        typer.Option(help="auto (where it lowers the error on the data), learned or off"),
     ] = None,
     effort: Annotated[
         str | None,

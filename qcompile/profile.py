@@ -174,7 +174,9 @@ def _node(
     fraction = limit / ms if limit is not None and ms else None
     shapes = tuple(_texts(each["input_type_shape"])) + ("→", *_texts(each["output_type_shape"]))
     share = ms / total if total else 0.0
-    return NodeTime(name, op, shapes, ms, share, count, weights, activations, limit, fraction)
+    is_rotating = op == "QMatMul" and node is not None and "hadamard" in node.attributes
+    label = f"{op} + Hadamard" if is_rotating else op
+    return NodeTime(name, label, shapes, ms, share, count, weights, activations, limit, fraction)
 
 
 def products(node: ir.Node | None, op: str, inputs: list[Typed], outputs: list[Typed]) -> int:

@@ -198,7 +198,7 @@ CALIBRATION_METHODS = tuple(OBSERVERS)
 WEIGHT_SCALE_METHODS = ("minmax", "mse")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = ("nearest", "gptq", "descent")
-ROTATIONS = ("auto", "off")
+ROTATIONS = ("auto", "learned", "off")
 EFFORTS = ("quick", "default", "best")
 _KINDS: dict[type, str] = {
     str: "a word",

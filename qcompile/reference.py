@@ -17,6 +17,7 @@ from qcompile.numerics.attention import Numbers, qattention
 from qcompile.numerics.conv import Window, qconv_dynamic, qconv_scaled, qconv_static, qconv_summed
 from qcompile.numerics.dynamic_attention import qdynamic_attention
 from qcompile.numerics.gather import qgather
+from qcompile.numerics.hadamard import Hadamard
 from qcompile.numerics.layer_norm import qlayer_norm
 from qcompile.numerics.lut import qlut
 from qcompile.numerics.matmul import (
@@ -63,12 +64,20 @@ def _exact(value: NDArray[np.float32]) -> Result:
     return value.astype(np.float64), np.zeros(value.shape)
 
 
+def rotated(node: ir.Node, x: NDArray) -> NDArray:
+    """What a node makes of X before anything else (N42); X where it has no rotation."""
+    block = int(attribute(node, "hadamard", 0))
+    if not block:
+        return x
+    return Hadamard(x.shape[-1], block, int(attribute(node, "hadamard_seed"))).rotate(x)
+
+
 def _matmul(node: ir.Node, inputs: list[NDArray]) -> Result:
     bias, scale = constant(input_of(node, BIAS)), constant(input_of(node, MULTIPLIER))
-    parts = []
+    x, parts = rotated(node, inputs[0]), []
     for rows, weight in weight_parts(node):
         own = [None if v is None or not v.size else v[..., rows] for v in (bias, scale)]
-        parts.append(_product(node, inputs[0], weight, *own))
+        parts.append(_product(node, x, weight, *own))
     bounds = [bound for _, bound in parts if bound is not None]
     joined = np.concatenate([value for value, _ in parts], axis=-1)
     return joined, np.concatenate(bounds, axis=-1) if bounds else None
@@ -161,6 +170,10 @@ def _pool(node: ir.Node, inputs: list[NDArray]) -> Result:
     ), None
 
 
+def _hadamard(node: ir.Node, inputs: list[NDArray]) -> Result:
+    return _exact(rotated(node, inputs[0]))
+
+
 def _layer_norm(node: ir.Node, inputs: list[NDArray]) -> Result:
     gamma, beta = constant(input_of(node, 1)), constant(input_of(node, 2))
     assert gamma is not None and beta is not None
@@ -216,6 +229,7 @@ REFERENCES: dict[str, Callable[[ir.Node, list[NDArray]], Result]] = {
     "QSoftmax": _softmax,
     "QAttention": _attention,
     "QDynamicAttention": _dynamic_attention,
+    "Hadamard": _hadamard,
 }
 
 

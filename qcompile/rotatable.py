@@ -9,12 +9,12 @@ with a reason that names it.
 """
 
 import math
-from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from qcompile.graph import input_of, is_constant, is_op, rank
 from qcompile.norms import Norm, norm_at
+from qcompile.rotation_edge import POSITIVE, Constant, Edge, Part, Reader, Writer, shown
 from qcompile.rotation_paths import (
     carried,
     is_product,
@@ -24,73 +24,6 @@ from qcompile.rotation_paths import (
     patches_of,
     picked_part,
 )
-
-STREAM, VALUES, LINEAR = "residual stream", "attention values", "linear"
-
-
-@dataclass(frozen=True)
-class Part:
-    """Elements first … first + count of an axis: the part of a product's outputs on the edge."""
-
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Writer:
-    """A product, a Conv, or a Gather of a table, some of whose outputs are on the edge."""
-
-    node: ir.Node
-    part: Part
-
-
-@dataclass(frozen=True)
-class Constant:
-    """Input `index` of a node: a bias, or positions that are added."""
-
-    node: ir.Node
-    index: int
-    part: Part
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A product that reads a value of the edge, and the norm between."""
-
-    node: ir.Node
-    norm: Norm | None
-
-
-@dataclass
-class Edge:
-    """What one matrix turns. block: its size. reason: why nothing may, the first that was found."""
-
-    start: ir.Value
-    block: int
-    width: int
-    writers: list[Writer] = field(default_factory=list)
-    constants: list[Constant] = field(default_factory=list)
-    readers: list[Reader] = field(default_factory=list)
-    norms: list[Norm] = field(default_factory=list)
-    reason: str = ""
-    is_attended: bool = False
-
-    @property
-    def kind(self) -> str:
-        """What people call it."""
-        if self.norms:
-            return STREAM
-        return VALUES if self.is_attended else LINEAR
-
-    @property
-    def is_centred(self) -> bool:
-        """Whether a norm subtracts the mean, which the matrix must keep."""
-        return any(norm.is_centred for norm in self.norms)
-
-    @property
-    def name(self) -> str:
-        """The value that the walk started from."""
-        return self.start.name or ""
 
 
 def edges(graph: ir.Graph) -> list[Edge]:
@@ -196,7 +129,7 @@ class _Walk:
                 self._feed(node, index, norm, None)
             return
         if norm is not None:
-            self._block(f"{_shown(node)} lies between {norm.output.name} and its product")
+            self._block(f"{shown(node)} lies between {norm.output.name} and its product")
             return
         whole = part or Part(0, self._width(value) or 0)
         cut, patches = kept_parts(node, value), patches_of(node)
@@ -210,8 +143,11 @@ class _Walk:
                 self._feed(node, index, None, part)
         elif cut is not None and part is None:
             self._feed(node, 0, None, Part(*cut))
+        elif is_op(node, *POSITIVE) and part is None:
+            self.edge.bend = self.edge.bend or shown(node)
+            self._reach(node.inputs[0], None)
         else:
-            self._block(f"{_shown(node)} does not commute with a rotation")
+            self._block(f"{shown(node)} does not commute with a rotation")
 
     def _feed(self, node: ir.Node, index: int, norm: Norm | None, part: Part | None) -> None:
         """An input of a node of the edge: a constant, or another value."""
@@ -249,16 +185,19 @@ class _Walk:
                 continue
             elif norm is not None and is_op(node, "Add", "Sub"):
                 self._block(
-                    f"{_shown(node)} adds the result of norm {norm.inside[0].name} (post-norm)"
+                    f"{shown(node)} adds the result of norm {norm.inside[0].name} (post-norm)"
                 )
             elif is_op(node, "Add", "Sub"):
+                self._reach(node.outputs[0], None)
+            elif is_op(node, *POSITIVE) and norm is None:
+                self.edge.bend = self.edge.bend or shown(node)
                 self._reach(node.outputs[0], None)
             elif index in (carried(node) or ()):
                 self.edge.is_attended |= is_op(node, "MatMul")
                 for out in node.outputs:
                     self._reach(out, norm)
             else:
-                self._block(f"{_shown(node)} does not commute with a rotation")
+                self._block(f"{shown(node)} does not commute with a rotation")
 
     def _enter(self, own: Norm, value: ir.Value, norm: Norm | None) -> None:
         """A norm reads the value."""
@@ -288,13 +227,11 @@ class _Walk:
             edge.reason = "nothing writes it"
         if any(norm.gamma.size != edge.block for norm in edge.norms):
             self._block(f"blocks of {edge.block} are narrower than a norm")
+        if edge.bend and edge.norms:
+            self._block(f"{edge.bend} does not commute with a rotation")
         if edge.block < 2:
             self._block(f"its blocks have {edge.block} elements")
         parts = {each.part for each in edge.writers} | {each.part for each in edge.constants}
         block = max(edge.block, 1)
         if any(part.first % block or part.count % block for part in parts):
             self._block(f"a part of a product is no multiple of {edge.block}")
-
-
-def _shown(node: ir.Node) -> str:
-    return f"{node.op_type} {node.name}"

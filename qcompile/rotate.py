@@ -16,20 +16,28 @@ from numpy.typing import NDArray
 
 from qcompile.data import Data
 from qcompile.division import Division
-from qcompile.graph import is_op
-from qcompile.numerics.hadamard import LARGEST_FACTOR, Mixing, Rotation, split_size
+from qcompile.learn_rotation import learn
+from qcompile.numerics.hadamard import LARGEST_FACTOR, Hadamard, Rotation, split_size
+from qcompile.numerics.scaling import Scaling
 from qcompile.online_rotation import insert
 from qcompile.plan import NodePlan, Plan
 from qcompile.recipe import Recipe
-from qcompile.rotatable import Edge, edges
-from qcompile.rotated_weights import Turned, is_even, shift_refusal, turn
+from qcompile.rotatable import edges
+from qcompile.rotatable_maps import map_edges
+from qcompile.rotated_weights import Fused, Turned, shift_refusal, turn
+from qcompile.rotation_cost import stored_twice, untied_bytes
+from qcompile.rotation_edge import Edge
 from qcompile.rotation_error import Product, figures, sample_rows
-from qcompile.rotation_paths import weight_place
+from qcompile.rotation_paths import last_size
 from qcompile.rotation_rows import RotationRow
+from qcompile.transform_choice import Halves, Judged, Make, best_of, scalings
 
 TRIALS = 4  # matrices that are tried
 GAIN, ONLINE_GAIN = 0.1, 0.25  # the share of the error that has to go
+SCALE_GAIN = 0.25  # less was gone again with codes by descent (a ViT: 8 to 12 %, then nothing)
 ENOUGH_DB = 30.0  # where the outputs are this good already (1/1000 of the power), nothing is done
+ONLINE_OUTPUTS = 20  # of a product take as long as rotating its input: 0.4 ns an element (Zen 4)
+SCALES = "scales"
 MOST_GROWTH = 0.25  # of the weights, by a table that no longer is the head's; one more bit of 4
 INPUT = "product input"
 NO_DATA = "no calibration data was given, which decides"
@@ -61,7 +69,8 @@ def rotate(
     rated = _rated(copy, plan, recipe, has_data=data is not None)
     if not rated or data is None:
         return Rotated(model, tuple(row for _, row in rated))
-    rows = sample_rows(model, _sampled(rated, plan), data, division, recipe.seed)
+    maps = frozenset(_name(r.node.inputs[0]) for e, _ in rated if e.is_map for r in e.readers)
+    rows = sample_rows(model, _sampled(rated, plan), data, division, recipe.seed, maps)
     work = _Work(plan, recipe, rows, Turned(copy.graph))
     decided = [row for edge, row in rated for row in work.decide(edge, row)]
     result = Rotated(copy, tuple(decided))
@@ -83,7 +92,8 @@ def _rated(
     """Every edge that quantized products read, and its row, which has a reason where refused."""
     if recipe.rotation == "off" or not any(p.is_quantized for p in plan.nodes.values()):
         return []
-    found = [(edge, _quantized_readers(edge, plan)) for edge in edges(model.graph)]
+    every = [*edges(model.graph), *map_edges(model.graph)]
+    found = [(edge, _quantized_readers(edge, plan)) for edge in every]
     rated = [(edge, refusal(edge, readers, plan)) for edge, readers in found if readers]
     if has_data:
         return rated
@@ -102,46 +112,17 @@ def refusal(edge: Edge, readers: list[NodePlan], plan: Plan) -> RotationRow:
     is_coded = any(p.is_imported for p in plan.nodes.values())
     reason = IN_CODES if is_coded else edge.reason or shift_refusal(edge)
     factor, _ = split_size(max(edge.block, 1))
-    if not reason and factor > LARGEST_FACTOR:
+    if not reason and factor > LARGEST_FACTOR and not edge.bend:
         reason = f"its size {edge.block} has the odd factor {factor}, above {LARGEST_FACTOR}"
     if reason:
         return replace(row, reason=reason)
-    rotation = Rotation(edge.block, 0, edge.is_centred)
-    row = replace(row, transform=rotation.text)
+    text = SCALES if edge.bend else Rotation(edge.block, 0, edge.is_centred).text
+    row = replace(row, transform=text)
     added, total = untied_bytes(edge, plan)
     if added > MOST_GROWTH * total:
         grown = f"{added / 1000:.1f} kB to {total / 1000:.1f} kB of weights"
         return replace(row, reason=f"a table apart from the head would add {grown}")
     return row
-
-
-def untied_bytes(edge: Edge, plan: Plan) -> tuple[float, float]:
-    """Bytes of codes of the weights that would be there more than once, and of all weights."""
-    changes: dict[str, set[bytes | None]] = {}
-    places: dict[str, set[ir.Node]] = {}
-    touched = [(r.node, r.norm) for r in edge.readers] + [(w.node, None) for w in edge.writers]
-    for node, norm in touched:
-        owner, index = weight_place(node)
-        value = owner.inputs[index]
-        assert value is not None
-        key = None if norm is None or is_even(norm) else norm.gamma.tobytes()
-        changes.setdefault(value.name or "", set()).add(key)
-        places.setdefault(value.name or "", set()).add(owner)
-        if {use.node for use in value.uses()} - places[value.name or ""]:
-            changes[value.name or ""] |= {b"others"}
-    for node, _ in touched:
-        owner, index = weight_place(node)
-        value = owner.inputs[index]
-        assert value is not None
-        if not {use.node for use in value.uses()} - places[value.name or ""]:
-            changes[value.name or ""] -= {b"others"}
-    sizes = {p.weight_name: p.num_elements * _bits(p) / 8 for p in plan.nodes.values()}
-    added = sum(sizes.get(name, 0.0) * (len(keys) - 1) for name, keys in changes.items())
-    return added, sum(sizes.values())
-
-
-def _bits(plan: NodePlan) -> int:
-    return 32 if plan.weight is None else plan.weight.bits
 
 
 def _sampled(rated: list[tuple[Edge, RotationRow]], plan: Plan) -> dict[str, int]:
@@ -163,15 +144,14 @@ def _name(value: ir.Value | None) -> str:
 def online_inputs(edge: Edge, plan: Plan) -> dict[ir.Value, list[ir.Node]]:
     """The inputs of an edge's products that are quantized row by row when the model runs."""
     found: dict[ir.Value, list[ir.Node]] = {}
-    for reader in edge.readers:
+    for reader in () if edge.is_map else edge.readers:
         planned, value = plan.nodes.get(reader.node.name or ""), reader.node.inputs[0]
         if planned is None or not planned.is_rounded or planned.activation is None:
             continue
         is_known = value is not None and value.shape is not None and edge.width > 1
         if planned.activation.is_dynamic and value is not None and is_known:
             found.setdefault(value, []).append(reader.node)
-    factor, _ = split_size(max(edge.width, 1))
-    return found if factor <= LARGEST_FACTOR else {}
+    return found
 
 
 @dataclass(frozen=True)
@@ -184,14 +164,21 @@ class _Work:
     weights: Turned
 
     def decide(self, edge: Edge, row: RotationRow) -> list[RotationRow]:
-        """Turn the edge, or else the inputs of its products when the model runs, if that helps."""
+        """Turn the edge, or else the inputs of its products when the model runs, if that helps.
+
+        Behind a function, where only scales pass, the rotation when the model runs comes first.
+        """
+        if edge.bend and not row.reason:
+            found = self._at_run_time(edge)
+            if any(own.is_applied for own in found):
+                why = f"{edge.bend} does not commute with a rotation"
+                return [replace(own, kind=row.kind, reason=f"{why}; {own.reason}") for own in found]
         if not row.reason:
-            row, rotation = self._fused(edge, row)
-            if rotation is not None:
-                turn(edge, rotation, self.weights)
+            row, best = self._fused(edge, row)
+            if best is not None:
+                turn(edge, best, self.weights)
                 return [row]
-        inputs = {} if row.reason == IN_CODES else online_inputs(edge, self.plan)
-        found = [self._online(value, nodes) for value, nodes in inputs.items()]
+        found = [] if row.reason == IN_CODES or edge.bend else self._at_run_time(edge)
         if len(found) == 1:  # one row says both
             (own,) = found
             reason = "; ".join(dict.fromkeys(filter(None, (row.reason, own.reason))))
@@ -199,8 +186,11 @@ class _Work:
             return [replace(row if is_measured else replace(own, kind=row.kind), reason=reason)]
         return [row, *found]
 
-    def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Rotation | None]:
-        """The row with what was measured, and the best matrix where it is good enough."""
+    def _at_run_time(self, edge: Edge) -> list[RotationRow]:
+        return [self._online(v, nodes) for v, nodes in online_inputs(edge, self.plan).items()]
+
+    def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Fused | None]:
+        """The row with what was measured, and the best transform where it is good enough."""
         sources = []
         for reader in edge.readers:
             planned = self.plan.nodes.get(reader.node.name or "")
@@ -208,41 +198,70 @@ class _Work:
                 value = reader.node.inputs[0] if reader.norm is None else reader.norm.source
                 sources.append((reader, self.rows[_name(value)], planned))
 
-        def products() -> Iterator[Product]:
+        def make(part: slice) -> Iterator[Product]:
             for reader, rows, planned in sources:
-                yield Product.of(reader.node, reader.norm, rows, planned)
+                yield Product.of(reader.node, reader.norm, rows[part], planned)
 
-        row, error = self._before(row, [rows for _, rows, _ in sources], products())
+        halves = Halves.of([rows for _, rows, _ in sources])
+        row, error = self._before(row, [rows for _, rows, _ in sources], make(halves.held))
         if error is None:
             return row, None
-        seeds = [self.recipe.seed * TRIALS + trial for trial in range(TRIALS)]
-        tried = [Rotation(edge.block, seed, edge.is_centred) for seed in seeds]
-        found = figures(products(), tried, self.recipe)
-        best = int(np.argmin([mean for mean, _ in found]))
-        row = _judged(replace(row, after=found[best][1]), 1 - found[best][0] / error, GAIN)
+        found = list(self._candidates(edge, make, halves))
+        good = [each for each in found if 1 - each.mean / error >= _least(each)]
+        best = min(good or found, key=lambda each: each.mean)
+        turning = best.turning
+        assert not isinstance(turning, Hadamard)
+        row = replace(row, transform=turning.text, after=best.figures)
+        row = _judged(row, 1 - best.mean / error, _least(best))
         if not row.is_applied:
             return row, None
-        return replace(row, seed=seeds[best], reason=_cost(edge, self.plan)), tried[best]
+        seed = None if isinstance(turning, Scaling) else turning.seed
+        return replace(row, seed=seed, reason=stored_twice(edge, self.plan)), turning
+
+    def _candidates(self, edge: Edge, make: Make, halves: Halves) -> Iterator[Judged]:
+        """The best rotation, where one passes, and the best scales, where no norm is."""
+        if not edge.bend:
+            tried = [Rotation(edge.block, seed, edge.is_centred) for seed in self._seeds]
+            best = best_of(make, halves, tried, self.recipe)
+            yield best
+            if self.recipe.rotation == "learned" and isinstance(best.turning, Rotation):
+                learned = learn(best.turning, make, halves, self.recipe)
+                yield from [best_of(make, halves, [learned], self.recipe)] if learned else []
+        if not edge.norms:
+            scaled = scalings(make, halves, edge.block)
+            yield best_of(make, halves, scaled, self.recipe)
+
+    @property
+    def _seeds(self) -> list[int]:
+        return [self.recipe.seed * TRIALS + trial for trial in range(TRIALS)]
 
     def _online(self, value: ir.Value, nodes: list[ir.Node]) -> RotationRow:
         """The row of an input; where it gains the graph is changed."""
         names, size = tuple(n.name or "" for n in nodes), self._size(value)
-        mixing = Mixing(size, self.recipe.seed)
-        row = RotationRow(_name(value), INPUT, names, mixing.text, size, is_online=True)
+        tried = [Hadamard.widest(size, seed) for seed in self._seeds]
+        row = RotationRow(_name(value), INPUT, names, tried[0].text, size, is_online=True)
+        outputs = sum(last_size(n.outputs[0]) or ONLINE_OUTPUTS for n in nodes)
+        if outputs < ONLINE_OUTPUTS:
+            what = f"its products have {outputs} outputs, and a rotation at run time takes as long"
+            return replace(row, reason=f"{what} as {ONLINE_OUTPUTS}")
         rows = self.rows[_name(value)]
 
-        def products() -> Iterator[Product]:
+        def make(part: slice) -> Iterator[Product]:
             for node in nodes:
-                yield Product.of(node, None, rows, self.plan.nodes[node.name or ""])
+                yield Product.of(node, None, rows[part], self.plan.nodes[node.name or ""])
 
-        row, error = self._before(row, [rows], products())
+        halves = Halves.of([rows])
+        row, error = self._before(row, [rows], make(halves.held))
         if error is None:
             return row
-        ((found, after),) = figures(products(), [mixing], self.recipe)
-        row = _judged(replace(row, after=after), 1 - found / error, ONLINE_GAIN)
+        found = best_of(make, halves, tried, self.recipe)
+        best = found.turning
+        assert isinstance(best, Hadamard)
+        row = _judged(replace(row, after=found.figures), 1 - found.mean / error, ONLINE_GAIN)
         if row.is_applied:
-            insert(value, nodes, mixing, self.weights)
-            row = replace(row, seed=mixing.seed, reason="")
+            insert(value, nodes, best, self.weights)
+            share = f"about {100 * ONLINE_OUTPUTS / outputs:.0f} % of its products' time"
+            row = replace(row, seed=best.seed, reason=share)
         return row
 
     def _size(self, value: ir.Value) -> int:
@@ -262,6 +281,10 @@ class _Work:
         return row, error
 
 
+def _least(candidate: Judged) -> float:
+    return SCALE_GAIN if isinstance(candidate.turning, Scaling) else GAIN
+
+
 def _judged(row: RotationRow, gain: float, least: float) -> RotationRow:
     """Applied where enough of the error goes."""
     if gain >= least:
@@ -269,13 +292,3 @@ def _judged(row: RotationRow, gain: float, least: float) -> RotationRow:
     how = "at run time the error" if row.is_online else "the error"
     what = f"falls by {100 * gain:.0f} %" if gain > 0 else f"rises by {-100 * gain:.0f} %"
     return replace(row, reason=f"{how} {what}; {100 * least:.0f} % less is asked")
-
-
-def _cost(edge: Edge, plan: Plan) -> str:
-    """What is stored twice from now on."""
-    added, _ = untied_bytes(edge, plan)
-    if not added:
-        return ""
-    tables = [w.node.name for w in edge.writers if is_op(w.node, "Gather")]
-    which = ", ".join(str(name) for name in tables)
-    return f"{which} and the head are two tensors now: {added / 1000:.1f} kB of codes more"

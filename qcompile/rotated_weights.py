@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 from qcompile.graph import add_initializer, constant, input_of, is_constant, is_op
 from qcompile.memory import row_slices
 from qcompile.norms import LAYER_NORM, RMS_NORMS, Norm
-from qcompile.numerics.hadamard import Mixing, Rotation
+from qcompile.numerics.hadamard import Hadamard, Rotation
+from qcompile.numerics.learned import Learned
+from qcompile.numerics.scaling import Scaling
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
-from qcompile.rotatable import Edge, Part, Reader
+from qcompile.rotation_edge import Edge, Part, Reader
 from qcompile.rotation_paths import bias_place, weight_place
 
+Fused = Rotation | Learned | Scaling  # what needs no node
 EAGER_BYTES = 1 << 20  # larger tensors are turned when they are read
 _SPREAD = 16.0  # a norm's β / γ, times the largest γ, may be so much larger than its β
 Write = Callable[[NDArray, NDArray], None]  # (source, where the turned one goes)
@@ -43,17 +46,19 @@ def shift_refusal(edge: Edge) -> str:
     return ""
 
 
-def turn(edge: Edge, rotation: Rotation, weights: "Turned") -> None:
+def turn(edge: Edge, rotation: Fused, weights: "Turned") -> None:
     """Change the graph; no node is added but a Transpose where two products shared one."""
     for norm in edge.norms:
+        assert not isinstance(rotation, Scaling)  # no norm commutes with scales
         _settle_norm(edge, norm, rotation, weights)
     for reader in edge.readers:
         gamma = None if reader.norm is None or is_even(reader.norm) else reader.norm.gamma
         weights.change(*_own_place(reader.node), _input_side(rotation, gamma))
     for writer in edge.writers:
         place = _own_place(writer.node)
-        side = _input_side(rotation, None) if is_op(writer.node, "Gather") else None
-        weights.change(*place, side or _output_side(rotation, writer.part))
+        is_table = is_op(writer.node, "Gather")
+        side = _rows_side(rotation) if is_table else _output_side(rotation, writer.part)
+        weights.change(*place, side)
     done: set[tuple[ir.Node, int]] = set()
     for each in edge.constants:
         if (each.node, each.index) not in done:
@@ -61,9 +66,9 @@ def turn(edge: Edge, rotation: Rotation, weights: "Turned") -> None:
             weights.change(each.node, each.index, _vector_side(rotation, each.part))
 
 
-def turn_input(node: ir.Node, mixing: Mixing, weights: "Turned") -> None:
-    """A product's W becomes W U."""
-    weights.change(*_own_place(node), _input_side(mixing, None))
+def turn_input(node: ir.Node, rotation: Hadamard, weights: "Turned") -> None:
+    """A product's W becomes W R."""
+    weights.change(*_own_place(node), _input_side(rotation, None))
 
 
 def is_even(norm: Norm) -> bool:
@@ -80,7 +85,7 @@ def _takes_shift(edge: Edge, norm: Norm) -> bool:
     return all(bias_place(reader.node) is not None for reader in _readers(edge, norm))
 
 
-def _settle_norm(edge: Edge, norm: Norm, rotation: Rotation, weights: "Turned") -> None:
+def _settle_norm(edge: Edge, norm: Norm, rotation: Rotation | Learned, weights: "Turned") -> None:
     """γ and β go to the readers; what stays in the norm is 1 and 0, or (β / γ) R."""
     gamma, beta = (a.astype(np.float64) for a in (norm.gamma, norm.beta))
     scale, shift = _affine_places(norm)
@@ -143,19 +148,32 @@ class Change:
     write: Write
 
 
-def _input_side(rotation: Rotation | Mixing, gamma: NDArray | None) -> Change:
-    """W diag(γ) R of [N, K]."""
+def _input_side(rotation: Fused | Hadamard, gamma: NDArray | None) -> Change:
+    """W diag(γ) R of [N, K], or [N, K, 1, 1]."""
     wide = None if gamma is None else gamma.astype(np.float64)
 
     def write(source: NDArray, out: NDArray) -> None:
+        source, out = (a.reshape(len(a), -1) for a in (source, out))
         for rows in row_slices(*source.shape):
             part = source[rows] if wide is None else source[rows] * wide
-            out[rows] = rotation.times(part)
+            out[rows] = rotation.readers(part)
 
     return Change(f"{rotation} in {'' if wide is None else wide.tobytes().hex()}", write)
 
 
-def _output_side(rotation: Rotation, part: Part) -> Change:
+def _rows_side(rotation: Fused) -> Change:
+    """E R of a table's rows."""
+
+    def write(source: NDArray, out: NDArray) -> None:
+        for rows in row_slices(*source.shape):
+            out[rows] = rotation.times(source[rows])
+
+    # A head that is the table's transpose stays one with it where that is the same change.
+    side = "rows" if isinstance(rotation, Scaling) else "in"
+    return Change(f"{rotation} {side} ", write)
+
+
+def _output_side(rotation: Fused, part: Part) -> Change:
     """Rᵀ W of rows of [N, K], or [N, C, kh, kw]: the columns of W are turned."""
     chosen = slice(part.first, part.first + part.count)
 
@@ -169,7 +187,7 @@ def _output_side(rotation: Rotation, part: Part) -> Change:
     return Change(f"{rotation} out {part}", write)
 
 
-def _vector_side(rotation: Rotation, part: Part) -> Change:
+def _vector_side(rotation: Fused, part: Part) -> Change:
     """b R of some elements of the last axis."""
     chosen = slice(part.first, part.first + part.count)
 

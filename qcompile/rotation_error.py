@@ -19,9 +19,12 @@ from qcompile.division import Division
 from qcompile.graph import constant
 from qcompile.moments import Source
 from qcompile.norms import Norm
-from qcompile.numerics.hadamard import Mixing, Rotation
+from qcompile.numerics.conv import Window
+from qcompile.numerics.hadamard import Hadamard, Rotation
+from qcompile.numerics.learned import Learned
 from qcompile.numerics.params import params_of_range
 from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
+from qcompile.numerics.scaling import Scaling
 from qcompile.observers import default_method, observer_of
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.code_store import scale_method
@@ -31,16 +34,23 @@ from qcompile.recipe import Recipe
 from qcompile.rotation_rows import Figures
 from qcompile.spec import QuantSpec
 
+Turning = Rotation | Hadamard | Scaling | Learned
 SAMPLES, ROWS, OUTPUTS = 16, 256, 128  # of the data, of each input, of each weight
 _LEAST_ROWS = 16  # where many inputs share the memory
 
 
 def sample_rows(
-    model: ir.Model, widths: dict[str, int], data: Data, division: Division, seed: int
+    model: ir.Model,
+    widths: dict[str, int],
+    data: Data,
+    division: Division,
+    seed: int,
+    maps: frozenset[str] = frozenset(),
 ) -> dict[str, NDArray[np.float32]]:
     """At most about ROWS rows [num, width] of every value, from the first samples.
 
-    All of them take at most a quarter of the memory that one method may take.
+    maps: values [B, width, H, W], whose rows are pixels. All rows take at most a quarter of the
+    memory that one method may take.
     """
     few = data.first(SAMPLES)
     fitting = division.working_bytes // (16 * max(sum(widths.values()), 1))
@@ -50,7 +60,10 @@ def sample_rows(
         for name in group:
             x = np.atleast_2d(np.asarray(arrays[name], np.float32))
             rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            rows = Source(name, widths[name]).rows(x, np.ones(len(x), np.bool_), most, rng)
+            window = Window((1, 1)) if name in maps else None
+            rows = Source(name, widths[name], window=window).rows(
+                x, np.ones(len(x), np.bool_), most, rng
+            )
             found[name] += [part.reshape(-1, widths[name]) for part in rows]
     return {n: np.concatenate([np.empty((0, widths[n]), np.float32), *p]) for n, p in found.items()}
 
@@ -77,18 +90,18 @@ class Product:
         weight = constant(weight_of(node))
         assert weight is not None
         chosen = np.unique(np.linspace(0, len(weight) - 1, OUTPUTS).astype(np.int64))
-        part = np.ascontiguousarray(weight[chosen])
+        part = np.ascontiguousarray(weight[chosen].reshape(len(chosen), -1))
         if norm is None:
             return cls(rows.astype(np.float64), part, None, None, plan)
         gamma, beta = norm.gamma.astype(np.float64), norm.beta.astype(np.float64)
         return cls(normed(rows, norm), part, gamma, beta, plan)
 
-    def measure(self, rotation: Rotation | Mixing | None, recipe: Recipe) -> tuple[float, NDArray]:
+    def measure(self, rotation: Turning | None, recipe: Recipe) -> tuple[float, NDArray]:
         """Noise ÷ signal of the outputs, and the input as it is quantized, float32."""
         x, weight = self.x, self.weight.astype(np.float64)
         if rotation is not None:
             wide = weight if self.gamma is None else weight * self.gamma
-            given, turned = rotation.times(x), rotation.times(wide)
+            given, turned = rotation.times(x), rotation.readers(wide)
         elif self.gamma is None or self.beta is None:
             given, turned = x, weight
         else:
@@ -109,13 +122,18 @@ def noise(
     x: NDArray[np.float32], weight: NDArray[np.float32], plan: NodePlan, recipe: Recipe
 ) -> float:
     """‖Q(x) Q(W)ᵀ − x Wᵀ‖² ÷ ‖x Wᵀ‖²; 0 where the outputs are 0."""
-    spec = plan.weight
-    assert spec is not None
-    coded = code_weight(weight, spec, scale_method(spec, recipe.weight_scale_method)).decode()
     wanted = x.astype(np.float64) @ weight.astype(np.float64).T
-    found = rounded(x, plan.activation, recipe).astype(np.float64) @ coded.astype(np.float64).T
+    given = rounded(x, plan.activation, recipe).astype(np.float64)
+    found = given @ coded(weight, plan, recipe).astype(np.float64).T
     signal = float((wanted**2).sum())
     return float(((found - wanted) ** 2).sum()) / signal if signal else 0.0
+
+
+def coded(weight: NDArray[np.float32], plan: NodePlan, recipe: Recipe) -> NDArray[np.float32]:
+    """What a weight [N, K] is worth as the nearest codes."""
+    spec = plan.weight
+    assert spec is not None
+    return code_weight(weight, spec, scale_method(spec, recipe.weight_scale_method)).decode()
 
 
 def rounded(x: NDArray[np.float32], spec: QuantSpec | None, recipe: Recipe) -> NDArray[np.float32]:
@@ -138,7 +156,7 @@ def rounded(x: NDArray[np.float32], spec: QuantSpec | None, recipe: Recipe) -> N
 
 
 def figures(
-    products: Iterable[Product], turnings: Sequence[Rotation | Mixing | None], recipe: Recipe
+    products: Iterable[Product], turnings: Sequence[Turning | None], recipe: Recipe
 ) -> list[tuple[float, Figures]]:
     """For each turning the mean noise ÷ signal of the products, and what is reported of it.
 

@@ -45,6 +45,7 @@ from qcompile.verify_nodes import (
 )
 from qcompile.verify_normalised import check_normalised, check_rotated, measure_products
 from qcompile.verify_recurrent import check_recurrent
+from qcompile.verify_rotation import check_rotations
 from qcompile.verify_split import check_split
 from qcompile.verify_tuned import check_tuned
 from qcompile.verify_weights import check_weights
@@ -227,6 +228,7 @@ def check_runs(
     checks += check_attention(part.packed, part.quantized, values, count)
     checks += check_dynamic_attention(part.packed, part.quantized, values, count)
     checks += check_floats(part.quantized, part.packed, values, count)
+    checks += check_rotations(part.quantized, part.packed, values)
     return checks, layer_sqnr(part.normalised, part.packed, runs, part.data, part.division)
 
 

@@ -14,6 +14,7 @@ from qcompile.numerics.requantize import multiplier
 from qcompile.pack import PACKED_OPS, weight_parts
 from qcompile.passes.lower.lowered import BIAS, GATHER_SCALE, MULTIPLIER, output_scale
 from qcompile.pieces import OUTPUT, as_nchw, float_name, piece_between
+from qcompile.reference import rotated
 from qcompile.sum_bounds import largest_input, sum_bound
 from qcompile.verdict import Check
 from qcompile.verify_nodes import float_ratio
@@ -150,7 +151,7 @@ def check_floats(
     originals = {n.name: n for n in quantized.graph}
     ratio, where, count = 0.0, "", 0
     for node in nodes:
-        value, made, read = node.inputs[0], node.outputs[0], _source(originals[node.name])
+        value, made, read = node.inputs[0], node.outputs[0], read_value(originals[node.name])
         assert value is not None
         dtype, bound = read.dtype, sum_bound(node)
         count_node()
@@ -160,6 +161,7 @@ def check_floats(
             piece = piece_between(quantized, [read.name or ""], float_name(node), part=part)
             for run in runs:
                 x, actual = (as_nchw(node, run[v.name or ""]) for v in (value, made))
+                x = rotated(node, x)
                 fed = x if dtype is None else x.astype(dtype.numpy(), copy=False)
                 if isinstance(rows, np.ndarray):
                     fed = np.searchsorted(rows, x % n).astype(x.dtype)
@@ -191,7 +193,7 @@ def _row_parts(node: ir.Node, inputs: list[NDArray]) -> list[slice | NDArray[np.
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
-def _source(node: ir.Node) -> ir.Value:
+def read_value(node: ir.Node) -> ir.Value:
     """The static codes, float value or indices that a QDQ node reads through its quantizer."""
     value = node.inputs[1 if is_op(node, "Gather") else 0]
     assert value is not None

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from qcompile.norms import Norm
-from qcompile.numerics.hadamard import Mixing, Rotation
+from qcompile.numerics.hadamard import Hadamard, Rotation
 from qcompile.plan import NodePlan
 from qcompile.recipe import Recipe
 from qcompile.rotation_error import Product, figures, noise, rounded, shape_of
@@ -51,8 +51,8 @@ def test_static_inputs_have_the_range_of_the_samples() -> None:
     assert rounded(x, None, RECIPE) is x
 
 
-@pytest.mark.parametrize("turning", [Rotation(32, 0), Mixing(32, 0)])
-def test_a_rotation_leaves_the_product_but_not_its_error(turning: Rotation | Mixing) -> None:
+@pytest.mark.parametrize("turning", [Rotation(32, 0), Hadamard(32, 16, 0)])
+def test_a_rotation_leaves_the_product_but_not_its_error(turning: Rotation | Hadamard) -> None:
     x = normal(64, 32)
     x[:, 5] *= 30
     # float inputs and 8-bit weights: what is left is the rounding of weights, in both

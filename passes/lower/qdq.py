@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading the QDQ graph: where codes come from, and where an output becomes codes again."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.formats import FORMATS, Format
-from qcompile.graph import DOMAIN, attribute, constant, input_of, is_op, only_consumer
+from qcompile.graph import DOMAIN, ROTATION, attribute, constant, input_of, is_op, only_consumer
+from qcompile.numerics.hadamard import Hadamard
 from qcompile.numerics.quantize import quantize
 from qcompile.products import code_bounds, is_by_channel, is_relu
 from qcompile.spec import QuantSpec
@@ -154,6 +156,23 @@ def end_at(
         return None
     scales = None if scale.size == 1 else scale
     return End(codes, float(scale.max()), point, *found.pop(), tuple(passed), scales)
+
+
+def rotation_of(node: ir.Node | None) -> Hadamard | None:
+    """Which rotation at run time the node is a part of (online_rotation.py)."""
+    text = None if node is None else node.metadata_props.get(ROTATION)
+    return None if text is None else Hadamard(**json.loads(text))
+
+
+def rotated_value(last: ir.Node) -> ir.Value:
+    """What the rotation that ends with a node is of."""
+    node = last
+    while True:
+        before = next(v for v in node.inputs if v is not None and v.const_value is None)
+        producer = before.producer()
+        if producer is None or ROTATION not in producer.metadata_props:
+            return before
+        node = producer
 
 
 def bounds_of(node: ir.Node) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / the golden ratio
 LARGEST_FACTOR = 1024  # of a size that is no power of two: its matrix is dense, [factor, factor]
 
 
@@ -28,7 +29,7 @@ def fwht(x: NDArray) -> NDArray:
         raise ValueError(f"a Hadamard transform of {n}: a power of two is needed")
     y = x
     while half < n:
-        pairs = y.reshape(*x.shape[:-1], -1, 2, half)
+        pairs = y.reshape(*x.shape[:-1], n // (2 * half), 2, half)
         first, second = pairs[..., 0, :], pairs[..., 1, :]
         y = np.stack((first + second, first - second), axis=-2)
         half *= 2
@@ -91,53 +92,105 @@ class Rotation:
         turned = kronecker(wide * first, q)
         return kronecker(turned * second, q.T).reshape(x.shape)
 
+    def readers(self, weight: NDArray) -> NDArray[np.float64]:
+        """What takes x · R back: W · R, since R is orthogonal."""
+        return self.times(weight)
+
     def matrix(self) -> NDArray[np.float64]:
         """R [size, size]."""
         return self.times(np.eye(self.size))
 
 
 @dataclass(frozen=True)
-class Mixing:
-    """U alone [size, size], which costs less where it is computed at run time: no signs.
+class Hadamard:
+    """D · H_n / √n of blocks of columns, which costs log2 n sums an element at run time (N42).
 
-    As two small matrices: x seen as a map [rows, columns] becomes leftᵀ · x · right.
+    Blocks of `block` columns n, a power of two, start at 0, n, 2 n, …; where n does not divide the
+    size a last one ends at its end and overlaps the one before, whose results it reads, times signs
+    of its own: without them it would undo a part of what was mixed. D are random signs from the
+    seed. Every factor is orthogonal, so is the whole.
     """
 
     size: int
+    block: int
     seed: int
+
+    @classmethod
+    def widest(cls, size: int, seed: int) -> "Hadamard":
+        """With the largest block that fits, so that one channel reaches as many as possible.
+
+        >>> Hadamard.widest(172, 0).block, Hadamard.widest(64, 0).firsts
+        (128, (0,))
+        """
+        return cls(size, 1 << size.bit_length() - 1, seed)
 
     @property
     def text(self) -> str:
         """For people.
 
-        >>> Mixing(172, 0).text
-        'hadamard 4 x orthogonal 43'
+        >>> Hadamard(172, 128, 0).text, Hadamard(64, 64, 0).text
+        ('signs, hadamard 128 at 0, 44', 'signs, hadamard 64')
         """
-        return Rotation(self.size, 0).text.removesuffix(", 2 rounds")
+        places = "" if self.firsts == (0,) else f" at {', '.join(map(str, self.firsts[:2]))}"
+        return f"signs, hadamard {self.block}{places}{', …' * (len(self.firsts) > 2)}"
 
-    @cached_property
-    def _dense(self) -> NDArray[np.float64]:
-        factor, _ = split_size(self.size)
-        return orthogonal(factor, np.random.default_rng([self.seed, self.size]))
+    @property
+    def firsts(self) -> tuple[int, ...]:
+        """The first column of every block, in the order in which they are computed."""
+        found = [*range(0, self.size - self.block + 1, self.block)]
+        rest = [self.size - self.block] if self.size % self.block else []
+        return (*found, *rest)
+
+    @property
+    def signs(self) -> NDArray[np.float32]:
+        """D [size], then those of a block that overlaps [block]: sign k is −1 where bit k mod 64
+        of word k div 64 is 1.
+        """
+        count = self.size + bool(self.size % self.block) * self.block
+        words = random_words(self.seed, -(-count // 64))
+        bits = np.unpackbits(words.astype("<u8").view(np.uint8), bitorder="little")[:count]
+        return 1 - 2 * bits.astype(np.float32)
+
+    def rotate(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the kernels compute of rows [..., size], every float rounding in its order."""
+        signs = self.signs
+        y = x * signs[: self.size]
+        factor = np.float32(1 / np.sqrt(self.block))
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite − infinite is NaN
+            for first in self.firsts:
+                columns = slice(first, first + self.block)
+                if first % self.block:
+                    y[..., columns] *= signs[self.size :]
+                y[..., columns] = fwht(np.ascontiguousarray(y[..., columns])) * factor
+        return y
 
     def times(self, x: NDArray) -> NDArray[np.float64]:
-        """x · U over the last axis, float64."""
-        wide = x.astype(np.float64).reshape(-1, self.size)
-        return kronecker(wide, self._dense).reshape(x.shape)
+        """The same over the last axis in float64, faster."""
+        one, signs = np.eye(1), self.signs
+        y = x.astype(np.float64).reshape(-1, self.size) * signs[: self.size]
+        for first in self.firsts:
+            columns = slice(first, first + self.block)
+            if first % self.block:
+                y[:, columns] *= signs[self.size :]
+            y[:, columns] = kronecker(np.ascontiguousarray(y[:, columns]), one)
+        return y.reshape(x.shape)
 
-    @cached_property
-    def matrices(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """left [rows, rows] and right [columns, columns], as near to a square as H can be cut.
+    def readers(self, weight: NDArray) -> NDArray[np.float64]:
+        """What takes x · R back: W · R, since R is orthogonal."""
+        return self.times(weight)
 
-        >>> [len(m) for m in Mixing(64, 0).matrices], [len(m) for m in Mixing(172, 0).matrices]
-        ([8, 8], [43, 4])
-        """
-        factor, power = split_size(self.size)
-        columns = 1
-        while columns < power and factor * power > 2 * columns * columns:
-            columns *= 2
-        left = kronecker(np.eye(self.size // columns), self._dense)
-        return left, fwht(np.eye(columns)) / np.sqrt(columns)
+
+def random_words(seed: int, count: int) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea and Flood 2014, figure 13) from a seed: 64 random bits a word.
+
+    >>> [hex(word) for word in random_words(0, 2).tolist()]
+    ['0xe220a8397b1dcdaf', '0x6e789e6aa1b965f4']
+    """
+    with np.errstate(over="ignore"):  # modulo 2^64
+        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def kronecker(x: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -190,6 +190,19 @@ struct quantize_rows_f32_s8_args {
   float* scales;
 };
 
+// Rows times signs and Hadamard's matrix, block by block, N42. block is a power of two of at most
+// num_columns. signs are +1 and -1, one a column and then those of the last block, where that
+// overlaps the one before.
+struct rotate_rows_f32_args {
+  const float* x;              // [num_rows, num_columns]
+  int64_t num_rows, num_columns;
+  int64_t block;
+  const float* signs;
+  float* y;
+  int64_t stride;              // floats from row to row of y
+};
+constexpr int64_t kRowsToRotate = 8;  // rows that stay in the first cache until they are codes
+
 // y[i] = x[i] - 128
 struct centre_u8_s8_args {
   const uint8_t* x;
@@ -412,6 +425,7 @@ struct Kernels {
   void (*amax_f32)(amax_f32_args&);
   void (*quantize_f32_s8)(quantize_f32_s8_args&);
   void (*quantize_rows_f32_s8)(quantize_rows_f32_s8_args&);
+  void (*rotate_rows_f32)(rotate_rows_f32_args&);
   void (*centre_u8_s8)(centre_u8_s8_args&);
   void (*add_u8_u8)(add_u8_u8_args&);
   void (*mul_u8_u8)(mul_u8_u8_args&);

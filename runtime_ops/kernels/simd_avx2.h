@@ -303,6 +303,22 @@ QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bi
   return {lookup16_floats256(table, index.a), lookup16_floats256(table, index.b)};
 }
 
+// Lane i becomes lane i ^ kApart.
+template <int kApart>
+QC_INLINE Floats swap_lanes(Floats v) {
+  static_assert(kApart == 1 || kApart == 2 || kApart == 4 || kApart == 8);
+  if constexpr (kApart == 1) {
+    return {_mm256_permute_ps(v.a, 0xb1), _mm256_permute_ps(v.b, 0xb1)};
+  }
+  if constexpr (kApart == 2) {
+    return {_mm256_permute_ps(v.a, 0x4e), _mm256_permute_ps(v.b, 0x4e)};
+  }
+  if constexpr (kApart == 4) {
+    return {_mm256_permute2f128_ps(v.a, v.a, 1), _mm256_permute2f128_ps(v.b, v.b, 1)};
+  }
+  return {v.b, v.a};
+}
+
 QC_INLINE void store_ints(int32_t* p, Ints v, int64_t count) {
   if (count >= 16) return store_bytes(p, v);
   alignas(32) int32_t copy[16];

@@ -158,6 +158,16 @@ QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bi
   return _mm512_permutexvar_ps(index, table);
 }
 
+// Lane i becomes lane i ^ kApart.
+template <int kApart>
+QC_INLINE Floats swap_lanes(Floats v) {
+  static_assert(kApart == 1 || kApart == 2 || kApart == 4 || kApart == 8);
+  if constexpr (kApart == 1) return _mm512_shuffle_ps(v, v, 0xb1);
+  if constexpr (kApart == 2) return _mm512_shuffle_ps(v, v, 0x4e);
+  if constexpr (kApart == 4) return _mm512_shuffle_f32x4(v, v, 0xb1);
+  return _mm512_shuffle_f32x4(v, v, 0x4e);
+}
+
 QC_INLINE __mmask16 first(int64_t count) {
   return static_cast<__mmask16>((1u << (count < 16 ? count : 16)) - 1u);
 }

@@ -23,6 +23,7 @@ void add_qlayer_norm(Definitions* out);
 void add_qsoftmax(Definitions* out);
 void add_qattention(Definitions* out);
 void add_qdynamic_attention(Definitions* out);
+void add_hadamard(Definitions* out);
 void add_quantize(Definitions* out);
 
 }  // namespace qcompile

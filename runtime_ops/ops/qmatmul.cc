@@ -5,6 +5,7 @@
 
 #include "operands.h"
 #include "ops.h"
+#include "row_rotation.h"
 
 namespace qcompile {
 namespace {
@@ -20,10 +21,14 @@ class QMatMul final : public OpKernel {
  public:
   explicit QMatMul(const Node& node)
       : node_(node), weight_(node), activation_(node, weight_, true),
-        operands_(node, weight_, activation_) {
+        operands_(node, weight_, activation_), rotation_(node, weight_.K()) {
     if (weight_.layout() != LayoutKind::kN16K4) {
       node.refuse("layout = \"" + node.text("layout") + "\"", "docs/ops.md: QMatMul takes n16k4/1",
                   "Pack the model again with this version of qcompile.");
+    }
+    if (rotation_.is_on() && activation_.is_static()) {
+      node.refuse("hadamard with static activations", "docs/ops.md: X is float where it is rotated",
+                  "Remove the attribute hadamard.");
     }
     const Weight& shape = weight_.shape();
     runs_ = contiguous_runs(shape);
@@ -76,6 +81,13 @@ class QMatMul final : public OpKernel {
     return rows;
   }
 
+  // Codes and scales of `count` rows x from row `first` on.
+  void code(const float* x, int64_t first, int64_t count, const Rows& rows) const {
+    quantize_rows_f32_s8_args args{x, count, weight_.K(), rows.stride, activation_.limit(),
+                                   rows.codes + first * rows.stride, rows.scales + first};
+    kernels().quantize_rows_f32_s8(args);
+  }
+
   // Codes of rows [first, last), zero-padded, with scales and sums.
   void prepare(const Tensor& x, const Weight& w, const Rows& rows, int64_t first,
                int64_t last) const {
@@ -88,10 +100,16 @@ class QMatMul final : public OpKernel {
         if (rows.stride == w.K) continue;
         std::memset(codes + w.K, 0, static_cast<size_t>(rows.stride - w.K));
       }
+    } else if (rotation_.is_on()) {
+      static thread_local Scratch rotated;
+      float* y = rotated.get<float>(kRowsToRotate * w.K);
+      for (int64_t m = first; m < last; m += kRowsToRotate) {
+        const int64_t count = std::min(kRowsToRotate, last - m);
+        rotation_.rotate(x.as<float>() + m * w.K, count, y, w.K);
+        code(y, m, count, rows);
+      }
     } else {
-      quantize_rows_f32_s8_args args{x.as<float>() + first * w.K, last - first, w.K, rows.stride,
-                                     activation_.limit(), codes, rows.scales + first};
-      kernels().quantize_rows_f32_s8(args);
+      code(x.as<float>() + first * w.K, first, last - first, rows);
     }
     if (!rows.sums) return;
     rowsum_s8_args sums{rows.pointers + first, last - first, runs_.runs.data(), runs_.ends.data(),
@@ -152,10 +170,11 @@ class QMatMul final : public OpKernel {
     static thread_local Scratch padded, pointers;
     const float** rows = pointers.get<const float*>(M);
     for (int64_t m = 0; m < M; ++m) rows[m] = x.as<float>() + m * w.K;
-    if (padded_row_ == w.K) return rows;
+    if (padded_row_ == w.K && !rotation_.is_on()) return rows;
     float* copy = padded.get<float>(M * padded_row_);
+    if (rotation_.is_on()) rotation_.rotate(x.as<float>(), M, copy, padded_row_);
     for (int64_t m = 0; m < M; ++m, copy += padded_row_) {
-      std::memcpy(copy, rows[m], static_cast<size_t>(w.K) * 4);
+      if (!rotation_.is_on()) std::memcpy(copy, rows[m], static_cast<size_t>(w.K) * 4);
       std::memset(copy + w.K, 0, static_cast<size_t>(padded_row_ - w.K) * 4);
       rows[m] = copy;
     }
@@ -185,6 +204,7 @@ class QMatMul final : public OpKernel {
   const WeightInput weight_;
   const Activation activation_;
   const Operands operands_;
+  const RowRotation rotation_;
   Runs runs_;
   int64_t padded_row_, num_panels_, scratch_bytes_;
 };

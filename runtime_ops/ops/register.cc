@@ -30,6 +30,7 @@ ort::OrtStatus* add_domain(ort::OrtSessionOptions* options) {
     add_qsoftmax(list);
     add_qattention(list);
     add_qdynamic_attention(list);
+    add_hadamard(list);
     add_quantize(list);
     for (const OpDefinition& definition : *list) {
       if (ort::OrtStatus* status = api().CustomOpDomain_Add(fresh, &definition)) return status;

@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hadamard transforms are exact on integers, and every rotation is orthogonal (N31)."""
+"""Hadamard transforms are exact on integers, and every rotation is orthogonal (N31, N42)."""
 
 import numpy as np
 import pytest
 from scipy.linalg import hadamard
 
-from qcompile.numerics.hadamard import LARGEST_FACTOR, Mixing, Rotation, fwht, kronecker, split_size
+from qcompile.numerics.hadamard import (
+    LARGEST_FACTOR,
+    Hadamard,
+    Rotation,
+    fwht,
+    kronecker,
+    random_words,
+    split_size,
+)
 
 SIZES = (1, 2, 3, 4, 6, 8, 43, 64, 96, 172, 256, 768)
 UNIT = 2.0**-52
@@ -56,16 +64,46 @@ def test_the_mean_moves_where_not_asked(size: int) -> None:
     assert (np.abs(Rotation(size, 1).times(x).mean(1) - x.mean(1)) > limit).any()
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_mixing_is_what_its_two_matrices_say(size: int) -> None:
-    mixing = Mixing(size, 5)
-    left, right = mixing.matrices
-    assert len(left) * len(right) == size
-    x = np.random.default_rng(0).standard_normal((3, size))
-    grid = np.einsum("nij,ia,jb->nab", x.reshape(3, len(left), -1), left, right)
-    assert np.abs(grid.reshape(3, size) - mixing.times(x)).max() <= bound(size) * np.abs(x).max()
-    matrix = mixing.times(np.eye(size))
+BLOCKS = [(2, 2), (3, 2), (5, 4), (8, 8), (43, 32), (64, 16), (70, 16), (172, 128), (768, 512)]
+
+
+@pytest.mark.parametrize(("size", "block"), BLOCKS)
+def test_blocks_are_orthogonal_and_dense(size: int, block: int) -> None:
+    """Every channel reaches half a block at least: where blocks overlap sums may be 0."""
+    matrix = Hadamard(size, block, 3).times(np.eye(size))
     assert np.abs(matrix @ matrix.T - np.eye(size)).max() <= bound(size)
+    assert (2 * (matrix != 0).sum(1) >= block).all()
+    matrix[0, 0] += 1e-6  # the twin
+    assert np.abs(matrix @ matrix.T - np.eye(size)).max() > bound(size)
+
+
+@pytest.mark.parametrize(("size", "block"), BLOCKS)
+def test_blocks_in_float32_are_those_of_float64(size: int, block: int) -> None:
+    """Each stage rounds each sum once, and each block its product with 1 / √n, itself rounded."""
+    rotation = Hadamard(size, block, 5)
+    x = np.random.default_rng(0).standard_normal((4, size)).astype(np.float32)
+    roundings = len(rotation.firsts) * (block.bit_length() + 2)
+    spread = np.sqrt(size) * np.sqrt((x.astype(np.float64) ** 2).sum(1, keepdims=True))
+    limit = roundings * 2.0**-24 * spread
+    gap = np.abs(rotation.rotate(x) - rotation.times(x))
+    assert (gap <= limit).all()
+    assert (np.abs(rotation.rotate(-x) - rotation.times(x)).max(1, keepdims=True) > limit).all()
+
+
+@pytest.mark.parametrize("block", [4, 16, 64, 256])
+def test_blocks_are_exact_on_integers(block: int) -> None:
+    """1 / √n is a power of two here, so that nothing rounds."""
+    rotation = Hadamard(2 * block + 3, block, 1)
+    x = np.random.default_rng(0).integers(-1000, 1000, (3, rotation.size))
+    assert np.array_equal(rotation.rotate(x.astype(np.float32)), rotation.times(x))
+
+
+def test_an_overlapping_block_has_signs_of_its_own() -> None:
+    signs = Hadamard(172, 128, 0).signs
+    assert len(signs) == 300 and len(Hadamard(128, 128, 0).signs) == 128
+    assert set(signs.tolist()) == {-1.0, 1.0}
+    word = int(random_words(0, 1)[0])
+    assert [s < 0 for s in signs[:64]] == [bool(word >> k & 1) for k in range(64)]
 
 
 def test_two_rounds_spread_one_large_entry() -> None:

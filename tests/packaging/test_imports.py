@@ -98,9 +98,9 @@ ORDER = (
         ),
         "verify_tuned",
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
-        "online_rotation",
-        "report_rotation",
-        *("recurrent", "verify_recurrent", "integer_only", "node_specs"),
+        *("online_rotation", "rotatable_maps", "report_rotation"),
+        *("learn_rotation", "rotation_cost", "rotation_edge", "transform_choice"),
+        *("recurrent", "verify_recurrent", "verify_rotation", "integer_only", "node_specs"),
         *(
             "code_moves",
             "code_places",

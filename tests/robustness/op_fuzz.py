@@ -73,7 +73,22 @@ def matmul(rng: Generator) -> Case:
     case.attributes |= one.weight_attributes(w)
     if w.scale is not None and rng.random() < 0.3:
         case.attributes["activation"] = "f32"
+    if w.scale is not None and w.shape[1] > 1 and rng.random() < 0.3:
+        case.attributes |= rotation(rng, w.shape[1])
     return case
+
+
+def rotation(rng: Generator, k: int) -> dict[str, int]:
+    """The attributes of rows that are rotated."""
+    block = 1 << int(rng.integers(1, k.bit_length()))
+    return {"hadamard": block, "hadamard_seed": int(rng.integers(1 << 62))}
+
+
+def hadamard(rng: Generator) -> Case:
+    """Hadamard."""
+    k = max(2, pick(rng, SIZES))
+    x = rng.standard_normal((*pick(rng, ((), (2,), (0,), (17,))), k)).astype(np.float32)
+    return Case("Hadamard", [x], {"K": k, **rotation(rng, k)})
 
 
 def convolution(rng: Generator) -> Case:
@@ -206,7 +221,7 @@ def coding(rng: Generator) -> Case:
 
 MAKERS: tuple[Callable[[Generator], Case], ...] = (
     *(matmul, matmul, convolution, convolution, gather, elementwise),
-    *(lut, resize, pool, rows, attention, coding),
+    *(lut, resize, pool, rows, attention, coding, hadamard),
 )
 
 

@@ -119,7 +119,7 @@ def write_artifacts(folder: Path) -> list[str]:
 
 
 def _append_coding(path: Path) -> None:
-    """Quantize and Dequantize of every granularity behind y [batch, 16]."""
+    """Quantize and Dequantize of every granularity, and Hadamard, behind y [batch, 16]."""
     model = onnx.load(path, load_external_data=False)
     rng = np.random.default_rng(0)
     kinds = {
@@ -152,6 +152,11 @@ def _append_coding(path: Path) -> None:
         )
         model.graph.node.extend([first, second])
         model.graph.output.append(helper.make_tensor_value_info(back, TensorProto.FLOAT, None))
+    facts = {"K": 16, "hadamard": 8, "hadamard_seed": 3}
+    model.graph.node.append(
+        helper.make_node("Hadamard", ["y"], ["turned"], "turned", domain=DOMAIN, **facts)
+    )
+    model.graph.output.append(helper.make_tensor_value_info("turned", TensorProto.FLOAT, None))
     path.write_bytes(model.SerializeToString())
 
 

@@ -302,6 +302,18 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
 #define _mm512_cmp_ps_mask(a, b, how) above(a, b)
 #define _mm512_castsi512_ps(v) loaded<__m512>(&static_cast<const __m512i&>(v))
 #define _mm512_castps_si512(v) loaded<__m512i>(&static_cast<const __m512&>(v))
+// Lane i of each 128-bit part, and part i: two bits of the selector each; both operands are one.
+template <int kSelector>
+inline __m512 shuffled(const __m512& v, bool parts) {
+  Lanes<float> x(v), out;
+  for (int i = 0; i < 16; ++i) {
+    out[i] = parts ? x[(kSelector >> 2 * (i / 4) & 3) * 4 + i % 4]
+                   : x[i / 4 * 4 + (kSelector >> 2 * (i % 4) & 3)];
+  }
+  return out.as<__m512>();
+}
+#define _mm512_shuffle_ps(a, b, selector) shuffled<selector>(a, false)
+#define _mm512_shuffle_f32x4(a, b, selector) shuffled<selector>(a, true)
 #define _mm512_permutexvar_ps picked
 #define _mm512_i32gather_ps(index, table, size)                                   \
   [&](const __m512i& at) {                                                        \

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a transform stores twice: a table and a head that it changes in two ways."""
+
+import onnx_ir as ir
+
+from qcompile.graph import is_op
+from qcompile.plan import NodePlan, Plan
+from qcompile.rotated_weights import is_even
+from qcompile.rotation_edge import Edge
+from qcompile.rotation_paths import weight_place
+
+
+def untied_bytes(edge: Edge, plan: Plan) -> tuple[float, float]:
+    """Bytes of codes of the weights that would be there more than once, and of all weights."""
+    changes: dict[str, set[bytes | None]] = {}
+    places: dict[str, set[ir.Node]] = {}
+    touched = [(r.node, r.norm) for r in edge.readers] + [(w.node, None) for w in edge.writers]
+    for node, norm in touched:
+        owner, index = weight_place(node)
+        value = owner.inputs[index]
+        assert value is not None
+        key = None if norm is None or is_even(norm) else norm.gamma.tobytes()
+        changes.setdefault(value.name or "", set()).add(key)
+        places.setdefault(value.name or "", set()).add(owner)
+        if {use.node for use in value.uses()} - places[value.name or ""]:
+            changes[value.name or ""] |= {b"others"}
+    for node, _ in touched:
+        owner, index = weight_place(node)
+        value = owner.inputs[index]
+        assert value is not None
+        if not {use.node for use in value.uses()} - places[value.name or ""]:
+            changes[value.name or ""] -= {b"others"}
+    sizes = {p.weight_name: p.num_elements * _bits(p) / 8 for p in plan.nodes.values()}
+    added = sum(sizes.get(name, 0.0) * (len(keys) - 1) for name, keys in changes.items())
+    return added, sum(sizes.values())
+
+
+def _bits(plan: NodePlan) -> int:
+    return 32 if plan.weight is None else plan.weight.bits
+
+
+def stored_twice(edge: Edge, plan: Plan) -> str:
+    """What is stored twice from now on."""
+    added, _ = untied_bytes(edge, plan)
+    if not added:
+        return ""
+    tables = [w.node.name for w in edge.writers if is_op(w.node, "Gather")]
+    which = ", ".join(str(name) for name in tables)
+    return f"{which} and the head are two tensors now: {added / 1000:.1f} kB of codes more"
