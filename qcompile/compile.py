@@ -33,6 +33,7 @@ from qcompile.plan import Plan
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
 from qcompile.recipe import Recipe
+from qcompile.reconstruct import reconstruct
 from qcompile.recurrent import split_for
 from qcompile.rotate import planned, rotate
 from qcompile.session import open_model, session_options
@@ -119,8 +120,11 @@ def compile(
         if any(all_bodies(normalised.graph)):
             stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
-        tuned = run(tune, quantized, normalised, plan, recipe, data, division)
-        plan = replace(plan, notes=(*plan.notes, *([tuned.note] if tuned.note else [])))
+        rebuilt = run(reconstruct, quantized, normalised, plan, recipe, data, division)
+        tuned = run(tune, rebuilt.model, normalised, plan, recipe, data, division)
+        changes = rebuilt, tuned
+        made = [each.note for each in changes if each.note]
+        plan = replace(plan, notes=(*plan.notes, *made))
         lowered = run(lower, tuned.model, plan, chosen, inspect)
         network = network_of(lowered, chosen, recipe)
         packed = run(pack, lowered, chosen)
@@ -129,7 +133,7 @@ def compile(
         artifact = run(emit, packed, plan, recipe, chosen, described, place, shown_to.step)
         models = source, normalised, quantized, lowered
         verdict = run(
-            verify, artifact, *models, plan, chosen, shown, stats, division, unrotated, tuned
+            verify, artifact, *models, plan, chosen, shown, stats, division, unrotated, changes
         )
         if network is not None:
             artifact, verdict = run(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from qcompile.data import Data, Feed
 from qcompile.division import Division
 from qcompile.graph import attribute, is_op
+from qcompile.passes.transform.rounding import rounding_of
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.reverse import Tape
@@ -41,6 +42,7 @@ _FEWEST_SCORES = 8
 _SAMPLES = 32  # of a step
 _FEWEST_SAMPLES = 8
 _RATE = 4e-3
+_SLOWER = 10  # once more where nothing was gained: near the optimum large steps only add noise
 _EVERY = 10  # steps between two looks at the held-out samples
 _GAIN = 0.98  # of the error before: less is no noise of sums in another order
 _MIXTURES = 3  # for each held-out sample
@@ -92,8 +94,8 @@ def is_asked(plan: Plan, recipe: Recipe) -> bool:
     """Whether the recipe wants it: below 8 bits, on top of descent, not for effort quick."""
     is_narrow = any(p.weight is not None and p.weight.bits < 8 for p in plan.nodes.values())
     is_narrow |= any(spec.bits < 8 for spec in plan.activations.values())
-    is_descent = (recipe.weight_rounding or "descent") == "descent"
-    return is_narrow and is_descent and recipe.effort != "quick"
+    is_asked = rounding_of(recipe.weight_rounding).is_tuned
+    return is_narrow and is_asked and recipe.effort != "quick"
 
 
 def _losses(copy: ir.Model, normalised: ir.Model, tape: Tape) -> dict[str, Loss]:
@@ -203,11 +205,28 @@ class _Work:
         if steps < _FEWEST_STEPS:
             return "the network is too large for the effort; --effort best allows more"
         self._measure_sums()
-        rng, adam = np.random.default_rng(recipe.seed), Adam(self.found)
+        for rate in (_RATE, _RATE / _SLOWER):
+            least = self._steps(steps, count, rate, before, recipe.seed, data)
+            self.is_better = least < _GAIN * before
+            if self.is_better:
+                break
+        slowly = "" if rate == _RATE else f" at {1 / _SLOWER:g} of the rate"
+        return (
+            f"{steps} steps{slowly}; loss of the outputs on held-out samples "
+            f"{before:.3g} → {least:.3g}" + ("" if self.is_better else ", too little")
+        )
+
+    def _steps(
+        self, steps: int, count: int, rate: float, before: float, seed: int, data: Data
+    ) -> float:
+        """Tune from the start at that rate; the least loss, and its numbers are those found."""
+        for each in self.found.values():
+            each.t = np.zeros_like(each.t)
+        rng, adam = np.random.default_rng(seed), Adam(self.found)
         least, best = before, {name: each.t for name, each in self.found.items()}
         for step in range(steps):
             gradients = self._gradients(count, rng)
-            adam.step(gradients, _RATE * (1 + np.cos(np.pi * step / steps)) / 2)
+            adam.step(gradients, rate * (1 + np.cos(np.pi * step / steps)) / 2)
             if (step + 1) % _EVERY == 0 or step + 1 == steps:
                 error = self.error()
                 if error < least:
@@ -216,11 +235,7 @@ class _Work:
                 data.watch("steps", step + 1, steps)
         for name, t in best.items():
             self.found[name].t = t
-        self.is_better = least < _GAIN * before
-        return (
-            f"{steps} steps; loss of the outputs on held-out samples "
-            f"{before:.3g} → {least:.3g}" + ("" if self.is_better else ", too little")
-        )
+        return least
 
     def error(self) -> float:
         """The loss on the held-out samples."""

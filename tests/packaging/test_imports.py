@@ -85,6 +85,8 @@ ORDER = (
             "verify_compensated",
         ),
         *(
+            "rebuilt_layer",
+            "reconstruct",
             "reverse",
             "reverse_ops",
             "reverse_products",
