@@ -99,8 +99,7 @@ class _Work:
         most = min(_ROWS, self.division.working_bytes // (2 * row))
         if most < _FEWEST_ROWS:
             return False
-        rows = self._rows(layer, self.samples, most, number)
-        held = self._rows(layer, self.held, min(most, _HELD_ROWS), number)
+        rows, held = self._rows(layer, most, number)
         start, bias, recipe = layer.coded(), layer.bias(), self.recipe
         setting = Setting(
             *(layer.spec, recipe.weight_scale_method, self.is_signed, STEPS[recipe.effort]),
@@ -115,31 +114,31 @@ class _Work:
         layer.write(self.model, found)
         return True
 
-    def _rows(self, layer: RebuiltLayer, samples: Samples, most: int, number: int) -> LayerRows:
-        """Inputs of the rebuilt network and sums of the float one at the same places."""
-        feeds, source = samples.feeds(self.per_run), layer.source
-        each = -(-most // len(feeds))
-        sums = Source(layer.sums, len(layer.weight))
-        taken: tuple[list[NDArray], list[NDArray]] = ([], [])
+    def _rows(self, layer: RebuiltLayer, most: int, number: int) -> tuple[LayerRows, LayerRows]:
+        """Inputs of the rebuilt network and sums of the float one at the same places: to work on,
+        and held-out ones.
+        """
+        samples, held = self.samples.feeds(self.per_run), self.held.feeds(self.per_run)
+        limits = [-(-most // len(samples))] * len(samples)
+        limits += [-(-min(most, _HELD_ROWS) // len(held))] * len(held)
+        source, sums = layer.source, Source(layer.sums, len(layer.weight))
         both = zip(
-            self._values(self.model, layer.inputs, feeds),
-            self._values(self.normalised, layer.sums, feeds),
+            limits,
+            self._values(self.model, layer.inputs, [*samples, *held]),
+            self._values(self.normalised, layer.sums, [*samples, *held]),
             strict=True,
         )
-        for index, (x, y) in enumerate(both):
+        taken: list[list[NDArray]] = []
+        for index, (limit, x, y) in enumerate(both):
             y = y if source.window is None else y.transpose(0, 2, 3, 1)
-            for part, where, into in ((x, source, taken[0]), (y, sums, taken[1])):
+            taken.append([])
+            for part, where in ((x, source), (y, sums)):
                 wide = np.atleast_2d(np.ascontiguousarray(part, np.float32))
                 rng = np.random.default_rng([self.recipe.seed, number, index])
-                into.extend(where.rows(wide, np.ones(len(wide), np.bool_), each, rng))
-        x, y = np.concatenate(taken[0]), np.concatenate(taken[1])
-        y = y.reshape(len(y), source.group, -1)
-        return LayerRows(
-            np.ascontiguousarray(x.transpose(1, 0, 2)),
-            np.ascontiguousarray(y.transpose(1, 0, 2)),
-            layer.bounds,
-            layer.input_grid(),
-        )
+                every = np.ones(len(wide), np.bool_)
+                taken[-1].append(np.concatenate(list(where.rows(wide, every, limit, rng))))
+        count = len(samples)
+        return _joined(layer, taken[:count]), _joined(layer, taken[count:])
 
     def _values(self, model: ir.Model, name: str, feeds: list[Feed]) -> Iterator[NDArray]:
         """A value of a graph for each feed."""
@@ -150,3 +149,15 @@ class _Work:
         session = open_rounded(cut) if model is self.model else self.division.open(cut)
         for feed in feeds:
             yield session.run([name], feed)[0]
+
+
+def _joined(layer: RebuiltLayer, taken: list[list[NDArray]]) -> LayerRows:
+    """Rows of several runs, each inputs [num, groups, K] and sums [num, 1, N]."""
+    x, y = (np.concatenate(parts) for parts in zip(*taken, strict=True))
+    y = y.reshape(len(y), layer.source.group, -1)
+    return LayerRows(
+        np.ascontiguousarray(x.transpose(1, 0, 2)),
+        np.ascontiguousarray(y.transpose(1, 0, 2)),
+        layer.bounds,
+        layer.input_grid(),
+    )

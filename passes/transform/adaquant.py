@@ -25,7 +25,7 @@ from qcompile.passes.transform.layer_rows import (
     Setting,
     Steps,
     products,
-    quantized_inputs,
+    slope_by_scale,
 )
 
 _RATES = {"weight": 1e-3, "scale": 1e-3, "bias": 1e-3, "input": 1e-3}
@@ -50,7 +50,9 @@ def adaquant(
         x, x_slope = part.x, None
         if part.grid is not None:
             scale = np.float32(part.grid.scale * np.exp(now["input"]))
-            x, x_slope = quantized_inputs(x, replace(part.grid, scale=scale))
+            part = part.scaled(scale)
+            assert part.grid is not None
+            x, x_slope = part.inputs(), slope_by_scale(part.x, part.grid)
         coded, inside = layer.coded(now["weight"], now["scale"])
         real = coded.decode()
         by_output = part.loss(products(x, real, old + unit * now["bias"]))[1]

@@ -61,7 +61,7 @@ class LayerRows:
         """x as the layer reads it."""
         if self.grid is None:
             return self.x
-        return quantized_inputs(self.x, self.grid)[0]
+        return coded_inputs(self.x, self.grid)
 
     def loss(self, made: Real32) -> tuple[float, Real32]:
         """The mean over rows and outputs of (f(made) − f(y))², and its gradient by `made`.
@@ -126,14 +126,18 @@ def products(x: Real32, weight: Real32, bias: Real32 | None) -> Real32:
     return np.asarray(y if bias is None else y + bias.reshape(groups, 1, -1))
 
 
-def quantized_inputs(x: Real32, grid: InputGrid) -> tuple[Real32, Real32]:
-    """x as its codes have it, and the slope of that by the logarithm of the scale (LSQ)."""
-    ratio = x / grid.scale
-    wide = np.rint(ratio) + np.float32(grid.zero_point)
-    codes = np.clip(wide, np.float32(grid.low), np.float32(grid.high))
-    units = codes - np.float32(grid.zero_point)
-    slope = np.where(codes == wide, units - ratio, units) * grid.scale
-    return units * grid.scale, slope
+def coded_inputs(x: Real32, grid: InputGrid) -> Real32:
+    """x as its codes have it."""
+    point = np.float32(grid.zero_point)
+    units = np.rint(x / grid.scale)
+    return np.clip(units, grid.low - point, grid.high - point) * grid.scale
+
+
+def slope_by_scale(x: Real32, grid: InputGrid) -> Real32:
+    """The slope of coded_inputs by the logarithm of the scale (LSQ)."""
+    made = coded_inputs(x, grid)
+    inside = np.abs(made - x) <= grid.scale / 2
+    return np.where(inside, made - x, made)
 
 
 class Steps:

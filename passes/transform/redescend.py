@@ -28,7 +28,8 @@ def redescend(
     weight: Real32, start: CodedWeight, bias: Real32 | None, rows: LayerRows, setting: Setting
 ) -> Rebuilt:
     """Codes and scales of a weight [N, K], and the bias [N]; `start` where H has no use."""
-    x, y = rows.inputs(), rows.y
+    rows = replace(rows, x=rows.inputs(), grid=None)
+    x, y = rows.x, rows.y
     if bias is not None:
         x = x - x.mean(1, keepdims=True)
         y = y - y.mean(1, keepdims=True)
@@ -38,8 +39,7 @@ def redescend(
     nearest = code_weight(wanted, spec, scale_method(spec, setting.method))
     found = descend(wanted, nearest, hessian, spec, is_signed=setting.is_signed) or start
     if bias is not None:
-        plain = replace(rows, x=rows.inputs(), grid=None)
-        bias = plain.mean_left(found)
+        bias = rows.mean_left(found)
     return Rebuilt(found, bias)
 
 

@@ -8,8 +8,9 @@ from qcompile.passes.transform.layer_rows import (
     InputGrid,
     LayerRows,
     Steps,
+    coded_inputs,
     products,
-    quantized_inputs,
+    slope_by_scale,
 )
 
 
@@ -48,7 +49,7 @@ def test_products_are_those_of_each_group() -> None:
 def test_inputs_are_those_of_their_codes_and_the_slope_that_of_lsq() -> None:
     grid = InputGrid(np.float32(0.5), 3, 0, 7)
     x = np.float32([[[-9, -1.5, -0.3, 0, 0.2, 1.9, 2.0, 9]]])
-    made, slope = quantized_inputs(x, grid)
+    made, slope = coded_inputs(x, grid), slope_by_scale(x, grid)
     assert made[0, 0].tolist() == [-1.5, -1.5, -0.5, 0, 0, 2, 2, 2]
     inside = made - x
     expected = np.where((x >= -1.75) & (x <= 2.25), inside, made)
