@@ -42,6 +42,7 @@ from qcompile.synthetic import LENGTH, made_up
 from qcompile.targets.target import Target
 from qcompile.transform import transform
 from qcompile.trial import has_free_length, length_that_runs
+from qcompile.tune import planned as will_tune
 from qcompile.tune import tune
 from qcompile.verdict import Verdict
 from qcompile.verify import verify
@@ -121,7 +122,7 @@ def compile(
             stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
         rebuilt = run(reconstruct, quantized, normalised, plan, recipe, data, division)
-        tuned = run(tune, rebuilt.model, normalised, plan, recipe, data, division)
+        tuned = run(tune, rebuilt.model, normalised, plan, recipe, data, division, layers)
         changes = rebuilt, tuned
         made = [each.note for each in changes if each.note]
         plan = replace(plan, notes=(*plan.notes, *made))
@@ -171,6 +172,8 @@ def plan_only(
     plan = annotate(normalised, recipe, chosen, has_data=data is not None)
     if data is None:
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
+    elif note := will_tune(plan, recipe):
+        plan = replace(plan, notes=(*plan.notes, note))
     return replace(plan, rotations=planned(normalised, plan, recipe, data)), normalised
 
 

@@ -136,21 +136,21 @@ class Adam:
     """Adam on every t (Kingma and Ba 2015)."""
 
     tunables: dict[str, Tunable]
-    _moments: dict[str, tuple[NDArray, NDArray]] = field(default_factory=dict)
-    _steps: int = 0
+    moments: dict[str, tuple[NDArray, NDArray]] = field(default_factory=dict)
+    steps: int = 0
 
     def step(self, gradients: dict[str, Real], rate: float) -> None:
         """One step of that learning rate from gradients by the leaves."""
-        self._steps += 1
+        self.steps += 1
         for name, gradient in gradients.items():
             each = self.tunables[name]
             g = each.slope(gradient)
-            mean, square = self._moments.get(name, (np.zeros_like(g), np.zeros_like(g)))
+            mean, square = self.moments.get(name, (np.zeros_like(g), np.zeros_like(g)))
             mean = _MEAN * mean + (1 - _MEAN) * g
             square = _SQUARE * square + (1 - _SQUARE) * g * g
-            self._moments[name] = mean, square
-            size = np.sqrt(square / (1 - _SQUARE**self._steps)) + np.float32(1e-20)
-            moved = mean / (1 - _MEAN**self._steps) / size
+            self.moments[name] = mean, square
+            size = np.sqrt(square / (1 - _SQUARE**self.steps)) + np.float32(1e-20)
+            moved = mean / (1 - _MEAN**self.steps) / size
             each.t = (each.t - rate * moved).astype(np.float32)
 
 

@@ -95,6 +95,8 @@ ORDER = (
             "tuned",
             "tuning_loss",
             "tuning_samples",
+            "tuning_state",
+            "tuning_teacher",
         ),
         "verify_tuned",
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
