@@ -31,7 +31,7 @@ from qcompile.errors import InputError, QcompileError
 from qcompile.images import ImageFlags
 from qcompile.memory import parse_size
 from qcompile.progress import progress_of
-from qcompile.recipe import CALIBRATION_METHODS, Recipe, Rule
+from qcompile.recipe import CALIBRATION_METHODS, WEIGHT_ROUNDINGS, Recipe, Rule
 from qcompile.user_function import load_metric
 from qcompile.version import VERSION
 
@@ -79,7 +79,7 @@ def compile_command(
         float | None, typer.Option(help="of the method percentile (99.99)")
     ] = None,
     weight_rounding: Annotated[
-        str | None, typer.Option(help="descent (default with data), gptq or nearest")
+        str | None, typer.Option(help=f"{', '.join(WEIGHT_ROUNDINGS)} (descent with data)")
     ] = None,
     rotation: Annotated[
         str | None,

@@ -23,12 +23,10 @@ from qcompile.graph import attribute, is_op, static_shape
 from qcompile.layer_cache import Layer, LayerCache
 from qcompile.memory import row_slices
 from qcompile.moments import Moments, Source, collect, divided
-from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
 from qcompile.passes.transform.code_store import as_matrix, scale_method
 from qcompile.passes.transform.correct_bias import bias_place
-from qcompile.passes.transform.descend import descend
-from qcompile.passes.transform.gptq import compensate, output_error
+from qcompile.passes.transform.rounding import ROUNDINGS, quantize, rounding_of
 from qcompile.passes.transform.stats import Compensated, Stats
 from qcompile.plan import Plan
 from qcompile.poles import edge_of
@@ -77,12 +75,12 @@ def compensate_weights(
 
     layers: those that are there are not computed again.
     """
-    if data is None and recipe.weight_rounding in ("gptq", "descent"):
+    if data is None and ROUNDINGS[recipe.weight_rounding or "nearest"].rounders:
         raise InputError(
             f"weight rounding {recipe.weight_rounding} needs inputs: give --calibration-data, or "
             "leave it out for rounding to nearest"
         )
-    if data is None or recipe.weight_rounding == "nearest":
+    if data is None or not rounding_of(recipe.weight_rounding).rounders:
         return stats
     is_signed = not plan.is_integer_only  # dyadic multipliers have no sign
     work = _Work(model, recipe, data, division, layers, ArrayFile(), is_signed)
@@ -159,19 +157,16 @@ class _Work:
         weight, spec = as_matrix(site.weight.const_value), site.spec
         if site.is_table:
             hessian, held = _with_rows(weight, hessian, held)
-        nearest = code_weight(weight, spec, scale_method(spec, self.recipe.weight_scale_method))
-        coded = compensate(weight, nearest, hessian, symmetric=spec.is_symmetric)
-        if coded is None:
-            return Layer(None, (0.0, 0.0), held[:0])
-        error, before = output_error(weight, coded, held), output_error(weight, nearest, held)
-        if _rounding(self.recipe) == "descent":
-            moved = descend(weight, nearest, hessian, spec, is_signed=self.is_signed)
-            assert moved is not None  # the same H
-            found = output_error(weight, moved, held)
-            coded, error = (moved, found) if found < error else (coded, error)
-        if not error < before:
-            return Layer(None, (error, before), held[:0])
-        return Layer(coded, (error, before), held)
+        found = quantize(
+            *(weight, hessian, spec, held),
+            rounding=rounding_of(self.recipe.weight_rounding),
+            method=self.recipe.weight_scale_method,
+            is_signed=self.is_signed,
+        )
+        errors = found.error, found.nearest_error
+        return (
+            Layer(found.weight, errors, held) if found.is_better else Layer(None, errors, held[:0])
+        )
 
     def _known(self, site: Site, runs: Data) -> Layer | None:
         if self.layers is None:
@@ -190,7 +185,7 @@ class _Work:
             "sources": [str(source) for source in site.sources],
             "is_centred": site.is_centred,
             "is_table": site.is_table,
-            "rounding": [_rounding(self.recipe), self.is_signed],
+            "rounding": [*rounding_of(self.recipe.weight_rounding).names, self.is_signed],
             "seed": self.recipe.seed,
             "runs": [runs.batch.count(feed) for feed in runs.feeds],
         }
@@ -214,11 +209,6 @@ def _with_rows(
     return hessian + own * unit, np.concatenate([held, np.sqrt(heard) * unit[:, None]])
 
 
-def _rounding(recipe: Recipe) -> str:
-    """How codes are found with data, "gptq" or "descent"."""
-    return recipe.weight_rounding or "descent"
-
-
 def _sites(model: ir.Model, plan: Plan, recipe: Recipe) -> list[Site]:
     """Every weight that quantized products read, in the order of the graph."""
     readers: dict[str, list[ir.Node]] = {}
@@ -230,7 +220,7 @@ def _sites(model: ir.Model, plan: Plan, recipe: Recipe) -> list[Site]:
     for nodes in readers.values():
         value, spec = weight_of(nodes[0]), plan.nodes[nodes[0].name or ""].weight
         products = [n for n in nodes if not is_op(n, "Gather")]
-        usable = [s for n in products if (s := _source(n)) is not None]
+        usable = [s for n in products if (s := source_of(n)) is not None]
         if value is None or spec is None or len(usable) < len(products):
             continue
         if len({(s.columns, s.group) for s in usable}) == 1:
@@ -241,7 +231,7 @@ def _sites(model: ir.Model, plan: Plan, recipe: Recipe) -> list[Site]:
     return found
 
 
-def _source(node: ir.Node) -> Source | None:
+def source_of(node: ir.Node) -> Source | None:
     """What a product reads; None for an LSTM, and where signs have to stay."""
     value = weight_of(node)
     dims = static_shape(value) if value is not None else None

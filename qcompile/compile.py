@@ -33,6 +33,7 @@ from qcompile.plan import Plan
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
 from qcompile.recipe import Recipe
+from qcompile.reconstruct import reconstruct
 from qcompile.recurrent import split_for
 from qcompile.rotate import planned, rotate
 from qcompile.session import open_model, session_options
@@ -41,6 +42,7 @@ from qcompile.synthetic import LENGTH, made_up
 from qcompile.targets.target import Target
 from qcompile.transform import transform
 from qcompile.trial import has_free_length, length_that_runs
+from qcompile.tune import planned as will_tune
 from qcompile.tune import tune
 from qcompile.verdict import Verdict
 from qcompile.verify import verify
@@ -119,8 +121,11 @@ def compile(
         if any(all_bodies(normalised.graph)):
             stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
-        tuned = run(tune, quantized, normalised, plan, recipe, data, division)
-        plan = replace(plan, notes=(*plan.notes, *([tuned.note] if tuned.note else [])))
+        rebuilt = run(reconstruct, quantized, normalised, plan, recipe, data, division)
+        tuned = run(tune, rebuilt.model, normalised, plan, recipe, data, division, layers)
+        changes = rebuilt, tuned
+        made = [each.note for each in changes if each.note]
+        plan = replace(plan, notes=(*plan.notes, *made))
         lowered = run(lower, tuned.model, plan, chosen, inspect)
         network = network_of(lowered, chosen, recipe)
         packed = run(pack, lowered, chosen)
@@ -129,7 +134,7 @@ def compile(
         artifact = run(emit, packed, plan, recipe, chosen, described, place, shown_to.step)
         models = source, normalised, quantized, lowered
         verdict = run(
-            verify, artifact, *models, plan, chosen, shown, stats, division, unrotated, tuned
+            verify, artifact, *models, plan, chosen, shown, stats, division, unrotated, changes
         )
         if network is not None:
             artifact, verdict = run(
@@ -167,6 +172,8 @@ def plan_only(
     plan = annotate(normalised, recipe, chosen, has_data=data is not None)
     if data is None:
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
+    elif note := will_tune(plan, recipe):
+        plan = replace(plan, notes=(*plan.notes, note))
     return replace(plan, rotations=planned(normalised, plan, recipe, data)), normalised
 
 

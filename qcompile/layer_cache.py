@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layer cache: compensated codes, a file a layer, so that an interrupted compilation goes on.
+"""Layer cache: compensated codes, a file a layer, and steps of tuning, so that an interrupted
+compilation goes on.
 
 It lies beside the calibration cache. A file is named after the digest of all that its codes depend
 on, so those of another model, sample or recipe are never found. It appears whole or not at all; one
@@ -11,9 +12,10 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from qcompile.plan import Plan
 from qcompile.spec import QuantSpec
 from qcompile.version import VERSION
 
+T = TypeVar("T")
 _FORMAT = 1
 _PARTS = ("codes", "scale", "zero_point")
 
@@ -67,6 +70,19 @@ class LayerCache:
         self, own: dict[str, Any], spec: QuantSpec, shape: tuple[int, int], group: int
     ) -> Layer | None:
         """The layer of what its codes depend on; None where there is none, or a damaged one."""
+        return self.load(own, lambda loaded: _checked(loaded, spec, shape, group))
+
+    def write(self, own: dict[str, Any], layer: Layer) -> None:
+        """Whole or not at all."""
+        arrays: dict[str, Any] = {"errors": np.array(layer.errors), "inputs": layer.inputs}
+        if layer.weight is not None:
+            arrays |= {n: getattr(layer.weight, n) for n in _PARTS}
+        self.store(own, {n: a for n, a in arrays.items() if a is not None})
+
+    def load(self, own: dict[str, Any], take: Callable[[Any], T]) -> T | None:
+        """What `take` makes of the arrays that depend on `own`; None where there are none, or
+        damaged ones, at which it raises.
+        """
         path, key = self._place(own)
         if not path.exists():
             return None
@@ -74,27 +90,22 @@ class LayerCache:
             with np.load(path, allow_pickle=False) as loaded:
                 if json.loads(str(loaded["key"])) != key:
                     raise ValueError("it has another key")
-                return _checked(loaded, spec, shape, group)
+                return take(loaded)
         except Exception as error:  # zipfile, zlib, json and NumPy raise their own types
             logging.getLogger("qcompile").warning(
-                "%s is damaged (%s); the layer is computed again", path, error
+                "%s is damaged (%s); what it held is computed again", path, error
             )
             return None
 
-    def write(self, own: dict[str, Any], layer: Layer) -> None:
-        """Whole or not at all."""
+    def store(self, own: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """The arrays in a file, whole or not at all."""
         path, key = self._place(own)
-        arrays: dict[str, Any] = {"key": np.array(json.dumps(key))}
-        arrays |= {"errors": np.array(layer.errors), "inputs": layer.inputs}
-        if layer.weight is not None:
-            arrays |= {n: getattr(layer.weight, n) for n in _PARTS}
-        arrays = {n: a for n, a in arrays.items() if a is not None}
         try:
             self.folder.mkdir(exist_ok=True)
             number, made = tempfile.mkstemp(dir=self.folder, prefix=".part.")
             try:
                 with os.fdopen(number, "wb") as file:
-                    np.savez(file, allow_pickle=False, **arrays)
+                    np.savez(file, allow_pickle=False, key=np.array(json.dumps(key)), **arrays)
                 os.replace(made, path)
             except BaseException:
                 Path(made).unlink(missing_ok=True)

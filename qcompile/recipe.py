@@ -197,7 +197,7 @@ class Recipe:
 CALIBRATION_METHODS = tuple(OBSERVERS)
 WEIGHT_SCALE_METHODS = ("minmax", "mse")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
-WEIGHT_ROUNDINGS = ("nearest", "gptq", "descent")
+WEIGHT_ROUNDINGS = ("nearest", "gptq", "descent", "sequential", "adaround", "adaquant")
 ROTATIONS = ("auto", "learned", "off")
 EFFORTS = ("quick", "default", "best")
 _KINDS: dict[type, str] = {

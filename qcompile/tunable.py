@@ -136,21 +136,21 @@ class Adam:
     """Adam on every t (Kingma and Ba 2015)."""
 
     tunables: dict[str, Tunable]
-    _moments: dict[str, tuple[NDArray, NDArray]] = field(default_factory=dict)
-    _steps: int = 0
+    moments: dict[str, tuple[NDArray, NDArray]] = field(default_factory=dict)
+    steps: int = 0
 
     def step(self, gradients: dict[str, Real], rate: float) -> None:
         """One step of that learning rate from gradients by the leaves."""
-        self._steps += 1
+        self.steps += 1
         for name, gradient in gradients.items():
             each = self.tunables[name]
             g = each.slope(gradient)
-            mean, square = self._moments.get(name, (np.zeros_like(g), np.zeros_like(g)))
+            mean, square = self.moments.get(name, (np.zeros_like(g), np.zeros_like(g)))
             mean = _MEAN * mean + (1 - _MEAN) * g
             square = _SQUARE * square + (1 - _SQUARE) * g * g
-            self._moments[name] = mean, square
-            size = np.sqrt(square / (1 - _SQUARE**self._steps)) + np.float32(1e-20)
-            moved = mean / (1 - _MEAN**self._steps) / size
+            self.moments[name] = mean, square
+            size = np.sqrt(square / (1 - _SQUARE**self.steps)) + np.float32(1e-20)
+            moved = mean / (1 - _MEAN**self.steps) / size
             each.t = (each.t - rate * moved).astype(np.float32)
 
 
@@ -159,31 +159,43 @@ def write(quantized: ir.Model, tape: Tape, found: dict[str, Tunable]) -> None:
 
     Biases in codes get the scale x_scale · w_scale (N7) of the new scales.
     """
-    values = {v.name or "": v for v in quantized.graph.initializers.values()}
-
-    def put(value: ir.Value | None, array: NDArray) -> None:
-        assert value is not None
-        values[value.name or ""].const_value = ir.tensor(array, name=value.name)
-
     for name, node in tape.weights.items():
         each = found[name]
         assert isinstance(each, WeightScale)
-        put(node.inputs[1], each.scales())
+        put(quantized, node.inputs[1], each.scales())
     for name, nodes in tape.scales.items():
         for node in nodes:
-            put(node.inputs[1], found[name].real())
+            put(quantized, node.inputs[1], found[name].real())
     for node in quantized.graph:
         codes = node.inputs[0] if is_op(node, "DequantizeLinear") else None
-        if codes is None or constant(codes) is None or "qcompile.spec" in _notes(node):
-            continue
-        x_scale, w_scale = _scales_of_product(node)
-        real = found[node.outputs[0].name or ""].real()
-        put(codes, bias_codes(real, x_scale, w_scale))
-        scale = np.asarray(x_scale, np.float64) * w_scale.astype(np.float64)
-        put(node.inputs[1], scale.astype(np.float32))
+        if (
+            codes is not None
+            and constant(codes) is not None
+            and "qcompile.spec" not in _notes(node)
+        ):
+            write_bias(quantized, node.outputs[0], found[node.outputs[0].name or ""].real())
     for name, value in tape.biases.items():
         if value.producer() is None:
-            put(value, found[name].real())
+            write_bias(quantized, value, found[name].real())
+
+
+def write_bias(quantized: ir.Model, value: ir.Value, real: Real) -> None:
+    """A bias in floats, or in codes of the scale x_scale · w_scale (N7) of its product."""
+    node = value.producer()
+    if node is None:
+        put(quantized, value, real)
+        return
+    x_scale, w_scale = _scales_of_product(node)
+    put(quantized, node.inputs[0], bias_codes(real, x_scale, w_scale))
+    scale = np.asarray(x_scale, np.float64) * w_scale.astype(np.float64)
+    put(quantized, node.inputs[1], scale.astype(np.float32))
+
+
+def put(quantized: ir.Model, value: ir.Value | None, array: NDArray) -> None:
+    """Another array in an initializer."""
+    assert value is not None
+    held = quantized.graph.initializers[value.name or ""]
+    held.const_value = ir.tensor(array, name=value.name)
 
 
 def _notes(node: ir.Node) -> dict[str, str]:

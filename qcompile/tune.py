@@ -16,31 +16,31 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
-from numpy.typing import NDArray
 
 from qcompile.data import Data, Feed
 from qcompile.division import Division
-from qcompile.graph import attribute, is_op
+from qcompile.layer_cache import LayerCache
+from qcompile.passes.transform.rounding import rounding_of
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.reverse import Tape
 from qcompile.reverse_products import Real
-from qcompile.session import run_float, with_outputs
-from qcompile.tunable import Adam, Bias, Tunable, tunables, write
+from qcompile.tunable import Bias, Tunable, tunables, write
 from qcompile.tuned import Tuned, outputs_ratio
 from qcompile.tuning_loss import Loss
 from qcompile.tuning_samples import Samples
+from qcompile.tuning_state import Progressed, TuningState
+from qcompile.tuning_teacher import Teacher, losses_of_tape
 
 # By effort: steps at most, and multiplications in all, which is some minutes of one core.
 STEPS = {"default": 60, "best": 300}
 _WORK = {"default": 2e12, "best": 2e13}
 _FEWEST_STEPS = 10
 _FEWEST_HELD = 2
-_FEWEST_SCORES = 8
 _SAMPLES = 32  # of a step
 _FEWEST_SAMPLES = 8
 _RATE = 4e-3
+_SLOWER = 10  # once more where nothing was gained: near the optimum large steps only add noise
 _EVERY = 10  # steps between two looks at the held-out samples
 _GAIN = 0.98  # of the error before: less is no noise of sums in another order
 _MIXTURES = 3  # for each held-out sample
@@ -55,8 +55,12 @@ def tune(
     recipe: Recipe,
     data: Data | None,
     division: Division,
+    layers: LayerCache | None = None,
 ) -> Tuned:
-    """A tuned copy of the QDQ graph, or the graph where nothing is gained or possible."""
+    """A tuned copy of the QDQ graph, or the graph where nothing is gained or possible.
+
+    layers: where the steps are kept, so that an interrupted tuning goes on.
+    """
     if data is None or not is_asked(plan, recipe):
         return Tuned(quantized)
     if any(p.is_imported for p in plan.nodes.values()):
@@ -65,17 +69,18 @@ def tune(
     tape = Tape.of(copy, plan)
     if isinstance(tape, str):
         return Tuned(quantized, f"not tuned: {tape}")
-    losses = _losses(copy, normalised, tape)
+    losses = losses_of_tape(copy, normalised, tape)
     samples, held = Samples.of(data)
     if held.count < _FEWEST_HELD or not samples.count:
         return Tuned(quantized, "not tuned: too few samples")
     most = _samples_of_run(quantized, samples, division)
     if most < 1:
         return Tuned(quantized, "not tuned: the values of one sample do not fit the memory")
-    teacher = _Teacher(normalised, losses, tape.entries, division)
+    teacher = Teacher(normalised, losses, tape.entries, division)
     try:
         work = _Work(tape, teacher, samples, _held_feeds(held, most, recipe.seed), most)
-        note = work.run(recipe, data)
+        state = TuningState.of(layers, quantized, recipe, most)
+        note = work.run(recipe, data, state)
     except NotImplementedError as error:  # an op in a form that has no gradient here
         return Tuned(quantized, f"not tuned: {error} has no gradient here")
     if not work.is_better:
@@ -92,44 +97,18 @@ def is_asked(plan: Plan, recipe: Recipe) -> bool:
     """Whether the recipe wants it: below 8 bits, on top of descent, not for effort quick."""
     is_narrow = any(p.weight is not None and p.weight.bits < 8 for p in plan.nodes.values())
     is_narrow |= any(spec.bits < 8 for spec in plan.activations.values())
-    is_descent = (recipe.weight_rounding or "descent") == "descent"
-    return is_narrow and is_descent and recipe.effort != "quick"
+    is_asked = rounding_of(recipe.weight_rounding).is_tuned
+    return is_narrow and is_asked and recipe.effort != "quick"
 
 
-def _losses(copy: ir.Model, normalised: ir.Model, tape: Tape) -> dict[str, Loss]:
-    """Each float output, or what its Softmax reads, with its name in the float model."""
-    floats = {n.name: n for n in normalised.graph}
-    found = {}
-    for value in copy.graph.outputs:
-        name, node = value.name or "", value.producer()
-        if name not in tape.outputs:
-            continue
-        twin = floats.get(node.name) if node is not None and is_op(node, "Softmax") else None
-        if node is not None and twin is not None:
-            logits, theirs = node.inputs[0], twin.inputs[0]
-            assert logits is not None and theirs is not None
-            axis = int(attribute(node, "axis", -1))
-            found[logits.name or ""] = Loss(theirs.name or "", axis, has_scale=False)
-        else:
-            found[name] = Loss(name, -1 if _is_scores(value) else None, has_scale=True)
-    tape.outputs = list(found)
-    return found
-
-
-def _is_scores(value: ir.Value) -> bool:
-    """Whether an output may be logits of every position: many numbers from a dense product.
-
-    With one distribution a sample KL is too noisy on the held-out ones: ResNet-20 w4a4, where the
-    squared error gains, gained nothing.
-    """
-    if value.shape is None or len(value.shape) < 3:
-        return False
-    node, count = value.producer(), value.shape[-1]
-    while is_op(node, "DequantizeLinear", "QuantizeLinear", "Clip", "Add"):
-        assert node is not None
-        sources = [v.producer() for v in node.inputs if v is not None and v.producer() is not None]
-        node = sources[0] if len(sources) == 1 or is_op(node, "Clip") else None
-    return is_op(node, "MatMul", "Gemm") and isinstance(count, int) and count >= _FEWEST_SCORES
+def planned(plan: Plan, recipe: Recipe) -> str:
+    """What a dry run can say; "" where nothing is tuned."""
+    if not is_asked(plan, recipe):
+        return ""
+    return (
+        f"at most {STEPS[recipe.effort]} steps of tuning follow, kept where held-out samples gain "
+        "(--effort quick: none)"
+    )
 
 
 def _samples_of_run(quantized: ir.Model, samples: Samples, division: Division) -> int:
@@ -157,32 +136,12 @@ def _held_feeds(held: Samples, most: int, seed: int) -> list[Feed]:
     return feeds
 
 
-class _Teacher:
-    """The float model: what the outputs should be, and what does not depend on weights."""
-
-    def __init__(
-        self, model: ir.Model, losses: dict[str, Loss], entries: list[str], division: Division
-    ) -> None:
-        self.losses = losses
-        given = {v.name for v in model.graph.inputs}
-        self._entries = [name for name in entries if name not in given]
-        wanted = [loss.target for loss in losses.values()]
-        self._names = list(dict.fromkeys([*wanted, *self._entries]))
-        self._session: ort.InferenceSession = division.open(with_outputs(model, self._names))
-
-    def answer(self, feed: Feed) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
-        """Entries, inputs among them, and by the tape's output what it should be."""
-        ran = dict(zip(self._names, run_float(self._session, self._names, feed), strict=True))
-        wanted = {name: ran[loss.target] for name, loss in self.losses.items()}
-        return feed | {name: ran[name] for name in self._entries}, wanted
-
-
 @dataclass
 class _Work:
     """One tuning: what is tuned, on which samples, and the best numbers so far."""
 
     tape: Tape
-    teacher: _Teacher
+    teacher: Teacher
     samples: Samples
     held: list[Feed]
     most: int  # samples of a run
@@ -190,7 +149,7 @@ class _Work:
     losses: dict[str, Loss] = field(default_factory=dict)
     is_better: bool = False
 
-    def run(self, recipe: Recipe, data: Data) -> str:
+    def run(self, recipe: Recipe, data: Data, state: TuningState) -> str:
         """Tune, and say what came of it."""
         self.found = tunables(self.tape)
         answers = [self.teacher.answer(feed)[1] for feed in self.held]
@@ -203,24 +162,38 @@ class _Work:
         if steps < _FEWEST_STEPS:
             return "the network is too large for the effort; --effort best allows more"
         self._measure_sums()
-        rng, adam = np.random.default_rng(recipe.seed), Adam(self.found)
-        least, best = before, {name: each.t for name, each in self.found.items()}
-        for step in range(steps):
-            gradients = self._gradients(count, rng)
-            adam.step(gradients, _RATE * (1 + np.cos(np.pi * step / steps)) / 2)
-            if (step + 1) % _EVERY == 0 or step + 1 == steps:
-                error = self.error()
-                if error < least:
-                    least, best = error, {name: each.t for name, each in self.found.items()}
-            if data.watch is not None:
-                data.watch("steps", step + 1, steps)
-        for name, t in best.items():
-            self.found[name].t = t
-        self.is_better = least < _GAIN * before
+        for rate in (_RATE, _RATE / _SLOWER):
+            least = self._steps(steps, count, rate, before, data, state.at(rate))
+            self.is_better = least < _GAIN * before
+            if self.is_better:
+                break
+        slowly = "" if rate == _RATE else f" at {1 / _SLOWER:g} of the rate"
         return (
-            f"{steps} steps; loss of the outputs on held-out samples "
+            f"{steps} steps{slowly}; loss of the outputs on held-out samples "
             f"{before:.3g} → {least:.3g}" + ("" if self.is_better else ", too little")
         )
+
+    def _steps(
+        self, steps: int, count: int, rate: float, before: float, data: Data, state: TuningState
+    ) -> float:
+        """Tune from the start at that rate, or from where an interrupted tuning was; the least
+        loss, and its numbers are those found.
+        """
+        for each in self.found.values():
+            each.t = np.zeros_like(each.t)
+        now = Progressed.start(self.found, before, state.seed)
+        state.read(now)
+        for step in range(now.step, steps):
+            gradients = self._gradients(count, now.rng)
+            now.adam.step(gradients, rate * (1 + np.cos(np.pi * step / steps)) / 2)
+            if (step + 1) % _EVERY == 0 or step + 1 == steps:
+                now.look(self.error(), step + 1)
+                state.write(now)
+            if data.watch is not None:
+                data.watch("steps", step + 1, steps)
+        for name, t in now.best.items():
+            self.found[name].t = t
+        return now.least
 
     def error(self) -> float:
         """The loss on the held-out samples."""

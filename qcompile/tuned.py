@@ -3,7 +3,9 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 import qcompile.runtime_ops as runtime_ops
@@ -19,13 +21,15 @@ from qcompile.tuning_loss import Loss
 class Tuned:
     """The graph, tuned or as it was. note: what happened, for report and manifest.
 
-    held: the samples that decided; losses: output of the graph → what decided.
+    held: the samples that decided; losses: output of the graph → what decided. stage: which one
+    made it.
     """
 
     model: ir.Model
     note: str = ""
     held: list[Feed] = field(default_factory=list)
     losses: dict[str, Loss] = field(default_factory=dict)
+    stage: str = "tune"
 
     @property
     def is_tuned(self) -> bool:
@@ -50,12 +54,29 @@ def outputs_ratio(
 
 def _loss(model: ir.Model, tuned: Tuned, wanted: list[list[NDArray]]) -> float:
     """The sum over outputs and feeds."""
-    options, names, total = session_options(), list(tuned.losses), 0.0
-    if any(n.domain == DOMAIN for n in nodes_of(model)):
-        runtime_ops.register(options)
-    session = open_own(with_outputs(model, names), "the QDQ graph", options)
+    names, total = list(tuned.losses), 0.0
+    session = open_rounded(with_outputs(model, names))
     for feed, targets in zip(tuned.held, wanted, strict=True):
         made = session.run(names, feed)
         for loss, y, t in zip(tuned.losses.values(), made, targets, strict=True):
             total += len(y) * loss.of(y, t)[0]
     return total
+
+
+def open_rounded(model: ir.Model) -> ort.InferenceSession:
+    """A session of a QDQ graph, with the op library where it needs that."""
+    options = session_options()
+    if any(n.domain == DOMAIN for n in nodes_of(model)):
+        runtime_ops.register(options)
+    return open_own(model, "the QDQ graph", options)
+
+
+def losses_of(normalised: ir.Model, held: list[Feed], division: Division) -> dict[str, Loss]:
+    """The squared error of every float output relative to its variance."""
+    names = [v.name or "" for v in normalised.graph.outputs if v.dtype == ir.DataType.FLOAT]
+    session, found = division.open(with_outputs(normalised, names)), {}
+    ran = [session.run(names, feed) for feed in held]
+    for name, each in zip(names, zip(*ran, strict=True), strict=True):
+        variance = float(np.concatenate([y.ravel() for y in each]).var(dtype=np.float64))
+        found[name] = Loss(name, variance=max(variance, 2.0**-126))
+    return found

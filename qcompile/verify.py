@@ -4,6 +4,7 @@
 Each stage has its own check, so that a fault is located where it is made.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,12 +78,12 @@ def verify(
     stats: Stats,
     division: Division,
     unrotated: ir.Model | None = None,
-    tuned: Tuned | None = None,
+    tuned: Sequence[Tuned] = (),
 ) -> Verdict:
     """The verdict of architecture §2. Reads the artifact from disk.
 
     unrotated: the normalised model before `rotate`; None where that changed nothing. tuned: what
-    `tune` made of `quantized`; None where it had no part.
+    `reconstruct` and `tune` made of `quantized`, in turn; empty where they had no part.
     """
     few = data.first(SAMPLES)
     packed = artifact.model()
@@ -96,9 +97,11 @@ def verify(
     if before is not normalised:
         checks.append(check_rotated(before, normalised, few, inside, division))
     count()
-    tuned = tuned or Tuned(quantized)
-    checks += check_tuned(normalised, quantized, tuned, division)
-    graphs = (normalised, tuned.model, lowered, packed)
+    last = quantized
+    for each in tuned:
+        checks += check_tuned(normalised, last, each, division)
+        last = each.model
+    graphs = (normalised, last, lowered, packed)
     parts, more, skipped = _parts(source, graphs, few, inside, division)
     checks += more
     originals = {n.name or "": n for n in nodes_of(named(source) if inside else source)}

@@ -14,9 +14,19 @@ from qcompile.verdict import Check
 def check_tuned(
     normalised: ir.Model, rounded: ir.Model, tuned: Tuned, division: Division
 ) -> list[Check]:
-    """tune: codes and zero points as they were; error of the outputs ÷ that before tuning."""
+    """tune: codes and zero points as they were. Of any stage: error of the outputs ÷ that before
+    it."""
     if not tuned.is_tuned:
         return []
+    checks = [] if tuned.stage == "reconstruct" else [_codes_stayed(rounded, tuned)]
+    ratio = outputs_ratio(normalised, rounded, tuned, division)
+    if ratio is not None:
+        source = "loss of the outputs on held-out samples ÷ that before"
+        checks.append(Check(f"{tuned.stage}: outputs", ratio, 1, source, "", len(tuned.held)))
+    return checks
+
+
+def _codes_stayed(rounded: ir.Model, tuned: Tuned) -> Check:
     before = {n.name: n for n in rounded.graph}
     wrong, where, count = 0, "", 0
     for node in tuned.model.graph:
@@ -29,9 +39,4 @@ def check_tuned(
             count += array.size
             if not np.array_equal(array, old):
                 wrong, where = wrong + 1, node.name or ""
-    checks = [Check("tune: codes", wrong, 0, "weights with other codes", where, count)]
-    ratio = outputs_ratio(normalised, rounded, tuned, division)
-    if ratio is not None:
-        source = "loss of the outputs on held-out samples ÷ that before tuning"
-        checks.append(Check("tune: outputs", ratio, 1, source, "", len(tuned.held)))
-    return checks
+    return Check("tune: codes", wrong, 0, "weights with other codes", where, count)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from qcompile.numerics.weight import CodedWeight
 from qcompile.passes.transform.fit_scales import fit_scales
-from qcompile.passes.transform.gptq import Factor, compensate, row_groups
+from qcompile.passes.transform.gptq import Factor, gptq, row_groups
 from qcompile.passes.transform.grid import Grid, Real
 from qcompile.passes.transform.search_scales import Search
 from qcompile.spec import QuantSpec
@@ -37,15 +37,15 @@ def descend(
     hessian: NDArray[np.float32],
     spec: QuantSpec,
     *,
-    is_signed: bool,
+    is_signed: bool = True,
 ) -> CodedWeight | None:
     """The weight [N, K] in codes and scales of its own; None: H has no use.
 
-    hessian [groups, K, K] as in gptq.compensate. is_signed: whether a scale of a whole row may be
+    hessian [groups, K, K] as in gptq. is_signed: whether a scale of a whole row may be
     negative.
     """
     if spec.bits == 8 or nearest.scale is None:
-        return compensate(weight, nearest, hessian, symmetric=spec.is_symmetric)
+        return gptq(weight, nearest, hessian, spec)
     factor = Factor.of(hessian)
     if factor is None:
         return None

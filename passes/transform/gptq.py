@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qcompile.numerics.weight import CodedWeight
 from qcompile.passes.transform.grid import Grid, Real
+from qcompile.spec import QuantSpec
 
 DAMPING = 0.01  # of the mean diagonal, as in the paper
 _LARGEST_DAMPING = 1.0
@@ -48,24 +49,26 @@ class Factor:
         return codes
 
 
-def compensate(
+def gptq(
     weight: NDArray[np.float32],
     nearest: CodedWeight,
     hessian: NDArray[np.float32],
+    spec: QuantSpec,
     *,
-    symmetric: bool,
+    is_signed: bool = True,
 ) -> CodedWeight | None:
     """The weight [N, K] in the scales of `nearest`, its errors compensated; None: H has no use.
 
     hessian [groups, K, K]: group g belongs to rows g·N/groups … of the weight (a grouped Conv). A
     column that no input reaches has only the damping on its diagonal and goes to the nearest code.
+    is_signed: of no use here, where scales are given.
     """
     factor = Factor.of(hessian)
     if factor is None or nearest.scale is None:
         return None
     codes = np.empty(weight.shape, np.int16)
     for rows in row_groups(weight.shape, len(hessian)):
-        grid = Grid.of(nearest.rows(rows), len(hessian), is_full=not symmetric)
+        grid = Grid.of(nearest.rows(rows), len(hessian), is_full=not spec.is_symmetric)
         part = weight[rows].reshape(grid.scale.shape)
         codes[rows] = factor.codes(part, grid).reshape(len(rows), -1)
     return replace(nearest, codes=codes)

@@ -2,6 +2,7 @@
 """What the commands print: results on stdout, logs and errors on stderr."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,13 @@ def test_dry_run_agrees_with_the_artifact(model: Path, capsys: pytest.CaptureFix
     for key in ("target", "preset", "coverage", "float_nodes"):
         assert planned[key] == made[key]
     # What comes of tuning is known after it.
-    assert planned["notes"] == [note for note in made["notes"] if "not tuned: " not in note]
+    before = [note for note in made["notes"] if not re.match("not tuned|tuned|sequential", note)]
+    tuning = (
+        "at most 60 steps of tuning follow, kept where held-out samples gain (--effort quick: none)"
+    )
+    assert planned["notes"] == [*before, tuning]
+    quick = run(capsys, model, *flags, "--dry-run", "--json", "--effort", "quick").out
+    assert json.loads(quick)["notes"] == before
 
 
 def test_inspect(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

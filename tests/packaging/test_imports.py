@@ -87,6 +87,8 @@ ORDER = (
             "verify_compensated",
         ),
         *(
+            "rebuilt_layer",
+            "reconstruct",
             "reverse",
             "reverse_ops",
             "reverse_products",
@@ -95,6 +97,8 @@ ORDER = (
             "tuned",
             "tuning_loss",
             "tuning_samples",
+            "tuning_state",
+            "tuning_teacher",
         ),
         "verify_tuned",
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),

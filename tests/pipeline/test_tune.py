@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import qcompile
 from qcompile import targets
+from qcompile import tune as module
 from qcompile.annotate import annotate
 from qcompile.calibrate import calibrate
 from qcompile.compensate import compensate_weights
@@ -191,3 +192,18 @@ def test_integer_only_networks_are_tuned(tmp_path: Path) -> None:
     data = [{"x": images(64)}]
     artifact = qcompile.compile(tmp_path / "net.onnx", recipe=recipe, calibration_data=data)
     assert any("tuned: " in note for note in artifact.content["notes"])
+
+
+def test_once_more_with_smaller_steps_where_large_ones_gain_nothing(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_RATE", 1.0)  # scales change by e: nothing can gain
+    seen: list[tuple[str, int, int]] = []
+    net.data, old = replace(net.data, watch=lambda *step: seen.append(step)), net.data
+    found = net.tuned()
+    assert len(seen) == 120
+    monkeypatch.setattr(module, "_RATE", 4e-2)  # a tenth is the rate that gains
+    monkeypatch.setattr(module, "_GAIN", 0.0)
+    assert net.tuned().note.startswith("not tuned: 60 steps at 0.1 of the rate; loss")
+    net.data = old
+    assert "60 steps at 0.1 of the rate" in found.note

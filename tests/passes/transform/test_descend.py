@@ -9,7 +9,7 @@ import pytest
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform import descend as module
 from qcompile.passes.transform.descend import descend, move_codes
-from qcompile.passes.transform.gptq import compensate, output_error
+from qcompile.passes.transform.gptq import gptq, output_error
 from qcompile.passes.transform.grid import Grid
 from qcompile.spec import QuantSpec
 from tests.passes.transform.test_gptq import SPECS, correlated, second_moment
@@ -30,7 +30,7 @@ def test_less_error_than_gptq_on_other_inputs(text: str) -> None:
     rows = correlated(1, rows=3000)
     hessian = second_moment(rows[:2000])
     found = descend(weight, nearest, hessian, spec, is_signed=True)
-    before = compensate(weight, nearest, hessian, symmetric=spec.is_symmetric)
+    before = gptq(weight, nearest, hessian, spec)
     assert output_error(weight, found, rows[2000:]) < output_error(weight, before, rows[2000:])
     low, high = spec.format.code_min, spec.format.code_max
     assert low <= found.codes.min() and found.codes.max() <= high
@@ -83,7 +83,7 @@ def test_eight_bits_keep_the_codes_of_gptq() -> None:
     spec, weight, nearest = coded("int8/axis(axis=0)/sym/f32")
     hessian = second_moment(correlated(4))
     found = descend(weight, nearest, hessian, spec, is_signed=True)
-    expected = compensate(weight, nearest, hessian, symmetric=True)
+    expected = gptq(weight, nearest, hessian, spec)
     assert np.array_equal(found.codes, expected.codes)
 
 

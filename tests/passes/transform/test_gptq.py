@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from qcompile.numerics.quantize import dequantize, quantize
 from qcompile.numerics.weight import CodedWeight
 from qcompile.observers.weight_range import code_weight
-from qcompile.passes.transform.gptq import DAMPING, compensate, output_error
+from qcompile.passes.transform.gptq import DAMPING, gptq, output_error
 from qcompile.spec import QuantSpec
 
 SPECS = [
@@ -68,7 +68,7 @@ def reference(
 def test_codes_are_those_of_the_paper(text: str) -> None:
     spec, weight, nearest = net(text)
     hessian = second_moment(correlated(1))
-    found = compensate(weight, nearest, hessian, symmetric=spec.is_symmetric)
+    found = gptq(weight, nearest, hessian, spec)
     expected = reference(weight, nearest, hessian[0], symmetric=spec.is_symmetric)
     assert found is not None
     assert np.array_equal(found.codes, expected)
@@ -78,28 +78,26 @@ def test_codes_are_those_of_the_paper(text: str) -> None:
 @EACH
 def test_without_correlation_it_is_nearest(text: str) -> None:
     spec, weight, nearest = net(text)
-    found = compensate(weight, nearest, np.eye(K, dtype=np.float32)[None], symmetric=True)
+    found = gptq(weight, nearest, np.eye(K, dtype=np.float32)[None], spec)
     assert found is not None
     assert np.array_equal(found.codes, nearest.codes)
     hessian = np.eye(K, dtype=np.float32)[None] + np.float32(0.9)
-    other = compensate(weight, nearest, hessian, symmetric=spec.is_symmetric)
+    other = gptq(weight, nearest, hessian, spec)
     assert not np.array_equal(other.codes, nearest.codes)
 
 
 def test_groups_are_solved_one_by_one() -> None:
     spec, weight, nearest = net("int3/axis(axis=0)/sym/f32", k=18)
     rows = np.concatenate([correlated(seed, 18) for seed in range(4)], axis=1)
-    whole = compensate(weight, nearest, second_moment(rows), symmetric=True)
+    whole = gptq(weight, nearest, second_moment(rows), spec)
     for group in range(4):
         part = slice(group * 3, group * 3 + 3)
         one = second_moment(rows[:, group : group + 1])
-        alone = compensate(
-            weight[part], code_weight(weight[part], spec, "minmax"), one, symmetric=True
-        )
+        alone = gptq(weight[part], code_weight(weight[part], spec, "minmax"), one, spec)
         assert np.array_equal(whole.codes[part], alone.codes)
         wrong = second_moment(rows[:, (group + 1) % 4][:, None])
         near = code_weight(weight[part], spec, "minmax")
-        other = compensate(weight[part], near, wrong, symmetric=True)
+        other = gptq(weight[part], near, wrong, spec)
         assert not np.array_equal(whole.codes[part], other.codes)
 
 
@@ -107,13 +105,13 @@ def test_order_of_the_columns_does_not_matter() -> None:
     spec, weight, nearest = net("int3/axis(axis=0)/sym/f32")
     rows = correlated(2)
     order = np.random.default_rng(3).permutation(K)
-    found = compensate(weight, nearest, second_moment(rows), symmetric=True)
+    found = gptq(weight, nearest, second_moment(rows), spec)
     moved_weight = np.ascontiguousarray(weight[:, order])
-    moved = compensate(
+    moved = gptq(
         moved_weight,
         code_weight(moved_weight, spec, "minmax"),
         second_moment(np.ascontiguousarray(rows[..., order])),
-        symmetric=True,
+        spec,
     )
     assert np.array_equal(moved.codes, found.codes[:, order])
 
@@ -124,12 +122,12 @@ def test_output_error_is_smaller_on_other_inputs(text: str) -> None:
     rows = correlated(4, rows=2 * ROWS)
     seen, held = rows[:ROWS], rows[ROWS:]
     hessian = second_moment(seen)
-    found = compensate(weight, nearest, hessian, symmetric=spec.is_symmetric)
+    found = gptq(weight, nearest, hessian, spec)
     error, before = (output_error(weight, each, held) for each in (found, nearest))
     assert error < before
     order = np.random.default_rng(5).permutation(K)
     shuffled = np.ascontiguousarray(hessian[:, order][:, :, order])
-    wrong = compensate(weight, nearest, shuffled, symmetric=spec.is_symmetric)
+    wrong = gptq(weight, nearest, shuffled, spec)
     assert output_error(weight, wrong, held) > error
 
 
@@ -148,30 +146,30 @@ def test_output_error_is_that_of_the_products() -> None:
 
 
 def test_columns_that_no_input_reaches_go_to_the_nearest_code() -> None:
-    _, weight, nearest = net("int3/axis(axis=0)/sym/f32")
+    spec, weight, nearest = net("int3/axis(axis=0)/sym/f32")
     rows = correlated(6)
     rows[..., ::3] = 0
-    found = compensate(weight, nearest, second_moment(rows), symmetric=True)
+    found = gptq(weight, nearest, second_moment(rows), spec)
     assert np.array_equal(found.codes[:, ::3], nearest.codes[:, ::3])
     assert not np.array_equal(found.codes, nearest.codes)
 
 
 def test_a_singular_hessian_is_damped() -> None:
-    _, weight, nearest = net("int3/axis(axis=0)/sym/f32")
+    spec, weight, nearest = net("int3/axis(axis=0)/sym/f32")
     rows = correlated(7, rows=5)  # rank 5 of 150
-    found = compensate(weight, nearest, second_moment(rows), symmetric=True)
+    found = gptq(weight, nearest, second_moment(rows), spec)
     assert output_error(weight, found, rows) < output_error(weight, nearest, rows)
 
 
 def test_a_hessian_that_is_none_is_damped_more_or_refused() -> None:
-    _, weight, nearest = net("int3/axis(axis=0)/sym/f32")
+    spec, weight, nearest = net("int3/axis(axis=0)/sym/f32")
     near_one = np.eye(K, dtype=np.float32)[None].copy()
     near_one[0, 0, 1] = near_one[0, 1, 0] = 1.05  # eigenvalue −0.05: needs a damping above 0.05
-    found = compensate(weight, nearest, near_one, symmetric=True)
+    found = gptq(weight, nearest, near_one, spec)
     assert found is not None
     for useless in (
         np.zeros((1, K, K), np.float32),
         np.full((1, K, K), np.nan, np.float32),
         np.eye(K, dtype=np.float32)[None] + 4 * np.eye(K, k=1) + 4 * np.eye(K, k=-1),
     ):
-        assert compensate(weight, nearest, useless.astype(np.float32), symmetric=True) is None
+        assert gptq(weight, nearest, useless.astype(np.float32), spec) is None

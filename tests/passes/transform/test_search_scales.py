@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qcompile.observers.weight_range import code_weight
-from qcompile.passes.transform.gptq import Factor, compensate
+from qcompile.passes.transform.gptq import Factor, gptq
 from qcompile.passes.transform.search_scales import Search
 from qcompile.spec import QuantSpec
 from tests.passes.transform.test_gptq import correlated, second_moment
@@ -38,7 +38,7 @@ def test_better_than_gptq_in_the_scale_of_the_extremes(text: str) -> None:
     weight = np.random.default_rng(2).standard_t(4, (N, K)).astype(np.float32)
     grid, codes, hessian, nearest = searched(text, weight)
     found = errors(grid.real(codes)[0], weight, hessian)
-    plain = compensate(weight, nearest, hessian, symmetric=True)
+    plain = gptq(weight, nearest, hessian, QuantSpec.parse(f"{text}/axis(axis=0)/sym/f32"))
     assert found.sum() < errors(plain.decode(), weight, hessian).sum()
     assert (np.abs(grid.scale) > 0).all()
     assert np.array_equal(grid.scale, np.repeat(grid.scale[..., :1], K, 2))

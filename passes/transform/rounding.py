@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounding: every way to find the codes of a weight, behind one function.
+
+A way has two parts. Rounders work on the second moments H = E[x xᵀ] of the layer's inputs, one on
+top of the other; on held-out inputs the best of what they give and of the nearest codes is taken. A
+rebuilder works on inputs and outputs themselves, once the network is quantized (reconstruct.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcompile.numerics.weight import CodedWeight
+from qcompile.observers.weight_range import code_weight
+from qcompile.passes.transform.adaquant import adaquant
+from qcompile.passes.transform.adaround import adaround
+from qcompile.passes.transform.code_store import scale_method
+from qcompile.passes.transform.descend import descend
+from qcompile.passes.transform.gptq import gptq, output_error
+from qcompile.passes.transform.layer_rows import Rebuilder
+from qcompile.passes.transform.redescend import redescend
+from qcompile.spec import QuantSpec
+
+# (weight [N, K], nearest codes, H [groups, K, K], spec, is_signed) → codes; None: H has no use
+Rounder = Callable[..., CodedWeight | None]
+DEFAULT = "descent"
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """One way. is_tuned: whether tuning of the whole network goes on from it (tune.py)."""
+
+    rounders: tuple[Rounder, ...] = ()
+    rebuilder: Rebuilder | None = None
+    is_tuned: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Of the rounders."""
+        return [rounder.__name__ for rounder in self.rounders]
+
+
+ROUNDINGS = {
+    "nearest": Rounding(),
+    "gptq": Rounding((gptq,)),
+    "descent": Rounding((gptq, descend), None, is_tuned=True),
+    "sequential": Rounding((gptq, descend), redescend, is_tuned=True),
+    "adaround": Rounding((gptq, descend), adaround, is_tuned=True),
+    "adaquant": Rounding((gptq, descend), adaquant, is_tuned=True),
+}
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Codes, scales and zero points of a weight.
+
+    error and nearest_error: Σ ((Ŵ − W) x)² over the held-out inputs, of these codes and of the
+    nearest ones; equal where these are the nearest ones.
+    """
+
+    weight: CodedWeight
+    error: float
+    nearest_error: float
+
+    @property
+    def is_better(self) -> bool:
+        """Than the nearest codes."""
+        return self.error < self.nearest_error
+
+
+def rounding_of(word: str | None) -> Rounding:
+    """What the recipe asks for, given data."""
+    return ROUNDINGS[word or DEFAULT]
+
+
+def quantize(
+    weight: NDArray[np.float32],
+    hessian: NDArray[np.float32],
+    spec: QuantSpec,
+    held: NDArray[np.float32],
+    *,
+    rounding: Rounding,
+    method: str | None = None,
+    is_signed: bool = True,
+) -> Quantized:
+    """The codes of a weight [N, K] of any format with the least output error on held-out inputs.
+
+    hessian [groups, K, K] as in gptq. held [num, groups, K]. method: of the nearest codes' scales.
+    is_signed: whether a scale of a whole row may be negative.
+    """
+    nearest = code_weight(weight, spec, scale_method(spec, method))
+    before = output_error(weight, nearest, held)
+    found = Quantized(nearest, before, before)
+    for rounder in rounding.rounders:
+        coded = rounder(weight, nearest, hessian, spec, is_signed=is_signed)
+        if coded is not None:
+            error = output_error(weight, coded, held)
+            found = Quantized(coded, error, before) if error < found.error else found
+    return found

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""reconstruct: codes of the QDQ graph again, layer by layer, on what the network before gives.
+
+For `--weight-rounding adaround` and `adaquant`. Layers go in the order of the graph: each is given
+inputs of the quantized network as rebuilt so far, and the float network's sums for the same samples
+(Nagel et al. 2020, section 3.3; Hubara et al. 2020, section 3.1, sequential). What is found is kept
+where the layer's error on held-out samples falls, and all of it only where that of the network's
+outputs falls, too. Weights of 8 bits, shared ones and those of Gather stay.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+import qcompile.runtime_ops as runtime_ops
+from qcompile.bodies import nodes_of
+from qcompile.data import Data, Feed
+from qcompile.division import Division
+from qcompile.graph import DOMAIN
+from qcompile.moments import Source
+from qcompile.passes.transform.layer_rows import LayerRows, Setting
+from qcompile.passes.transform.rounding import rounding_of
+from qcompile.plan import Plan
+from qcompile.rebuilt_layer import RebuiltLayer, layers_of
+from qcompile.recipe import Recipe
+from qcompile.session import with_outputs
+from qcompile.tuned import Tuned, losses_of, open_rounded, outputs_ratio
+from qcompile.tuning_samples import Samples
+
+STEPS = {"quick": 500, "default": 2000, "best": 10000}  # of a layer; the paper takes 10,000
+_ROWS, _HELD_ROWS = 16384, 4096  # of a layer, at most
+_FEWEST_ROWS = 256
+_ROW_COPIES = 24  # bytes of a number: three times float32, of rows and held-out ones
+_SAMPLES = 32  # of a run
+
+
+def reconstruct(
+    quantized: ir.Model,
+    normalised: ir.Model,
+    plan: Plan,
+    recipe: Recipe,
+    data: Data | None,
+    division: Division,
+) -> Tuned:
+    """A rebuilt copy of the QDQ graph, or the graph where nothing is gained or asked."""
+    word = recipe.weight_rounding
+    if data is None or rounding_of(word).rebuilder is None:
+        return Tuned(quantized)
+    if any(n.domain == DOMAIN for n in nodes_of(quantized)) and not runtime_ops.is_available():
+        return Tuned(quantized, f"no {word}: the op library is not installed")
+    samples, held = Samples.of(data)
+    if not held.count or not samples.count:
+        return Tuned(quantized, f"no {word}: too few samples")
+    copy = quantized.clone()
+    work = _Work(copy, normalised, recipe, division, samples, held, not plan.is_integer_only)
+    layers, kept = list(layers_of(copy, normalised, plan)), 0
+    for number, layer in enumerate(layers):
+        kept += work.rebuild(layer, number)
+        if data.watch is not None:
+            data.watch("layers", number + 1, len(layers))
+    note = f"{word}: {kept} of {len(layers)} layers gained on held-out samples"
+    if not kept:
+        return Tuned(quantized, note)
+    feeds = held.feeds(work.per_run)
+    losses = losses_of(normalised, feeds, division)
+    found = Tuned(copy, note, feeds, losses, "reconstruct")
+    ratio = outputs_ratio(normalised, quantized, found, division)
+    if ratio is None or not ratio < 1:
+        return Tuned(quantized, f"{note}, the network's outputs did not: nothing is kept")
+    return replace(found, note=f"{note}; loss of the outputs {ratio:.3g} of that before")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the layers share; model: the QDQ graph, rebuilt in place."""
+
+    model: ir.Model
+    normalised: ir.Model
+    recipe: Recipe
+    division: Division
+    samples: Samples
+    held: Samples
+    is_signed: bool
+
+    @property
+    def per_run(self) -> int:
+        """Samples of a run; of a fixed batch 1."""
+        footprint = self.division.footprint
+        each = footprint.live_bytes + 2 * max(footprint.sizes.values(), default=0)
+        fitting = self.division.working_bytes // (2 * max(each, 1))
+        return int(np.clip(fitting, 1, _SAMPLES if self.samples.batch.is_free else 1))
+
+    def rebuild(self, layer: RebuiltLayer, number: int) -> bool:
+        """Put better numbers of the layer into the graph; whether there are any."""
+        row = _ROW_COPIES * layer.source.group * layer.source.columns
+        most = min(_ROWS, self.division.working_bytes // (2 * row))
+        if most < _FEWEST_ROWS:
+            return False
+        rows, held = self._rows(layer, most, number)
+        start, bias, recipe = layer.coded(), layer.bias(), self.recipe
+        setting = Setting(
+            *(layer.spec, recipe.weight_scale_method, self.is_signed, STEPS[recipe.effort]),
+            np.random.default_rng([recipe.seed, number]),
+        )
+        rebuilder = rounding_of(recipe.weight_rounding).rebuilder
+        assert rebuilder is not None
+        found = rebuilder(layer.weight, start, bias, rows, setting)
+        error = held.scaled(found.input_scale).error(found.weight, found.bias)
+        if not error < held.error(start, bias):
+            return False
+        layer.write(self.model, found)
+        return True
+
+    def _rows(self, layer: RebuiltLayer, most: int, number: int) -> tuple[LayerRows, LayerRows]:
+        """Inputs of the rebuilt network and sums of the float one at the same places: to work on,
+        and held-out ones.
+        """
+        samples, held = self.samples.feeds(self.per_run), self.held.feeds(self.per_run)
+        limits = [-(-most // len(samples))] * len(samples)
+        limits += [-(-min(most, _HELD_ROWS) // len(held))] * len(held)
+        source, sums = layer.source, Source(layer.sums, len(layer.weight))
+        both = zip(
+            limits,
+            self._values(self.model, layer.inputs, [*samples, *held]),
+            self._values(self.normalised, layer.sums, [*samples, *held]),
+            strict=True,
+        )
+        taken: list[list[NDArray]] = []
+        for index, (limit, x, y) in enumerate(both):
+            y = y if source.window is None else y.transpose(0, 2, 3, 1)
+            taken.append([])
+            for part, where in ((x, source), (y, sums)):
+                wide = np.atleast_2d(np.ascontiguousarray(part, np.float32))
+                rng = np.random.default_rng([self.recipe.seed, number, index])
+                every = np.ones(len(wide), np.bool_)
+                taken[-1].append(np.concatenate(list(where.rows(wide, every, limit, rng))))
+        count = len(samples)
+        return _joined(layer, taken[:count]), _joined(layer, taken[count:])
+
+    def _values(self, model: ir.Model, name: str, feeds: list[Feed]) -> Iterator[NDArray]:
+        """A value of a graph for each feed."""
+        if name in {v.name for v in model.graph.inputs}:
+            yield from (feed[name] for feed in feeds)
+            return
+        cut = with_outputs(model, [name])
+        session = open_rounded(cut) if model is self.model else self.division.open(cut)
+        for feed in feeds:
+            yield session.run([name], feed)[0]
+
+
+def _joined(layer: RebuiltLayer, taken: list[list[NDArray]]) -> LayerRows:
+    """Rows of several runs, each inputs [num, groups, K] and sums [num, 1, N]."""
+    x, y = (np.concatenate(parts) for parts in zip(*taken, strict=True))
+    y = y.reshape(len(y), layer.source.group, -1)
+    return LayerRows(
+        np.ascontiguousarray(x.transpose(1, 0, 2)),
+        np.ascontiguousarray(y.transpose(1, 0, 2)),
+        layer.bounds,
+        layer.input_grid(),
+    )
