@@ -14,6 +14,7 @@ from qcompile.targets.target import Target
 
 LEAST_NUMBERS, LEAST_KEYS = 64, 64
 
+
 def plan_attention(
     graph: ir.Graph, plan: Plan, recipe: Recipe, preset: Preset, target: Target
 ) -> Plan:
@@ -25,7 +26,8 @@ def plan_attention(
     """
     if preset.activation == "float" or plan.is_integer_only or not target.has_row_ops:
         return plan
-    found, reasons = [], {}
+    found: list[str] = []
+    reasons: dict[str, str] = {}
     for node in graph:
         attention = attention_at(node)
         if attention is None:
