@@ -57,6 +57,7 @@ def test_taken(preset: str, rows: object) -> None:
 def test_left_in_float(changes: dict, reason: str) -> None:
     plan, last = planned(**changes)
     assert not plan.attentions
+    assert not [note for note in plan.notes if "is about no" in note]
     assert plan.reasons[last].startswith(reason)
 
 
