@@ -14,6 +14,11 @@ from qcompile.recurrent import rule_for, why_left
 from qcompile.targets.target import Target
 
 LEAST_NUMBERS, LEAST_KEYS = 64, 64
+FUSED_OPS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PagedAttention")
+FUSED = (
+    "attention: a fused op computes it in float; written as MatMul, Softmax and MatMul it can run "
+    "on codes"
+)
 
 
 def plan_attention(
@@ -31,9 +36,9 @@ def plan_attention(
     reasons: dict[str, str] = {}
     for node in graph:
         attention = attention_at(node)
-        if attention is None:
+        if attention is None and node.op_type not in FUSED_OPS:
             continue
-        why = _why_not(attention, node, recipe)
+        why = FUSED if attention is None else _why_not(attention, node, recipe)
         if why is None:
             found.append(node.name or "")
         else:
