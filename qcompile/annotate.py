@@ -6,7 +6,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from qcompile.bodies import all_bodies, closed_bodies, compiled_graphs
-from qcompile.dynamic_attention import plan_attention
+from qcompile.dynamic_attention import plan_attention, rules_about_nothing
 from qcompile.errors import InputError
 from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
@@ -74,11 +74,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     if target.dynamic_note and any(a.is_dynamic for a in activations):
         notes.append(target.dynamic_note)
     notes += recurrent_notes(nodes)
-    notes += [
-        f'{r.source}: "{r.match}" is about no weighted node of the model'
-        for r in recipe.rules
-        if not any(r.covers(*each) for p in nodes.values() for each in p.origins)
-    ]
+    notes += rules_about_nothing(model.graph, nodes, recipe)
     if preset is None:
         return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))

@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which attentions of floats are computed by products of codes that are made at run time (N32)."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import onnx_ir as ir
 
 from qcompile.attention import MARK, Attention, attention_at
 from qcompile.numerics.dynamic_attention import FEW_ROWS
-from qcompile.plan import Plan
+from qcompile.plan import NodePlan, Plan
 from qcompile.recipe import Preset, Recipe
 from qcompile.recurrent import rule_for, why_left
 from qcompile.targets.target import Target
 
 LEAST_NUMBERS, LEAST_KEYS = 64, 64
+FUSED_OPS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PagedAttention")
+FUSED = (
+    "attention: a fused op computes it in float; written as MatMul, Softmax and MatMul it can run "
+    "on codes"
+)
+
 
 def plan_attention(
     graph: ir.Graph, plan: Plan, recipe: Recipe, preset: Preset, target: Target
@@ -25,12 +32,13 @@ def plan_attention(
     """
     if preset.activation == "float" or plan.is_integer_only or not target.has_row_ops:
         return plan
-    found, reasons = [], {}
+    found: list[str] = []
+    reasons: dict[str, str] = {}
     for node in graph:
         attention = attention_at(node)
-        if attention is None:
+        if attention is None and node.op_type not in FUSED_OPS:
             continue
-        why = _why_not(attention, node, recipe)
+        why = FUSED if attention is None else _why_not(attention, node, recipe)
         if why is None:
             found.append(node.name or "")
         else:
@@ -61,6 +69,19 @@ def _why_no_gain(attention: Attention) -> str | None:
     if isinstance(keys, int) and isinstance(rows, int) and rows >= FEW_ROWS and keys < LEAST_KEYS:
         return f"attention: {rows} rows and {keys} keys; codes gain nothing below {LEAST_KEYS} keys"
     return None
+
+
+def rules_about_nothing(
+    graph: ir.Graph, nodes: Mapping[str, NodePlan], recipe: Recipe
+) -> list[str]:
+    """A note for each rule that covers neither a weighted node nor the end of an attention."""
+    found = {each for plan in nodes.values() for each in plan.origins}
+    found |= {(n.name or "", n.op_type) for n in graph if attention_at(n) is not None}
+    return [
+        f'{rule.source}: "{rule.match}" is about no weighted node of the model'
+        for rule in recipe.rules
+        if not any(rule.covers(*each) for each in found)
+    ]
 
 
 def mark(model: ir.Model, plan: Plan) -> ir.Model:

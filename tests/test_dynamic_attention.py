@@ -3,7 +3,7 @@
 
 import pytest
 
-from qcompile import targets
+from qcompile import dynamic_attention, targets
 from qcompile.annotate import annotate
 from qcompile.normalise import normalise
 from qcompile.plan import Plan
@@ -57,7 +57,20 @@ def test_taken(preset: str, rows: object) -> None:
 def test_left_in_float(changes: dict, reason: str) -> None:
     plan, last = planned(**changes)
     assert not plan.attentions
+    assert not [note for note in plan.notes if "is about no" in note]
     assert plan.reasons[last].startswith(reason)
+
+
+def test_fused_ops_have_a_reason() -> None:
+    text = """f (float[b,64,32] x, float w, float u) => (float[b,64,32] y)
+    { q = MatMul (x, w)   a = com.microsoft.MultiHeadAttention <num_heads = 1> (q, q, q)
+      y = MatMul (a, u) }"""
+    model = with_weights(text, w=(32, 32), u=(32, 32))
+    model.opset_imports["com.microsoft"] = 1
+    plan = annotate(
+        normalise(model), Recipe(preset="w8a8-dynamic"), targets.get("cpu"), has_data=True
+    )
+    assert list(plan.reasons.values()) == [dynamic_attention.FUSED]
 
 
 @pytest.mark.parametrize(

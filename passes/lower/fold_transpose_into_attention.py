@@ -85,7 +85,13 @@ def _as_stored(
     if view.parts:
         graph = _graph(node)
         shape = add_initializer(graph, f"{name}_shape", np.array(dims, np.int64))
-        split = new_node("Reshape", [source, shape], f"{name}/split", name, dtype=source.dtype)
+        split = new_node(
+            "Reshape",
+            [source, shape],
+            f"{name}/split",
+            name,
+            dtype=source.dtype or ir.DataType.UINT8,
+        )
         split.outputs[0].metadata_props.update(source.metadata_props)
         graph.insert_before(node, [split])
         source = split.outputs[0]

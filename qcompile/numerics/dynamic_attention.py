@@ -57,9 +57,8 @@ def code_operands(q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.
     q_codes, q_scale = quantize_dynamic(q, (q.ndim - 1,), BITS)
     k_codes, k_scale = quantize_dynamic(without_mean(k), (k.ndim - 2,), BITS)
     v_codes, v_scale = quantize_dynamic(v, (v.ndim - 2,), BITS)
-    lost = np.isnan(k_scale).any(-1, keepdims=True)
-    parts = (q_codes, q_scale, k_codes, k_scale, v_codes, v_scale, lost)
-    return Coded(*parts)
+    lost = np.asarray(np.isnan(k_scale).any(-1, keepdims=True))
+    return Coded(q_codes, q_scale, k_codes, k_scale, v_codes, v_scale, lost)
 
 
 def scores_of(
@@ -123,11 +122,18 @@ def float_attention(
     A weight is off by the factor exp(2 · error of a score + 2^-18 + 2^-22 · |score − largest|) at
     most; sums of S terms in any order.
     """
-    q, k, v = (x.astype(np.float64) for x in share_heads(q, k, v))
+    given = [x.astype(np.float64) for x in share_heads(q, k, v)]
+    return _float_attention(given, mask, float(np.float32(multiplier)))
+
+
+def _float_attention(
+    operands: list[NDArray[np.float64]], mask: NDArray[np.float32] | None, multiplier: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    q, k, v = operands
     with np.errstate(over="ignore", invalid="ignore"):
         sums = q @ k
         lost = ~np.isfinite(sums.astype(np.float32)).all(-1, keepdims=True)
-        scores = sums * np.float64(np.float32(multiplier)) + (0 if mask is None else mask)
+        scores = sums * multiplier + (0 if mask is None else mask)
         scores = np.minimum(np.where(np.isnan(scores), -np.inf, scores), np.float64(HUGE))
         largest = scores.max(-1, keepdims=True, initial=-np.inf)
         below = np.where(largest == -np.inf, np.inf, largest - scores)

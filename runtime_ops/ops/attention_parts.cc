@@ -124,6 +124,25 @@ const float* AttentionMask::row(int64_t head, int64_t m) const {
   return found;
 }
 
+int64_t AttentionMask::seen(int64_t head, int64_t first, int64_t count, int64_t S) const {
+  if (!data || column_step == 0) return S;
+  constexpr int64_t kAtOnce = 16;  // compared without a branch
+  constexpr uint32_t kHidden = 0xff800000;  // the bits of -infinity
+  int64_t most = 1;
+  for (int64_t m = count; m-- > 0 && most < S;) {  // causal: the last row sees most
+    const uint32_t* mask = reinterpret_cast<const uint32_t*>(row(head, first + m));
+    int64_t end = S;
+    for (; end - kAtOnce >= most; end -= kAtOnce) {
+      uint32_t apart = 0;
+      for (int64_t i = 0; i < kAtOnce; ++i) apart |= mask[end - kAtOnce + i] ^ kHidden;
+      if (apart) break;
+    }
+    while (end > most && mask[end - 1] == kHidden) --end;
+    most = end;
+  }
+  return most;
+}
+
 PackedHead::PackedHead(int64_t N, int64_t K, int32_t zero_point) {
   weight.N = N;
   weight.K = weight.block_size = K;
@@ -141,7 +160,8 @@ PackedHead PackedHead::at(uint8_t* memory) const {
   return head;
 }
 
-void PackedHead::multiply(const int8_t* rows, int64_t num_rows, int32_t* sums) const {
+void PackedHead::multiply(const int8_t* rows, int64_t num_rows, int64_t num_outputs,
+                          int32_t* sums) const {
   static thread_local Scratch pointers, row_sums, scratch;
   const int8_t** x = pointers.get<const int8_t*>(num_rows);
   for (int64_t m = 0; m < num_rows; ++m) x[m] = rows + m * row_stride();
@@ -160,7 +180,7 @@ void PackedHead::multiply(const int8_t* rows, int64_t num_rows, int32_t* sums) c
   }
   args.scratch = scratch.get<uint8_t>(n16k4_scratch_bytes(weight));
   args.y_stride = outputs();
-  for (args.panel = 0; args.panel < n16k4_num_panels(weight); ++args.panel) {
+  for (args.panel = 0; args.panel < ceil_div(num_outputs, kPanel); ++args.panel) {
     args.y = sums + args.panel * kPanel;
     kernels().matmul_s8_n16k4(args);
   }
@@ -179,7 +199,7 @@ void PackedHead::fill(const uint8_t* x, int64_t n_step, int64_t k_step, int32_t 
   int8_t* ones = memory.get<int8_t>(row_stride() + kSpareBytes);
   std::memset(ones, 0, static_cast<size_t>(row_stride() + kSpareBytes));
   std::memset(ones, 1, static_cast<size_t>(weight.K));
-  multiply(ones, 1, corrections);
+  multiply(ones, 1, weight.N, corrections);
   for (int64_t n = 0; n < outputs(); ++n) corrections[n] = n < weight.N ? corrections[n] * factor : 0;
 }
 

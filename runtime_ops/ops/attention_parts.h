@@ -48,6 +48,8 @@ struct AttentionMask {
   AttentionMask(const AttentionSizes& sizes, const Tensor& mask);
   // Of a row of a head; null where there is no mask.
   const float* row(int64_t head, int64_t m) const;
+  // Columns up to the last that some of these rows sees, at least 1: those behind it have codes 0.
+  int64_t seen(int64_t head, int64_t first, int64_t count, int64_t S) const;
 };
 
 // A product with codes that the packing of one head made.
@@ -65,8 +67,9 @@ struct PackedHead {
   int64_t row_stride() const { return ceil_div(weight.K, kGroup) * kGroup; }
   // The place of one head in the memory of all.
   PackedHead at(uint8_t* memory) const;
-  // sums [num_rows, outputs()] of rows that are row_stride() bytes apart.
-  void multiply(const int8_t* rows, int64_t num_rows, int32_t* sums) const;
+  // sums [num_rows, outputs()] of rows that are row_stride() bytes apart; of the panels that have
+  // the first `num_outputs`.
+  void multiply(const int8_t* rows, int64_t num_rows, int64_t num_outputs, int32_t* sums) const;
   // Packs x[n * n_step + k * k_step] and finds factor * sum_k(x[n, k] - zero_point).
   void fill(const uint8_t* x, int64_t n_step, int64_t k_step, int32_t factor);
 };

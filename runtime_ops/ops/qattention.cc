@@ -91,13 +91,14 @@ class QAttention final : public OpKernel {
     centre_rows(b.q, q.steps[r], q.steps[r + 1], s.D, b.count, keys.row_stride(), x);
     const int64_t wide = std::max(keys.outputs(), values.outputs());
     int32_t* found = sums.get<int32_t>(b.count * wide);
-    keys.multiply(x, b.count, found);
+    const int64_t seen = mask.seen(b.head, b.first, b.count, s.S);
+    keys.multiply(x, b.count, seen, found);
 
     int8_t* p = codes.get<int8_t>(b.count * values.row_stride() + kSpareBytes);
     int32_t* total = totals.get<int32_t>(b.count);
     softmax_s32_args args{};
     args.corrections = keys.corrections;
-    args.num_columns = s.S;
+    args.num_columns = seen;
     args.multiplier = multiplier_;
     args.mask_step = mask.column_step;
     args.scores = scores.get<float>(keys.outputs());
@@ -107,9 +108,10 @@ class QAttention final : public OpKernel {
       args.codes = p + m * values.row_stride();
       kernels().softmax_s32(args);
       total[m] = args.total;
+      std::memset(args.codes + seen, -128, static_cast<size_t>(s.S - seen));
       std::memset(args.codes + s.S, 0, static_cast<size_t>(values.row_stride() - s.S));
     }
-    values.multiply(p, b.count, found);
+    values.multiply(p, b.count, s.E, found);
     finish(s, values, found, total, out, b);
   }
 

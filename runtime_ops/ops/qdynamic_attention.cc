@@ -157,13 +157,14 @@ class QDynamicAttention final : public OpKernel {
     float* const scales = row_scales.get<float>(b.count);
     quantize_rows(s, b, keys.row_stride(), x, scales);
     int32_t* const found = sums.get<int32_t>(b.count * std::max(keys.outputs(), values.outputs()));
-    keys.multiply(x, b.count, found);
+    const int64_t seen = mask.seen(b.head, b.first, b.count, s.S);
+    keys.multiply(x, b.count, seen, found);
 
     int8_t* const p = codes.get<int8_t>(b.count * values.row_stride() + kSpareBytes);
     int32_t* const total = totals.get<int32_t>(b.count);
     softmax_s32_args args{};
     args.corrections = keys.corrections;
-    args.num_columns = s.S;
+    args.num_columns = seen;
     args.column_multipliers = coded.k_scales + k_index * keys.outputs();
     args.mask_step = mask.column_step;
     args.scores = scores.get<float>(keys.outputs());
@@ -176,9 +177,10 @@ class QDynamicAttention final : public OpKernel {
       kernels().softmax_s32(args);
       total[m] = args.total;
       if (is_lost) scales[m] = NAN;
+      std::memset(args.codes + seen, -128, static_cast<size_t>(s.S - seen));
       std::memset(args.codes + s.S, 0, static_cast<size_t>(values.row_stride() - s.S));
     }
-    values.multiply(p, b.count, found);
+    values.multiply(p, b.count, s.E, found);
     finish(s, values, coded.v_scales + v_index * values.outputs(), found, total, scales, b);
   }
 

@@ -61,6 +61,18 @@ def test_a_mask_broadcasts(shape):
     assert_same(inputs, SCALED, mask)
 
 
+@pytest.mark.parametrize("keys", [64, 65, 131, 200])
+def test_columns_that_no_row_sees_are_0(keys):
+    """Causal masks, and those of padding: whole panels are left out for some blocks of rows."""
+    inputs, rng = operands((2,), (130, 8, keys, 6)), np.random.default_rng(0)
+    for shift in (0, keys - 130, 40 - 130):
+        mask = np.where(np.tri(130, keys, shift) > 0, np.float32(0), np.float32(-np.inf))
+        assert_same(inputs, SCALED, mask)
+    mask = rng.choice(np.float32([0, -3]), (2, 1, keys))
+    mask[0, :, 7:], mask[1, :, -3:] = -np.inf, -np.inf
+    assert_same(inputs, SCALED, mask)
+
+
 def test_a_row_that_sees_nothing_is_0():
     inputs, mask = operands((), (3, 8, 19, 6)), np.zeros((3, 19), np.float32)
     mask[1] = -np.inf

@@ -22,7 +22,10 @@ HERE = Path(__file__).parent
 SANITIZED = ROOT / "build/sanitize/runtime_ops" / runtime_ops.LIBRARY
 TESTS = [
     str(HERE / f"test_{name}.py")
-    for name in ("products", "elementwise", "rows", "gather", "attention", "hadamard")
+    for name in (
+        *("products", "elementwise", "rows", "gather"),
+        *("attention", "dynamic_attention", "hadamard"),
+    )
 ]
 # Scalar kernels read one element at a time, where numerics says; they would take minutes here.
 SUPPORTED = pytest.mark.parametrize("isa", [i for i in runtime_ops.ISAS if i != "scalar"])

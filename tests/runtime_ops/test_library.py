@@ -37,8 +37,8 @@ def test_every_isa(isa):
         pytest.skip(f"this processor has no {isa}")
     if isa == runtime_ops.supported_isas()[-1]:
         pytest.skip(f"{isa} is what the plain run uses")
-    names = ("test_products.py", "test_elementwise.py", "test_rows.py", "test_attention.py")
-    files = [str(HERE / name) for name in names]
+    names = ("products", "elementwise", "rows", "attention", "dynamic_attention")
+    files = [str(HERE / f"test_{name}.py") for name in names]
     done = in_process(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files], isa)
     assert done.returncode == 0, done.stdout[-3000:]
 

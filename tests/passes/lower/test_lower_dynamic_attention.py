@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from qcompile import dynamic_attention
 from qcompile.attention import MARK
 from qcompile.dynamic_attention import mark
 from qcompile.graph import attribute
@@ -16,6 +17,13 @@ from qcompile.verify_attention import check_dynamic_attention, dynamic_nodes
 from tests.passes.graphs import parse
 from tests.passes.lower.test_lower_attention import CAUSAL, SEPARATE, WEIGHTS
 from tests.passes.stages import Staged, find, ops, run_lowered, run_passes, staged, with_weights
+
+
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads of these small nets would stay float, for they gain nothing."""
+    monkeypatch.setattr(dynamic_attention, "LEAST_NUMBERS", 0)
+    monkeypatch.setattr(dynamic_attention, "LEAST_KEYS", 0)
 
 
 def lowered(text: str, preset: str = "w8a8-dynamic", **recipe: object) -> tuple[Staged, ir.Model]:
