@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rotate: edges of the float model are turned by orthogonal matrices where that helps the codes.
+"""rotate: edges of the float model are turned, or scaled, where that helps the codes.
 
 A rotation spreads what is large in one channel over all of them, so that the other channels keep
-more of their precision (QuaRot, Ashkboos et al. 2024; SpinQuant, Liu et al. 2024). The outputs of
-the float model stay. An edge is turned only where the products that read it, quantized as planned,
-have a smaller error on the calibration data; of a few random matrices the best is taken.
+more of their precision (QuaRot, Ashkboos et al. 2024; SpinQuant, Liu et al. 2024); scales move it
+into the weights (SmoothQuant, Xiao et al. 2023). The outputs of the float model stay. An edge is
+changed only where the products that read it, quantized as planned, have a smaller error on rows of
+the calibration data that chose nothing; of a few random matrices and scales the best is taken.
 """
 
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ WITH_DATA = "the error on the calibration data decides"
 
 @dataclass(frozen=True)
 class Rotated:
-    """The model, turned or as it was, and what was decided about every edge."""
+    """The model, changed or as it was, and what was decided about every edge."""
 
     model: ir.Model
     rows: tuple[RotationRow, ...]

@@ -90,3 +90,15 @@ def test_normal_rows_have_kurtosis_three() -> None:
     kurtosis, crest = shape_of(normal(400, 4096))
     assert abs(kurtosis - 3) < 4 * np.sqrt(96 / (400 * 4096))  # four standard errors, Var = 96 / n
     assert 3 < crest < 5
+
+
+def test_maps_have_one_scale_for_all_pixels_of_a_sample() -> None:
+    x = normal(6, 8)
+    x[0] *= 100
+    by_row, by_sample = (
+        rounded(x, QuantSpec.parse(f"int8/{granularity}/sym/f32"), RECIPE)
+        for granularity in ("row", "sample")
+    )
+    assert np.abs(by_row - x)[1:].max() < np.abs(by_sample - x)[1:].max()
+    step = np.abs(x).max() / 127
+    assert np.abs(by_sample - x).max() <= step * (0.5 + 2.0**-20)

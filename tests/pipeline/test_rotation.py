@@ -12,6 +12,7 @@ import qcompile
 from qcompile.artifact import Artifact
 from qcompile.errors import InputError
 from tests.cli.run import run
+from tests.passes.stages import with_weights
 from tests.rotation_nets import GPT, LLAMA, outlier_channel, tokens
 
 
@@ -49,6 +50,46 @@ def test_the_artifact_is_better_and_says_why(tmp_path: Path, text: str) -> None:
 def test_every_kind_of_activation_compiles(tmp_path: Path, preset: str, target: str) -> None:
     made = compiled(saved(tmp_path, LLAMA), "on", preset, target)
     assert made.content["rotations"][0]["before"] is not None
+
+
+def behind_a_function(folder: Path) -> Path:
+    """Two products read what Tanh and a factor for each channel made; one factor is much larger."""
+    text = """f (float[b,24] x, float u, float w, float v, float g) => (float[b,32] y)
+      { m = MatMul (x, u)  t = Tanh (m)  h = Mul (t, g)
+        a = MatMul (h, w)  c = MatMul (h, v)  d = Mul (a, c)  y = Relu (d) }"""
+    net = with_weights(text, 0, u=(24, 40), w=(40, 32), v=(40, 32), g=(40,))
+    factors = np.ones(40, np.float32)
+    factors[[3, 17]] = 40
+    net.graph.initializers["g"].const_value = ir.tensor(factors, name="g")
+    ir.save(net, folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+def compiled_behind_a_function(folder: Path, rotation: str, preset: str, target: str) -> Artifact:
+    x = np.random.default_rng(0).standard_normal((64, 24)).astype(np.float32)
+    recipe = qcompile.Recipe(preset=preset, edge_bits=4, rotation=rotation, effort="quick")
+    path, out = behind_a_function(folder), folder / rotation
+    return qcompile.compile(path, target, out, recipe=recipe, calibration_data=[{"x": x}])
+
+
+def test_several_readers_of_a_function_share_a_node(tmp_path: Path) -> None:
+    made = compiled_behind_a_function(tmp_path, "auto", "w4a4-dynamic", "cpu")
+    row = next(row for row in made.content["rotations"] if row["is_applied"])
+    assert row["is_online"] and len(row["readers"]) == 2
+    assert [node.op_type for node in made.model().graph].count("Hadamard") == 1
+    assert "lower: rotations" in {check["rung"] for check in made.measured["checks"]}
+    off = compiled_behind_a_function(tmp_path, "off", "w4a4-dynamic", "cpu")
+    assert made.measured["sqnr_db"] > off.measured["sqnr_db"]
+
+
+def test_target_ort_keeps_standard_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qcompile.rotate.ONLINE_GAIN", -100.0)  # 8-bit inputs gain nothing
+    monkeypatch.setattr("qcompile.rotate.ENOUGH_DB", 100.0)
+    made = compiled_behind_a_function(tmp_path, "auto", "w4a8-dynamic", "ort")
+    assert any(row["is_applied"] and row["is_online"] for row in made.content["rotations"])
+    nodes = list(made.model().graph)
+    assert [node.op_type for node in nodes].count("Split") == 4  # of both inputs
+    assert all(node.domain != "com.qcompile" for node in nodes)
 
 
 def test_two_compilations_are_equal_and_eight_bits_are_as_without(tmp_path: Path) -> None:
