@@ -69,9 +69,15 @@ class Tape:
         return tape
 
     def run(
-        self, leaves: dict[str, Real], entries: dict[str, NDArray], *, keeps: bool = False
+        self,
+        leaves: dict[str, Real],
+        entries: dict[str, NDArray],
+        wanted: list[str] | None = None,
+        *,
+        keeps: bool = False,
     ) -> dict[str, Real]:
-        """The outputs, for reverse to start from where `keeps`."""
+        """The outputs, or the values wanted, for reverse to start from where `keeps`."""
+        wanted = self.outputs if wanted is None else wanted
         values: dict[str, NDArray] = {**self.constants, **leaves, **entries}
         left = {name: i for i, step in enumerate(self.steps) for name in step.inputs}
         self._pulls, self.products = [], 0
@@ -82,9 +88,9 @@ class Tape:
             if keeps:
                 self._pulls.append((pull, step))
             for name in step.inputs:
-                if left[name] == i and name not in self.outputs:
+                if left[name] == i and name not in wanted:
                     values.pop(name, None)
-        return {name: values[name] for name in self.outputs}
+        return {name: values[name] for name in wanted}
 
     def reverse(self, seeds: dict[str, Real]) -> dict[str, Real]:
         """Gradients by the leaves, from those by the outputs; once after a run that keeps."""

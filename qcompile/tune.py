@@ -228,9 +228,7 @@ class _Work:
         """The unit of every bias: the root mean square of what it is added to, on one feed."""
         users = {name: step.output for step in self.tape.steps for name in step.inputs}
         sums = {users[n]: each for n, each in self.found.items() if isinstance(each, Bias)}
-        outputs, self.tape.outputs = self.tape.outputs, list(sums)
-        made = self.tape.run(self._leaves(), self.teacher.answer(self.held[0])[0])
-        self.tape.outputs = outputs
+        made = self.tape.run(self._leaves(), self.teacher.answer(self.held[0])[0], list(sums))
         for name, each in sums.items():
             each.unit = np.float32(np.sqrt(np.square(made[name]).mean()))
 

@@ -24,6 +24,7 @@ from qcompile.normalise import normalise
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.code_store import CodeStore, as_matrix, scale_method
 from qcompile.passes.transform.correct_bias import CorrectBias
+from qcompile.passes.transform.rounding import ROUNDINGS, Rounding
 from qcompile.passes.transform.stats import Stats, Work
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
@@ -156,20 +157,14 @@ def test_nearest_and_no_data_leave_the_statistics() -> None:
 def test_worse_codes_are_not_taken(monkeypatch) -> None:
     found = cnn()
 
-    def spoil(weight, nearest, hessian, *, symmetric):
+    def spoil(weight, nearest, *_, **__):
         return replace(nearest, codes=np.zeros_like(nearest.codes))
 
-    monkeypatch.setattr(stage, "compensate", spoil)
-    assert found.run(weight_rounding="gptq").compensated == {}
-    monkeypatch.setattr(
-        stage,
-        "descend",
-        lambda weight, nearest, hessian, spec, **_: spoil(weight, nearest, hessian, symmetric=True),
-    )
-    assert found.run().compensated == {}
+    for rounders in ((spoil,), (spoil, spoil), (lambda *_, **__: None,)):
+        monkeypatch.setitem(ROUNDINGS, "descent", Rounding(rounders))
+        assert found.run().compensated == {}
     monkeypatch.undo()
-    monkeypatch.setattr(stage, "compensate", lambda *args, **kwargs: None)
-    assert found.run().compensated == {}
+    assert found.run().compensated != {}
 
 
 def test_the_bias_takes_back_what_the_compensated_codes_leave() -> None:
@@ -213,7 +208,7 @@ def test_moments_of_many_layers_take_bounded_memory(monkeypatch) -> None:
     found = Found(
         text, "w8a16", {"h0": correlated((512, width))}, weight_rounding="nearest", **shapes
     )
-    monkeypatch.setattr(stage, "compensate", lambda *args, **kwargs: None)
+    monkeypatch.setitem(ROUNDINGS, "gptq", Rounding((lambda *_, **__: None,)))
 
     def peak(num_bytes: int) -> int:
         monkeypatch.setattr(stage, "_MOMENTS_BYTES", num_bytes)

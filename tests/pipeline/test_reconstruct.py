@@ -97,3 +97,30 @@ def test_layers_are_counted(net: Net) -> None:
     count = len(seen)
     assert count == 4
     assert seen == [("layers", i + 1, count) for i in range(count)]
+
+
+MORE = """f (float[b,3,10,10] x, float w, float d, float m, float a, float k) => (float[b,5] y)
+<float l = {0.0}, float u = {1.5}>
+{ h = Conv <pads = [1,1,1,1]> (x, w)   r = Clip (h, l, u)
+  e = Conv <pads = [1,1,1,1], group = 8> (r, d)   s = Relu (e)
+  p = GlobalAveragePool (s)   f = Flatten (p)
+  g = MatMul (f, m)   o = Add (g, a)   t = Relu (o)   y = MatMul (t, k) }"""
+SHAPES = {"w": (8, 3, 3, 3), "d": (8, 1, 3, 3), "m": (8, 16), "a": (16,), "k": (16, 5)}
+
+
+@pytest.mark.parametrize("preset", ["w3a8", "w3a4", "w2a8-dynamic", "w2a16"])
+@pytest.mark.parametrize("word", WORDS)
+def test_every_kind_of_product(preset: str, word: str) -> None:
+    found = Net(preset, MORE, 128, SHAPES, weight_rounding="nearest")
+    made = rebuilt(found, word)
+    assert " layers gained on held-out samples" in made.note
+    kept = {name: passed for name, passed in checks(found, made).items() if not passed}
+    assert kept == {}
+    layers = {
+        each.float_node.op_type: each
+        for each in module.layers_of(made.model, found.model, found.plan)
+    }
+    if preset != "w2a16":  # a16 leaves convolutions float
+        conv = layers["Conv"]
+        assert conv.bounds in ((0.0, 1.5), (0.0, np.inf))
+        assert conv.bias() is not None

@@ -45,9 +45,11 @@ def images(count: int, seed: int = 0) -> NDArray[np.float32]:
 class Net:
     """A net through the stages before tune."""
 
-    def __init__(self, preset: str, text: str = NET, count: int = 64, **recipe) -> None:
+    def __init__(
+        self, preset: str, text: str = NET, count: int = 64, shapes: dict | None = None, **recipe
+    ) -> None:
         self.recipe = Recipe(preset=preset, edge_bits=4, rotation="off", **recipe)
-        self.model = normalise(with_weights(text, **SHAPES))
+        self.model = normalise(with_weights(text, **(shapes or SHAPES)))
         batch = Batch.of(list(self.model.graph.inputs))
         self.data = Data(list(batch.split({"x": images(count)})), batch)
         self.plan = annotate(self.model, self.recipe, targets.get("cpu"), has_data=True)
