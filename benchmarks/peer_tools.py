@@ -36,7 +36,7 @@ def interpreters(environments: Path | None, chosen: list[str]) -> dict[str, str]
         raise SystemExit(f"unknown tools {', '.join(unknown)}: there are {', '.join(PACKAGES)}")
     found = {tool: sys.executable for tool in PACKAGES if tool in chosen}
     if environments is not None:
-        own = {tool: environments / tool / "bin" / "python" for tool in found}
+        own = {tool: environments.absolute() / tool / "bin" / "python" for tool in found}
         found |= {tool: str(python) for tool, python in own.items() if python.exists()}
     return found
 

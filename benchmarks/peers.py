@@ -90,7 +90,9 @@ def run_script(
     """seconds and peak_bytes, or the error."""
     script = f"benchmarks.peer_{row.tool.split()[0]}"
     command = [python, "-m", script, str(model), str(samples), str(output), way]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # Quark leaves a table where it runs.
+    place = {"cwd": output.parent, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **place)
     if done.returncode:
         return {"error": _reason(done.stderr) or f"exit status {done.returncode}"}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -260,14 +262,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if "QC_DATA" not in os.environ:
         raise SystemExit("QC_DATA is not set: this benchmark needs its models and data")
-    data = Path(os.environ["QC_DATA"])
+    data = Path(os.environ["QC_DATA"]).absolute()
     chosen = arguments.tools.split(",")
     if arguments.install and arguments.environments is not None:
         install(arguments.environments, chosen)
     tools = interpreters(arguments.environments, chosen)
     everything = []
     with tempfile.TemporaryDirectory() as temporary:
-        outputs = arguments.outputs or Path(temporary)
+        outputs = (arguments.outputs or Path(temporary)).absolute()
         for name in chosen_models(arguments.models, data):
             for setting in (arguments.settings or SETTINGS[CASES[name].metric]).split(","):
                 rows = rows_of(name, setting, tools, data, outputs, arguments)
