@@ -184,7 +184,7 @@ struct quantize_f32_s8_args {
 struct quantize_rows_f32_s8_args {
   const float* x;              // [num_rows, num_columns]
   int64_t num_rows, num_columns;
-  int64_t stride;              // bytes from row to row of codes, fewer than 64 beyond num_columns
+  int64_t stride;              // bytes from row to row of codes
   int32_t limit;
   int8_t* codes;
   float* scales;

@@ -222,7 +222,11 @@ struct CodePacker {
 QC_INLINE void store_signed_bytes(int8_t* p, Ints v, int64_t count) {  // of -128 ... 127
   store_low_bytes(reinterpret_cast<uint8_t*>(p), v, count);
 }
-QC_INLINE void zero_bytes(void* p, int64_t count) {  // fewer than 64
+QC_INLINE void zero_bytes(void* p, int64_t count) {
+  if (count >= 64) {
+    std::memset(p, 0, static_cast<size_t>(count));
+    return;
+  }
   _mm512_mask_storeu_epi8(p, _cvtu64_mask64((uint64_t{1} << count) - 1), _mm512_setzero_si512());
 }
 QC_INLINE Ints load_ints(const int32_t* p, int64_t count) {  // the rest is 0
