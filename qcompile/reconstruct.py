@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """reconstruct: codes of the QDQ graph again, layer by layer, on what the network before gives.
 
-For `--weight-rounding adaround` and `adaquant`. Layers go in the order of the graph: each is given
-inputs of the quantized network as rebuilt so far, and the float network's sums for the same samples
-(Nagel et al. 2020, section 3.3; Hubara et al. 2020, section 3.1, sequential). What is found is kept
-where the layer's error on held-out samples falls, and all of it only where that of the network's
-outputs falls, too. Weights of 8 bits, shared ones and those of Gather stay.
+For `--weight-rounding sequential`, `adaround` and `adaquant`. Layers go in the order of the graph:
+each is given inputs of the quantized network as rebuilt so far, and the float network's sums for
+the same samples (Nagel et al. 2020, section 3.3; Hubara et al. 2020, section 3.1, sequential). What
+is found is kept where the layer's error on held-out samples falls, and all of it only where that of
+the network's outputs falls, too. Weights of 8 bits, shared ones and those of Gather stay.
 """
 
 from collections.abc import Iterator
