@@ -74,8 +74,10 @@ def scores_of(
         return scores if mask is None else scores + mask.astype(np.float32)
 
 
-def is_short(q: NDArray[np.float32], k: NDArray[np.float32]) -> bool:
-    """Whether so few rows share a head of keys that all is computed in floats."""
+def is_in_floats(q: NDArray[np.float32], k: NDArray[np.float32]) -> bool:
+    """Whether all is computed in floats: few rows share a head of keys, or sums leave int32."""
+    if max(k.shape[-2:]) > LONGEST:
+        return True
     heads = np.prod([max(a, b) for a, b in zip(q.shape[:-2], k.shape[:-2], strict=True)])
     return bool(q.shape[-2] * (heads // max(np.prod(k.shape[:-2]), 1)) < FEW_ROWS)
 
@@ -96,7 +98,7 @@ def qdynamic_attention(
     >>> qdynamic_attention(q, k, np.float32([[5, 1], [7, 2]]), None, 1.0)[0][0].tolist()
     [5.015748500823975, 1.0078741312026978]
     """
-    if is_short(q, k):
+    if is_in_floats(q, k):
         return float_attention(q, k, v, mask, multiplier)
     coded = code_operands(q, k, v)
     codes = exp_codes(scores_of(coded, mask, multiplier))
@@ -170,7 +172,7 @@ def as_computed(
     multiplier: float,
 ) -> tuple[list[NDArray[np.float32]], NDArray[np.float64]]:
     """q, k and v whose float attention N32 computes, and how far that may be from float32's."""
-    if is_short(q, k):
+    if is_in_floats(q, k):
         return share_heads(q, k, v), 2 * float_attention(q, k, v, mask, multiplier)[1]
     coded = code_operands(q, k, v)
     return coded.dequantized(), dynamic_rounding_bound(coded, mask, multiplier)

@@ -51,10 +51,6 @@ AttentionSizes::AttentionSizes(const Node& node, const View (&operands)[3], cons
                     to_string(v.sizes),
                 "docs/ops.md: q [..., L, D], k [..., D, S], v [..., S, E]", "Correct the graph.");
   }
-  if (D > kLongest || S > kLongest) {
-    node.refuse("D = " + std::to_string(D) + ", S = " + std::to_string(S),
-                "docs/numerics.md N30: at most 2^15", "Use a shorter sequence.");
-  }
   heads = count_elements(lead);
   check_mask(node, mask);
   if (heads && L && E && (S == 0 || D == 0)) {
@@ -62,6 +58,8 @@ AttentionSizes::AttentionSizes(const Node& node, const View (&operands)[3], cons
                 "docs/numerics.md N30: a sum of at least one term", "Correct the graph.");
   }
 }
+
+bool AttentionSizes::fits_codes() const { return D <= kLongest && S <= kLongest; }
 
 std::vector<int64_t> AttentionSizes::output() const {
   std::vector<int64_t> dims = lead;

@@ -13,9 +13,9 @@ struct AttentionSizes {
   std::vector<int64_t> lead;
   int64_t L, D, S, E, heads;
 
-  // Refuses shapes that do not agree, a mask that does not broadcast to [lead, L, S], and sums that
-  // could leave int32.
+  // Refuses shapes that do not agree, and a mask that does not broadcast to [lead, L, S].
   AttentionSizes(const Node& node, const View (&operands)[3], const Tensor& mask);
+  bool fits_codes() const;  // whether no sum of products of codes leaves int32
   std::vector<int64_t> output() const;
 
  private:

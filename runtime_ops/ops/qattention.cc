@@ -35,6 +35,10 @@ class QAttention final : public OpKernel {
     const Tensor mask = context.num_inputs() > 3 ? context.input(3) : Tensor();
     const View views[3] = {q_.of(node_, q), k_.of(node_, k), v_.of(node_, v)};
     const AttentionSizes sizes(node_, views, mask);
+    if (!sizes.fits_codes()) {
+      node_.refuse("D = " + std::to_string(sizes.D) + ", S = " + std::to_string(sizes.S),
+                   "docs/numerics.md N30: at most 2^15", "Use a shorter sequence.");
+    }
     const Tensor y = context.output(0, y_.physical(node_, sizes.output()));
     if (y.count == 0) return;
     attend(context, sizes, views, AttentionMask(sizes, mask), y_.of(node_, y));

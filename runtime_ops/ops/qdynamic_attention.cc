@@ -105,8 +105,8 @@ class QDynamicAttention final : public OpKernel {
     if (y.count == 0) return;
     const AttentionMask from(sizes, mask);
     const bool is_short = sizes.L * (sizes.heads / Heads(sizes, views[1]).count) < kFewRows;
-    is_short ? attend_in_floats(context, sizes, views, from, y_.of(node_, y))
-             : attend(context, sizes, views, from, y_.of(node_, y));
+    is_short || !sizes.fits_codes() ? attend_in_floats(context, sizes, views, from, y_.of(node_, y))
+                                    : attend(context, sizes, views, from, y_.of(node_, y));
   }
 
  private:

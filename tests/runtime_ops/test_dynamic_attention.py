@@ -198,6 +198,13 @@ def test_shapes_are_inferred():
     assert session(model).get_outputs()[0].shape == ["b", "n", 4, 6]
 
 
+@pytest.mark.parametrize("keys", [2**15, 2**15 + 1])
+def test_more_keys_than_int32_sums_hold_are_floats(keys):
+    inputs = operands((), (16, 4, keys, 2))
+    assert_same(inputs, SCALED)
+    assert (qdynamic_attention(*inputs, None, 0.25)[1].max() > 0) == (keys > 2**15)
+
+
 def test_refusals():
     head, out = 'QDynamicAttention "node": ', [(TensorProto.FLOAT, 2)]
     q, k, v = operands((), (5, 8, 19, 6))
