@@ -21,6 +21,7 @@ from qcompile.data import Data, check_source, read_data
 from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
+from qcompile.improve import improve
 from qcompile.layer_cache import LayerCache
 from qcompile.load import external_tensors
 from qcompile.load import load as load_model
@@ -33,7 +34,6 @@ from qcompile.plan import Plan
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
 from qcompile.recipe import Recipe
-from qcompile.reconstruct import reconstruct
 from qcompile.recurrent import split_for
 from qcompile.rotate import planned, rotate
 from qcompile.session import open_model, session_options
@@ -43,7 +43,6 @@ from qcompile.targets.target import Target
 from qcompile.transform import transform
 from qcompile.trial import has_free_length, length_that_runs
 from qcompile.tune import planned as will_tune
-from qcompile.tune import tune
 from qcompile.verdict import Verdict
 from qcompile.verify import verify
 
@@ -121,12 +120,10 @@ def compile(
         if any(all_bodies(normalised.graph)):
             stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
-        rebuilt = run(reconstruct, quantized, normalised, plan, recipe, data, division)
-        tuned = run(tune, rebuilt.model, normalised, plan, recipe, data, division, layers)
-        changes = rebuilt, tuned
+        changes = improve(quantized, normalised, plan, recipe, data, division, layers, shown_to)
         made = [each.note for each in changes if each.note]
         plan = replace(plan, notes=(*plan.notes, *made))
-        lowered = run(lower, tuned.model, plan, chosen, inspect)
+        lowered = run(lower, changes[1].model, plan, chosen, inspect)
         network = network_of(lowered, chosen, recipe)
         packed = run(pack, lowered, chosen)
         described = _describe(path)

@@ -84,12 +84,13 @@ def tune(
     except NotImplementedError as error:  # an op in a form that has no gradient here
         return Tuned(quantized, f"not tuned: {error} has no gradient here")
     if not work.is_better:
-        return Tuned(quantized, f"not tuned: {note}")
+        return Tuned(quantized, f"not tuned: {note}", steps=work.steps)
     write(copy, tape, work.found)
-    tuned = Tuned(copy, f"tuned: {note}", work.held, work.losses)
+    tuned = Tuned(copy, f"tuned: {note}", work.held, work.losses, steps=work.steps)
     ratio = outputs_ratio(normalised, quantized, tuned, division)
     if ratio is not None and ratio > _GAIN:  # codes that sums in another order give
-        return Tuned(quantized, f"not tuned: {note}, but in ONNX Runtime {ratio:.3g} of it")
+        note = f"not tuned: {note}, but in ONNX Runtime {ratio:.3g} of it"
+        return Tuned(quantized, note, steps=work.steps)
     return tuned
 
 
@@ -148,6 +149,7 @@ class _Work:
     found: dict[str, Tunable] = field(default_factory=dict)
     losses: dict[str, Loss] = field(default_factory=dict)
     is_better: bool = False
+    steps: int = 0
 
     def run(self, recipe: Recipe, data: Data, state: TuningState) -> str:
         """Tune, and say what came of it."""
@@ -161,6 +163,7 @@ class _Work:
         steps, count = self._plan(recipe.effort)
         if steps < _FEWEST_STEPS:
             return "the network is too large for the effort; --effort best allows more"
+        self.steps = steps
         self._measure_sums()
         for rate in (_RATE, _RATE / _SLOWER):
             least = self._steps(steps, count, rate, before, data, state.at(rate))

@@ -87,6 +87,7 @@ ORDER = (
             "verify_compensated",
         ),
         *(
+            "improve",
             "rebuilt_layer",
             "reconstruct",
             "reverse",
