@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lower a rotation that is computed at run time into the QMatMul that reads it, or to Hadamard.
 
-Before, the nodes of online_rotation.py:
+Before:
     { d = Mul (x, signs)   …   c = Reshape (r, [0, 0, 128])   y = com.qcompile.QMatMul (c, w) }
-After, with one reader:
+After:
     { y = com.qcompile.QMatMul <hadamard = 128, hadamard_seed = 0> (x, w) }
-With several, of which each would compute it again:
+and with several readers, of which each would compute it again:
     { c = com.qcompile.Hadamard <K = 128, hadamard = 128, hadamard_seed = 0> (x)
       y = com.qcompile.QMatMul (c, w)   z = com.qcompile.QMatMul (c, v) }
 Refuses: a rotation that other nodes read, which are none of the rotate stage.
+
+The nodes before are those of online_rotation.py.
 """
 
 import onnx_ir as ir
