@@ -170,6 +170,9 @@ def _compare(
     scores = {tool: score(one, samples, metric) for tool, one in found.items()}
     times = measure(found, feed, seconds)
     for row in rows:
+        if row.tool in found and np.isnan(scores[row.tool]).any():
+            row.error = "its outputs are NaN"
+            del found[row.tool]
         if row.tool in found:
             row.value = float(scores[row.tool].mean())
             row.difference, row.standard_error = paired(scores[row.tool], scores["float"])
