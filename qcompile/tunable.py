@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from qcompile.graph import constant, is_op
 from qcompile.numerics.quantize import bias_codes, store_scale
+from qcompile.passes.transform.adam import adam
 from qcompile.reverse import Tape, spec_of
 from qcompile.reverse_products import Real
 from qcompile.spec import QuantSpec
 from qcompile.verify_compensated import written_weight
-
-_MEAN, _SQUARE = 0.9, 0.999  # Adam's decays (Kingma and Ba 2015, algorithm 1)
 
 
 @dataclass
@@ -133,7 +132,7 @@ def bias_of(value: ir.Value) -> Real:
 
 @dataclass
 class Adam:
-    """Adam on every t (Kingma and Ba 2015)."""
+    """Adam (adam.py) on every t."""
 
     tunables: dict[str, Tunable]
     moments: dict[str, tuple[NDArray, NDArray]] = field(default_factory=dict)
@@ -144,13 +143,8 @@ class Adam:
         self.steps += 1
         for name, gradient in gradients.items():
             each = self.tunables[name]
-            g = each.slope(gradient)
-            mean, square = self.moments.get(name, (np.zeros_like(g), np.zeros_like(g)))
-            mean = _MEAN * mean + (1 - _MEAN) * g
-            square = _SQUARE * square + (1 - _SQUARE) * g * g
-            self.moments[name] = mean, square
-            size = np.sqrt(square / (1 - _SQUARE**self.steps)) + np.float32(1e-20)
-            moved = mean / (1 - _MEAN**self.steps) / size
+            held = self.moments.get(name)
+            moved, self.moments[name] = adam(each.slope(gradient), held, self.steps)
             each.t = (each.t - rate * moved).astype(np.float32)
 
 

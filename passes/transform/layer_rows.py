@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.numerics.weight import CodedWeight
+from qcompile.passes.transform.adam import adam
 from qcompile.passes.transform.grid import Grid
 from qcompile.spec import QuantSpec
 
@@ -141,21 +142,16 @@ def slope_by_scale(x: Real32, grid: InputGrid) -> Real32:
 
 
 class Steps:
-    """Adam (Kingma and Ba 2015, algorithm 1) on arrays, each with a rate of its own."""
+    """Adam (adam.py) on arrays, each with a rate of its own."""
 
     def __init__(self, **arrays: Real32) -> None:
         self.arrays = arrays
-        self._moments = {n: (np.zeros_like(a), np.zeros_like(a)) for n, a in arrays.items()}
+        self._moments: dict[str, tuple[Real32, Real32]] = {}
         self._count = 0
 
     def step(self, **moves: tuple[Real32, float]) -> None:
         """One step from (gradient, rate) of each array named."""
         self._count += 1
         for name, (gradient, rate) in moves.items():
-            mean, square = self._moments[name]
-            mean = (0.9 * mean + 0.1 * gradient).astype(np.float32)
-            square = (0.999 * square + 0.001 * gradient * gradient).astype(np.float32)
-            self._moments[name] = mean, square
-            size = np.sqrt(square / (1 - 0.999**self._count)) + np.float32(1e-12)
-            moved = rate / (1 - 0.9**self._count) * mean / size
-            self.arrays[name] = (self.arrays[name] - moved).astype(np.float32)
+            moved, self._moments[name] = adam(gradient, self._moments.get(name), self._count)
+            self.arrays[name] = (self.arrays[name] - rate * moved).astype(np.float32)
