@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from qcompile import dynamic_attention
+from qcompile import dynamic_attention, verify_attention
 from qcompile.attention import MARK
 from qcompile.dynamic_attention import mark
 from qcompile.graph import attribute
@@ -110,3 +110,18 @@ def test_left_alone() -> None:
     each = LowerDynamicAttention()
     each(turned)
     assert [r.reason for r in each.refusals] == ["attention: its Softmax is not over the last axis"]
+
+
+def test_a_row_without_a_bound_hides_no_nan_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, model = lowered(separate())
+    computed = verify_attention.as_computed
+
+    def blind(*given: object) -> tuple:
+        operands, bound = computed(*given)
+        bound = bound.copy()
+        bound[..., -1, :] = np.nan
+        return operands, bound
+
+    monkeypatch.setattr(verify_attention, "as_computed", blind)
+    assert checked(found, model)
+    assert not checked(found, model, change=np.nan)
