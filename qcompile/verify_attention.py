@@ -42,27 +42,68 @@ def check_attention(
 
     runs: the values of the artifact by name.
     """
-    nodes, worst, where, count = attention_nodes(packed), 0.0, "", 0
+
+    def fed(node: ir.Node, inputs: list[NDArray]) -> tuple[list[NDArray], NDArray]:
+        return list(share_heads(*attention_operands(node, inputs)[:3])), 1 + _bound(node, inputs)
+
+    text = "|difference from float attention| ÷ the rounding of N30, in codes"
+    nodes = attention_nodes(packed)
+    return _check(NAME, text, nodes, quantized, runs, count_node, fed)
+
+
+def check_dynamic_attention(
+    packed: ir.Model,
+    quantized: ir.Model,
+    runs: Sequence[dict[str, NDArray]],
+    count_node: Callable[[], None] = lambda: None,
+) -> list[Check]:
+    """|value − ORT's float attention of the dequantized codes| ÷ the bound of N32's rounding.
+
+    The codes of q, k and v are those of N4, to which "lower: floats" holds the op.
+    """
+
+    def fed(node: ir.Node, inputs: list[NDArray]) -> tuple[list[NDArray], NDArray]:
+        operands = attention_operands(node, inputs)
+        found, bound = as_computed(*operands, float(attribute(node, "multiplier")))
+        return list(found), bound
+
+    text = "|difference from float attention of the codes| ÷ the rounding of N32"
+    nodes = dynamic_nodes(packed)
+    return _check(DYNAMIC_NAME, text, nodes, quantized, runs, count_node, fed)
+
+
+def _check(
+    name: str,
+    text: str,
+    nodes: list[ir.Node],
+    quantized: ir.Model,
+    runs: Sequence[dict[str, NDArray]],
+    count_node: Callable[[], None],
+    fed: Callable[[ir.Node, list[NDArray]], tuple[list[NDArray], NDArray]],
+) -> list[Check]:
+    """The worst difference ÷ its bound; `fed` gives q, k and v of the float attention, and that."""
+    worst, where, count = 0.0, "", 0
     for node in nodes:
         piece = qdq_piece(quantized, node)
         count_node()
         for run in runs:
             inputs = [run[v.name or ""] for v in activation_inputs(node)]
-            meant = share_heads(*attention_operands(node, inputs)[:3])
-            feed = dict(zip(source_names(node), [*meant, *inputs[3:]], strict=True))
-            expected = piece.run(None, feed)[0].astype(np.int32)
+            operands, bound = fed(node, inputs)
+            feed = dict(zip(source_names(node), [*operands, *inputs[3:]], strict=True))
+            expected = piece.run(None, feed)[0].astype(np.float64)
             actual = as_nchw(node, run[node.outputs[0].name or ""])
             count += expected.size
             if actual.shape != expected.shape:
                 worst, where = float("inf"), node.name or ""
                 continue
-            bound = _bound(node, inputs)
-            # A row that sees nothing has none: float gives NaN, and "lower: codes" holds it to N30.
-            ratio = np.abs(expected - actual) / np.where(np.isnan(bound), np.inf, 1 + bound)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                gap = np.abs(expected - actual)
+                ratio = np.nan_to_num(gap / bound, nan=np.inf)
+            # A row that sees nothing has no bound: float gives NaN, and N30 and N32 a number.
+            ratio = np.where(np.isnan(bound) | (gap == 0), 0.0, ratio)
             if ratio.max(initial=0) > worst:
                 worst, where = float(ratio.max()), node.name or ""
-    text = "|difference from float attention| ÷ the rounding of N30, in codes"
-    return [Check(NAME, worst, 1.0, text, where, count)] if nodes else []
+    return [Check(name, worst, 1.0, text, where, count)] if nodes else []
 
 
 def _bound(node: ir.Node, inputs: list[NDArray]) -> NDArray[np.float64]:
@@ -83,40 +124,3 @@ def _bound(node: ir.Node, inputs: list[NDArray]) -> NDArray[np.float64]:
     sums = (sizes[0] @ sizes[1]).max(-1, keepdims=True) * abs(numbers.multiplier)
     error = (q.shape[-1] + 6) * 2.0**-23 * (sums + largest)
     return np.asarray(bound + 2 * error * 255 * abs(numbers.y_multiplier))
-
-
-def check_dynamic_attention(
-    packed: ir.Model,
-    quantized: ir.Model,
-    runs: Sequence[dict[str, NDArray]],
-    count_node: Callable[[], None] = lambda: None,
-) -> list[Check]:
-    """|value − ORT's float attention of the dequantized codes| ÷ the bound of N32's rounding.
-
-    The codes of q, k and v are those of N4, to which "lower: floats" holds the op.
-    """
-    nodes, worst, where, count = dynamic_nodes(packed), 0.0, "", 0
-    for node in nodes:
-        piece = qdq_piece(quantized, node)
-        count_node()
-        for run in runs:
-            q, k, v, mask = attention_operands(
-                node, [run[x.name or ""] for x in activation_inputs(node)]
-            )
-            multiplier = float(attribute(node, "multiplier"))
-            operands, bound = as_computed(q, k, v, mask, multiplier)
-            feed = dict(zip(source_names(node), [*operands, mask], strict=False))
-            expected = piece.run(None, feed)[0].astype(np.float64)
-            actual = as_nchw(node, run[node.outputs[0].name or ""])
-            count += expected.size
-            if actual.shape != expected.shape:
-                worst, where = float("inf"), node.name or ""
-                continue
-            # A row that sees nothing has none: float gives NaN, "lower: floats" holds it to N32.
-            with np.errstate(invalid="ignore"):
-                ratio = np.abs(expected - actual) / bound
-            ratio = np.where(np.isnan(bound), 0.0, np.nan_to_num(ratio, nan=np.inf))
-            if ratio.max(initial=0) > worst:
-                worst, where = float(ratio.max()), node.name or ""
-    text = "|difference from float attention of the codes| ÷ the rounding of N32"
-    return [Check(DYNAMIC_NAME, worst, 1.0, text, where, count)] if nodes else []
