@@ -125,3 +125,12 @@ def test_a_row_without_a_bound_hides_no_nan_elsewhere(monkeypatch: pytest.Monkey
     monkeypatch.setattr(verify_attention, "as_computed", blind)
     assert checked(found, model)
     assert not checked(found, model, change=np.nan)
+
+
+def test_zeros_are_equal() -> None:
+    """Values of 0 have a bound of 0."""
+    found, model = lowered(separate())
+    for x in found.feed.values():
+        x[:] = 0
+    assert checked(found, model)
+    assert not checked(found, model, change=2.0**-100)
