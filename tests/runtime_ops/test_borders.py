@@ -32,6 +32,19 @@ def test_depthwise_groups_and_strips(rng, channels):
             np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("channels", [1, 63, 64, 65, 130])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_depthwise_columns_in_turn(rng, channels, stride):
+    """Sums of three (stride 1) or two pixels take turns; lines end at each of them."""
+    window = Window((3, 3), (stride, stride), (1, 1, 1, 1))
+    weight = random_weight(rng, channels, 9, get("int8"), 0, "none")
+    weight.codes[:1] = weight.codes.min()
+    for width in range(1, 10):
+        full = (2, 4, width, channels)
+        got, expected = products.conv_static(rng, weight, full, window, channels, "kc/1")
+        np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("name", ["int1", "int2", "ternary"])
 def test_one_deep_row_at_both_ends(rng, name):
     """Sums of placed bits and of the rests of trits, over more columns than one pass takes."""
