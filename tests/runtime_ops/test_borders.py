@@ -45,6 +45,18 @@ def test_depthwise_columns_in_turn(rng, channels, stride):
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("fed", [(0, 1), (0, 2), (0, 3), (0, 2, 3), (0, 1, 2, 3)])
+def test_depthwise_operands_that_are_no_initializers(rng, fed):
+    """A session keeps what it made of initializers only where all three are."""
+    window = Window((3, 3), (1, 1), (1, 1, 1, 1))
+    for name in ("int8", "int4"):
+        weight = random_weight(rng, 70, 9, get(name), 0, "none")
+        for _ in range(2):
+            given = (rng, weight, (1, 5, 6, 70), window, 70, "kc/1")
+            got, expected = products.conv_static(*given, fed=fed)
+            np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("name", ["int1", "int2", "ternary"])
 def test_one_deep_row_at_both_ends(rng, name):
     """Sums of placed bits and of the rests of trits, over more columns than one pass takes."""
