@@ -26,8 +26,8 @@ depthwise_s8_kc_args tap_args(const Convolution& conv, const DepthwiseWeight& we
 }
 
 depthwise_u8_quads_args quad_args(const Convolution& conv, const DepthwiseWeight& weight,
-                                  const uint8_t* unpacked, const Epilogue& e,
-                                  const int32_t* copies) {
+                                  const DepthwiseOperands& operands) {
+  const Epilogue& e = operands.epilogue;
   const Window& window = conv.shape->window;
   depthwise_u8_quads_args args{};
   args.row_stride = window.dilations[0] * conv.map.padded_w * conv.map.C;
@@ -38,9 +38,9 @@ depthwise_u8_quads_args quad_args(const Convolution& conv, const DepthwiseWeight
   args.kernel_w = weight.kernel_w;
   args.num_pixels = conv.map.OW;
   args.num_channels = conv.map.C;
-  args.quads = weight.quads(unpacked);
-  args.correction = copies;
-  args.multiplier = reinterpret_cast<const float*>(copies + weight.padded64);
+  args.quads = weight.quads(operands.unpacked);
+  args.correction = operands.quad_epilogue;
+  args.multiplier = reinterpret_cast<const float*>(operands.quad_epilogue + weight.padded64);
   args.y_zero_point = e.y_zero_point;
   args.y_min = e.y_min;
   args.y_max = e.y_max;
@@ -49,32 +49,38 @@ depthwise_u8_quads_args quad_args(const Convolution& conv, const DepthwiseWeight
 
 }  // namespace
 
+void DepthwiseOperands::read(const ConvShape& shape, const Weight& w, const Activation& activation,
+                             const ProductOperands& operands, const uint8_t* constant) {
+  const DepthwiseWeight weight(shape.window.kernel, w.N);
+  unpacked = constant;
+  if (!unpacked) {
+    uint8_t* memory = weight_memory_.get<uint8_t>(weight.bytes());
+    weight.unpack(w, activation.pad_code(), memory);
+    unpacked = memory;
+  }
+  epilogue = activation.epilogue(operands);
+  weight.pad_epilogue(unpacked, w.N, epilogue_memory_.get<float>(3 * weight.padded), &epilogue);
+  int32_t* copies = quad_memory_.get<int32_t>(2 * weight.padded64);
+  quad_epilogue = copies;
+  uses_quads = kernels().depthwise_u8_quads && weight.has_quads(unpacked) &&
+               epilogue.output == Output::kRequantized &&
+               weight.quad_epilogue(unpacked, w.N, epilogue, copies);
+}
+
 void depthwise_convolution(const Context& context, const Convolution& conv,
-                           const uint8_t* unpacked) {
+                           const DepthwiseOperands& operands) {
   const ConvMap& map = conv.map;
   const Window& window = conv.shape->window;
   const Weight w = conv.weight->weight(conv.operands.weight);
-  static thread_local Scratch weight_memory, epilogue_memory, quad_memory;
-  DepthwiseWeight weight(window.kernel, w.N);
-  if (!unpacked) {
-    uint8_t* memory = weight_memory.get<uint8_t>(weight.bytes());
-    weight.unpack(w, conv.activation->pad_code(), memory);
-    unpacked = memory;
-  }
-  Epilogue epilogue = conv.activation->epilogue(conv.operands);
-  weight.pad_epilogue(unpacked, w.N, epilogue_memory.get<float>(3 * weight.padded), &epilogue);
-  int32_t* copies = quad_memory.get<int32_t>(2 * weight.padded64);
-  const bool uses_quads = kernels().depthwise_u8_quads && weight.has_quads(unpacked) &&
-                          epilogue.output == Output::kRequantized &&
-                          weight.quad_epilogue(unpacked, w.N, epilogue, copies);
+  const DepthwiseWeight weight(window.kernel, w.N);
   std::vector<int64_t> offsets;
   for (int64_t i = 0; i < window.kernel[0]; ++i) {
     for (int64_t j = 0; j < window.kernel[1]; ++j) {
       offsets.push_back((i * window.dilations[0] * map.padded_w + j * window.dilations[1]) * map.C);
     }
   }
-  const depthwise_s8_kc_args by_taps = tap_args(conv, weight, unpacked, offsets);
-  const depthwise_u8_quads_args by_quads = quad_args(conv, weight, unpacked, epilogue, copies);
+  const depthwise_s8_kc_args by_taps = tap_args(conv, weight, operands.unpacked, offsets);
+  const depthwise_u8_quads_args by_quads = quad_args(conv, weight, operands);
   const int64_t lines = map.B * map.OH, line_work = map.OW * weight.padded * w.K;
   const int64_t per_task = lines * line_work <= kSerialWork
                                ? lines
@@ -86,7 +92,7 @@ void depthwise_convolution(const Context& context, const Convolution& conv,
       const int8_t* x =
           conv.codes + b * map.sample_bytes() + oy * window.strides[0] * map.padded_w * map.C;
       uint8_t* y = conv.y + l * map.OW * w.N * conv.activation->y_bytes();
-      if (uses_quads) {
+      if (operands.uses_quads) {
         depthwise_u8_quads_args args = by_quads;
         args.x = x;
         args.y = y;
@@ -98,7 +104,7 @@ void depthwise_convolution(const Context& context, const Convolution& conv,
       depthwise_s8_kc_args args = by_taps;
       args.x = x;
       args.y = y;
-      args.epilogue = epilogue;
+      args.epilogue = operands.epilogue;
       args.epilogue.x_scales = conv.scales + b;
       kernels().depthwise_s8_kc(args);
     }

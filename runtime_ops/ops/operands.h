@@ -20,8 +20,13 @@ class Operands {
  public:
   // The three objects must outlive this one.
   Operands(const Node& node, const WeightInput& weight, const Activation& activation);
-  // The weight where it is an initializer, else null.
-  const uint8_t* constant_weight() const { return constant_.weight; }
+  // Those that are initializers, the others null.
+  const ProductOperands& constants() const { return constant_; }
+  // Whether operands of an execution are initializers, all of them.
+  bool are_constant(const ProductOperands& o) const {
+    return o.weight == constant_.weight && o.bias == constant_.bias &&
+           o.multiplier == constant_.multiplier;
+  }
   // The operands of one execution; `fresh` holds the corrections of a weight that is no initializer.
   ProductOperands read(const Context& context, std::vector<int64_t>* fresh) const;
 

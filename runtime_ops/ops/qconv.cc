@@ -3,7 +3,6 @@
 // once into a map with its padding written out, which the products read.
 #include <algorithm>
 
-#include "../kernels/depthwise_unpack.h"
 #include "convolution.h"
 #include "ops.h"
 
@@ -18,10 +17,9 @@ class QConv final : public OpKernel {
         weight_(node, is_depthwise_ ? 1 : shape_.group), activation_(node, weight_, false),
         operands_(node, weight_, activation_) {
     check_shape();
-    if (!is_depthwise_ || !operands_.constant_weight()) return;
-    const Weight w = weight_.weight(operands_.constant_weight());
-    const DepthwiseWeight layout(shape_.window.kernel, w.N);
-    layout.unpack(w, activation_.pad_code(), unpacked_.get<uint8_t>(layout.bytes()));
+    const ProductOperands& constants = operands_.constants();
+    if (!is_depthwise_ || !constants.weight) return;
+    depthwise_.read(shape_, weight_.weight(constants.weight), activation_, constants, nullptr);
   }
 
   void compute(const Context& context) const override {
@@ -38,8 +36,11 @@ class QConv final : public OpKernel {
     fill_codes(context, activation_, x, map, codes, scales);
     const Convolution conv{&shape_, &weight_, &activation_, map, operands, codes, scales,
                            static_cast<uint8_t*>(y.data)};
-    if (is_depthwise_) return depthwise_convolution(context, conv, unpacked_.data());
-    dense_convolution(context, conv);
+    if (!is_depthwise_) return dense_convolution(context, conv);
+    if (operands_.are_constant(operands)) return depthwise_convolution(context, conv, depthwise_);
+    static thread_local DepthwiseOperands read;
+    read.read(shape_, weight_.weight(operands.weight), activation_, operands, depthwise_.unpacked);
+    depthwise_convolution(context, conv, read);
   }
 
  private:
@@ -85,7 +86,7 @@ class QConv final : public OpKernel {
   const WeightInput weight_;
   const Activation activation_;
   const Operands operands_;
-  Scratch unpacked_;  // of a constant depthwise weight, as DepthwiseWeight lays it out
+  DepthwiseOperands depthwise_;  // of the initializers
 };
 
 void infer(const ShapeContext& context) {

@@ -125,6 +125,7 @@ def conv_static(
     group: int = 1,
     layout: str = "n16k4/1",
     threads: int = 1,
+    fed: tuple[int, ...] = (0,),
 ) -> tuple[NDArray, NDArray]:
     """(got, expected), uint8."""
     x = rng.integers(0, 256, shape).astype(np.uint8)
@@ -133,7 +134,7 @@ def conv_static(
     packed = one.pack(weight, layout, group if layout == "n16k4/1" else 1)
     inputs = [x, packed, bias, multiplier]
     outputs = [(TensorProto.UINT8, 4)]
-    got = one.run("QConv", inputs, kind | STATIC, outputs, threads=threads)[0]
+    got = one.run("QConv", inputs, kind | STATIC, outputs, fed, threads)[0]
     return got, conv.qconv_static(x, weight, bias, multiplier, window, group, 117, 40, 3, 250)
 
 

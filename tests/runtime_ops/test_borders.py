@@ -32,6 +32,31 @@ def test_depthwise_groups_and_strips(rng, channels):
             np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("channels", [1, 63, 64, 65, 130])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_depthwise_columns_in_turn(rng, channels, stride):
+    """Sums of three (stride 1) or two pixels take turns; lines end at each of them."""
+    window = Window((3, 3), (stride, stride), (1, 1, 1, 1))
+    weight = random_weight(rng, channels, 9, get("int8"), 0, "none")
+    weight.codes[:1] = weight.codes.min()
+    for width in range(1, 10):
+        full = (2, 4, width, channels)
+        got, expected = products.conv_static(rng, weight, full, window, channels, "kc/1")
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("fed", [(0, 1), (0, 2), (0, 3), (0, 2, 3), (0, 1, 2, 3)])
+def test_depthwise_operands_that_are_no_initializers(rng, fed):
+    """A session keeps what it made of initializers only where all three are."""
+    window = Window((3, 3), (1, 1), (1, 1, 1, 1))
+    for name in ("int8", "int4"):
+        weight = random_weight(rng, 70, 9, get(name), 0, "none")
+        for _ in range(2):
+            given = (rng, weight, (1, 5, 6, 70), window, 70, "kc/1")
+            got, expected = products.conv_static(*given, fed=fed)
+            np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("name", ["int1", "int2", "ternary"])
 def test_one_deep_row_at_both_ends(rng, name):
     """Sums of placed bits and of the rests of trits, over more columns than one pass takes."""
