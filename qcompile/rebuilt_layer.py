@@ -60,6 +60,12 @@ class RebuiltLayer:
         value = None if self.holder is None else input_of(*self.holder)
         return None if value is None else bias_of(value)
 
+    def float_bias(self) -> Real32 | None:
+        """As the float model has it."""
+        place = bias_place(self.float_node)
+        found = None if place is None else constant(input_of(*place))
+        return None if found is None else np.asarray(found, np.float32)
+
     @property
     def sums(self) -> str:
         """The float model's value with the bias in it."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """reconstruct: codes of the QDQ graph again, layer by layer, on what the network before gives.
 
-For `--weight-rounding sequential`, `adaround` and `adaquant`. Layers go in the order of the graph:
+For every `--weight-rounding` with a rebuilder (rounding.py). Layers go in the order of the graph:
 each is given inputs of the quantized network as rebuilt so far, and the float network's sums for
 the same samples (Nagel et al. 2020, section 3.3; Hubara et al. 2020, section 3.1, sequential). What
 is found is kept where the layer's error on held-out samples falls, and all of it only where that of
@@ -160,4 +160,5 @@ def _joined(layer: RebuiltLayer, taken: list[list[NDArray]]) -> LayerRows:
         np.ascontiguousarray(y.transpose(1, 0, 2)),
         layer.bounds,
         layer.input_grid(),
+        layer.float_bias(),
     )

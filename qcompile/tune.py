@@ -5,7 +5,7 @@ The float model is the teacher: the loss is the squared error of every float out
 variance; where a Softmax ends the network, the divergence KL(teacher ‖ network) of what it gives
 (Hinton et al. 2015, section 2, at temperature 1). Adam moves the scales of weights and
 activations (LSQ, Esser et al. 2020) and the biases; codes of weights stay, since moving them too
-fits the few samples and no others (docs/results.md). The numbers with the least error on held-out
+fits the few samples and no others (docs/results.md), but for `pv` (move_codes.py). The numbers with the least error on held-out
 samples are kept, and only where that is clearly less than before.
 
 Deviations from LSQ: a teacher in place of labels, weights stay, Adam on logarithms of scales in
@@ -20,6 +20,7 @@ import onnx_ir as ir
 from qcompile.data import Data, Feed
 from qcompile.division import Division
 from qcompile.layer_cache import LayerCache
+from qcompile.move_codes import ROUNDS, Moves
 from qcompile.passes.transform.rounding import rounding_of
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
@@ -86,7 +87,11 @@ def tune(
     if not work.is_better:
         return Tuned(quantized, f"not tuned: {note}", steps=work.steps)
     write(copy, tape, work.found)
-    tuned = Tuned(copy, f"tuned: {note}", work.held, work.losses, steps=work.steps)
+    moved: dict[str, int] = {}
+    if work.moves is not None:
+        work.moves.write(copy, tape)
+        moved = {tape.weights[n].name or "": c for n, c in work.moves.num_moved.items()}
+    tuned = Tuned(copy, f"tuned: {note}", work.held, work.losses, steps=work.steps, moved=moved)
     ratio = outputs_ratio(normalised, quantized, tuned, division)
     if ratio is not None and ratio > _GAIN:  # codes that sums in another order give
         note = f"not tuned: {note}, but in ONNX Runtime {ratio:.3g} of it"
@@ -150,6 +155,7 @@ class _Work:
     losses: dict[str, Loss] = field(default_factory=dict)
     is_better: bool = False
     steps: int = 0
+    moves: Moves | None = None
 
     def run(self, recipe: Recipe, data: Data, state: TuningState) -> str:
         """Tune, and say what came of it."""
@@ -171,10 +177,26 @@ class _Work:
             if self.is_better:
                 break
         slowly = "" if rate == _RATE else f" at {1 / _SLOWER:g} of the rate"
+        codes = ""
+        if rounding_of(recipe.weight_rounding).moves_codes:
+            least = self._move_codes(recipe, count, least, data)
+            self.is_better = least < _GAIN * before
+            codes = f", {sum(self.moves.num_moved.values())} codes moved" if self.moves else ""
         return (
-            f"{steps} steps{slowly}; loss of the outputs on held-out samples "
+            f"{steps} steps{slowly}{codes}; loss of the outputs on held-out samples "
             f"{before:.3g} → {least:.3g}" + ("" if self.is_better else ", too little")
         )
+
+    def _move_codes(self, recipe: Recipe, count: int, least: float, data: Data) -> float:
+        """V steps from the numbers found, and P steps between them (move_codes.py)."""
+        rng, state = np.random.default_rng([recipe.seed, 2]), TuningState(None, recipe.seed)
+        samples, rate = max(count, self.samples.count), _RATE / _SLOWER
+        self.moves = Moves(
+            self.error,
+            lambda: self._gradients(samples, rng),
+            lambda loss: self._go_on(_EVERY, count, rate, loss, data, state),
+        ).of(self.tape, self.found)
+        return self.moves.run(ROUNDS[recipe.effort], least)
 
     def _steps(
         self, steps: int, count: int, rate: float, before: float, data: Data, state: TuningState
@@ -184,6 +206,12 @@ class _Work:
         """
         for each in self.found.values():
             each.t = np.zeros_like(each.t)
+        return self._go_on(steps, count, rate, before, data, state)
+
+    def _go_on(
+        self, steps: int, count: int, rate: float, before: float, data: Data, state: TuningState
+    ) -> float:
+        """The same from the numbers of now, whose loss is `before`."""
         now = Progressed.start(self.found, before, state.seed)
         state.read(now)
         for step in range(now.step, steps):

@@ -22,7 +22,8 @@ class Tuned:
     """The graph, tuned or as it was. note: what happened, for report and manifest.
 
     held: the samples that decided; losses: output of the graph → what decided. stage: which one
-    made it. steps: that tune took, whether they gained or not.
+    made it. steps: that tune took, whether they gained or not. moved: dequantizer of a weight → how
+    many of its codes tune moved (`pv`).
     """
 
     model: ir.Model
@@ -31,6 +32,7 @@ class Tuned:
     losses: dict[str, Loss] = field(default_factory=dict)
     stage: str = "tune"
     steps: int = 0
+    moved: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_tuned(self) -> bool:

@@ -34,22 +34,27 @@ class InputGrid:
 class LayerRows:
     """x float32 [groups, num, K]: inputs in the quantized network; before their quantizer where
     grid is not None. y float32 [groups, num, N/groups]: sums with the bias in the float network.
-    bounds: of the Relu or Clip that follows, −∞ and ∞ where none does.
+    bounds: of the Relu or Clip that follows, −∞ and ∞ where none does. bias [N]: the float network's.
     """
 
     x: Real32
     y: Real32
     bounds: tuple[float, float] = (-np.inf, np.inf)
     grid: InputGrid | None = None
+    bias: Real32 | None = None
 
     @property
     def num(self) -> int:
         """How many rows."""
         return self.x.shape[1]
 
+    def places(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Of the rows of a step."""
+        return rng.integers(0, self.num, min(_BATCH, self.num))
+
     def drawn(self, rng: np.random.Generator) -> "LayerRows":
         """Some of them, for a step."""
-        at = rng.integers(0, self.num, min(_BATCH, self.num))
+        at = self.places(rng)
         return replace(self, x=self.x[:, at], y=self.y[:, at])
 
     def scaled(self, scale: np.float32 | None) -> "LayerRows":

@@ -88,6 +88,7 @@ ORDER = (
         ),
         *(
             "improve",
+            "move_codes",
             "rebuilt_layer",
             "reconstruct",
             "reverse",
