@@ -74,6 +74,18 @@ class RebuiltLayer:
         return (end or own).name or ""
 
     @property
+    def sums_here(self) -> str:
+        """The QDQ graph's value with the bias in it."""
+        is_added = self.holder is not None and is_op(self.float_node, "MatMul")
+        node = self.holder[0] if is_added and self.holder is not None else self.node
+        return node.outputs[0].name or ""
+
+    @property
+    def is_map(self) -> bool:
+        """Whether its outputs are channels, the second axis."""
+        return self.source.window is not None
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """Of the Relu or Clip behind it."""
         node = fused_end(self.float_node).producer()

@@ -195,11 +195,11 @@ class Recipe:
 
 
 CALIBRATION_METHODS = tuple(OBSERVERS)
-WEIGHT_SCALE_METHODS = ("minmax", "mse")
+WEIGHT_SCALE_METHODS = ("minmax", "mse", "slim")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = (
     *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
-    *("distribution", "pv"),
+    *("distribution", "kfac", "pv"),
 )
 ROTATIONS = ("auto", "learned", "off")
 EFFORTS = ("quick", "default", "best")

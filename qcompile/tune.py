@@ -5,8 +5,8 @@ The float model is the teacher: the loss is the squared error of every float out
 variance; where a Softmax ends the network, the divergence KL(teacher ‖ network) of what it gives
 (Hinton et al. 2015, section 2, at temperature 1). Adam moves the scales of weights and
 activations (LSQ, Esser et al. 2020) and the biases; codes of weights stay, since moving them too
-fits the few samples and no others (docs/results.md), but for `pv` (move_codes.py). The numbers with the least error on held-out
-samples are kept, and only where that is clearly less than before.
+fits the few samples and no others (docs/results.md), but for `pv` (move_codes.py). The numbers
+with the least error on held-out samples are kept, and only where that is clearly less than before.
 
 Deviations from LSQ: a teacher in place of labels, weights stay, Adam on logarithms of scales in
 place of SGD with a scaled gradient.

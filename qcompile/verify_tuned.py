@@ -2,7 +2,6 @@
 """The rungs of verify for a tuned graph: the codes stayed, and the outputs are nearer to the float
 model's on samples that tuning did not see."""
 
-import numpy as np
 import onnx_ir as ir
 
 from qcompile.division import Division
@@ -14,8 +13,8 @@ from qcompile.verdict import Check
 def check_tuned(
     normalised: ir.Model, rounded: ir.Model, tuned: Tuned, division: Division
 ) -> list[Check]:
-    """tune: codes and zero points as they were, but for as many as it says. Of any stage: error of the outputs ÷ that before
-    it."""
+    """tune: codes and zero points as they were, but for as many codes as it moved. Of any stage:
+    error of the outputs ÷ that before it."""
     if not tuned.is_tuned:
         return []
     checks = [] if tuned.stage == "reconstruct" else [_codes_stayed(rounded, tuned)]
@@ -44,7 +43,7 @@ def _codes_stayed(rounded: ir.Model, tuned: Tuned) -> Check:
         "tune: codes",
         wrong,
         0,
-        "weights with other codes than those left or noted as moved",
+        "weights with more or fewer other codes than were moved",
         where,
         count,
     )

@@ -53,7 +53,9 @@ def code_step(coded: CodedWeight, gradient: NDArray[np.float32], count: int) -> 
 def _gaps(grid: Grid, codes: NDArray[np.int16], slope: Real) -> Real:
     """How far the next level down the slope is, in reals; infinite where there is none."""
     low, high = grid.format.quantized_range(symmetric=not grid.is_full)
-    values = np.unique(grid.format.values[low - grid.format.code_min : high - grid.format.code_min + 1])
+    values = np.unique(
+        grid.format.values[low - grid.format.code_min : high - grid.format.code_min + 1]
+    )
     own = grid.format.values[codes - grid.format.code_min]
     at = np.searchsorted(values, own)
     next_one = at - np.sign(slope * grid.scale).astype(np.int64)

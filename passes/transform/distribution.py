@@ -45,7 +45,7 @@ class DistributionRows(LayerRows):
         """Of a float weight [N, K]."""
         own = products(rows.inputs(), weight, rows.bias)
         variance = max(float(np.clip(rows.y, *rows.bounds).var(dtype=np.float64)), 2.0**-126)
-        return cls(rows.x, rows.y, rows.bounds, rows.grid, rows.bias, own, variance)
+        return cls(**vars(rows), own=own, variance=variance)
 
     def drawn(self, rng: np.random.Generator) -> "DistributionRows":
         """Some of them, for a step."""

@@ -35,6 +35,7 @@ class LayerRows:
     """x float32 [groups, num, K]: inputs in the quantized network; before their quantizer where
     grid is not None. y float32 [groups, num, N/groups]: sums with the bias in the float network.
     bounds: of the Relu or Clip that follows, −∞ and ∞ where none does. bias [N]: the float network's.
+    curvature [groups, N/groups, N/groups]: what the network's loss makes of errors of the sums.
     """
 
     x: Real32
@@ -42,6 +43,7 @@ class LayerRows:
     bounds: tuple[float, float] = (-np.inf, np.inf)
     grid: InputGrid | None = None
     bias: Real32 | None = None
+    curvature: Real32 | None = None
 
     @property
     def num(self) -> int:
@@ -72,8 +74,15 @@ class LayerRows:
     def loss(self, made: Real32) -> tuple[float, Real32]:
         """The mean over rows and outputs of (f(made) − f(y))², and its gradient by `made`.
 
-        f clips to the bounds; what it clips has no gradient.
+        f clips to the bounds; what it clips has no gradient. With a curvature G it is the mean of
+        eᵀ G e ÷ the number of outputs, e the error of the sums: G knows about f.
         """
+        if self.curvature is not None:
+            left = made - self.y
+            turned, count = left @ self.curvature, max(left.size, 1)
+            return float((turned * left).sum(dtype=np.float64)) / count, turned * np.float32(
+                2 / count
+            )
         low, high = np.float32(self.bounds[0]), np.float32(self.bounds[1])
         seen = np.clip(made, low, high)
         error = seen - np.clip(self.y, low, high)

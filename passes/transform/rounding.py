@@ -33,13 +33,15 @@ DEFAULT = "descent"
 class Rounding:
     """One way. is_tuned: whether tuning of the whole network goes on from it (tune.py).
 
-    moves_codes: whether it moves codes, too (move_codes.py).
+    moves_codes: whether it moves codes, too (move_codes.py). is_curved: whether the rebuilder's loss
+    is that of the network's curvature (output_curvature.py).
     """
 
     rounders: tuple[Rounder, ...] = ()
     rebuilder: Rebuilder | None = None
     is_tuned: bool = False
     moves_codes: bool = False
+    is_curved: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -55,6 +57,7 @@ ROUNDINGS = {
     "adaround": Rounding((gptq, descend), adaround, is_tuned=True),
     "adaquant": Rounding((gptq, descend), adaquant, is_tuned=True),
     "distribution": Rounding((gptq, descend), distribution, is_tuned=True),
+    "kfac": Rounding((gptq, descend), adaround, is_tuned=True, is_curved=True),
     "pv": Rounding((gptq, descend), None, is_tuned=True, moves_codes=True),
 }
 

@@ -89,6 +89,7 @@ ORDER = (
         *(
             "improve",
             "move_codes",
+            "output_curvature",
             "rebuilt_layer",
             "reconstruct",
             "reverse",
