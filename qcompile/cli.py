@@ -85,6 +85,10 @@ def compile_command(
         str | None,
         typer.Option(help="auto (where it lowers the error on the data), learned or off"),
     ] = None,
+    low_rank: Annotated[
+        float | None,
+        typer.Option(help="rank of what is added to narrow products, a share of their size (0)"),
+    ] = None,
     effort: Annotated[
         str | None,
         typer.Option(help="quick: layer by layer; default, best: the whole network is tuned, too"),
@@ -142,6 +146,7 @@ def compile_command(
         calibration_method=calibration_method,
         calibration_percentile=calibration_percentile,
         weight_rounding=weight_rounding,
+        low_rank=low_rank,
         rotation=rotation,
         effort=effort,
         op_types_to_quantize=None

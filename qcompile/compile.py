@@ -25,6 +25,7 @@ from qcompile.improve import improve
 from qcompile.layer_cache import LayerCache
 from qcompile.load import external_tensors
 from qcompile.load import load as load_model
+from qcompile.low_rank import add_low_rank
 from qcompile.lower import lower
 from qcompile.memory import Budget
 from qcompile.network_stage import finish_network, for_target, network_of, reference_folder
@@ -117,6 +118,7 @@ def compile(
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         layers = LayerCache.of(cache, data, plan)
         stats = run(compensate_weights, normalised, plan, recipe, data, stats, division, layers)
+        plan, stats = run(add_low_rank, normalised, plan, recipe, data, stats, division)
         if any(all_bodies(normalised.graph)):
             stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)

@@ -151,6 +151,8 @@ def layers_of(quantized: ir.Model, normalised: ir.Model, plan: Plan) -> Iterator
         planned, twin = plan.nodes.get(node.name or ""), nodes.get(node.name)
         if planned is None or twin is None or not planned.is_rounded or is_op(node, "Gather"):
             continue
+        if f"{node.name}/inner" in nodes:  # its codes alone are not its result (low_rank.py)
+            continue
         source, dequantizer, weight = source_of(node), _dequantizer(twin), weight_of(node)
         if source is None or dequantizer is None or weight is None:
             continue

@@ -108,6 +108,7 @@ class Recipe:
     weight_scale_method: str | None = None
     weight_rounding: str | None = None
     rotation: str = "auto"
+    low_rank: float = 0.0
     effort: str = "default"
     num_calibration_samples: int = 256
     input_range: str | None = None
@@ -136,6 +137,8 @@ class Recipe:
         found += _chosen_problems(None, self.activation_format, None)
         if not 1 <= self.edge_bits <= 8:
             found.append(f"edge bits {self.edge_bits}: 1 to 8 are possible")
+        if not 0 <= self.low_rank <= 0.5:
+            found.append(f"low rank {self.low_rank:g}: a share of 0 to 0.5 of the smaller side")
         if self.num_calibration_samples < 1:
             found.append(
                 f"{self.num_calibration_samples} calibration samples: at least 1 is needed"

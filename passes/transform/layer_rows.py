@@ -34,8 +34,9 @@ class InputGrid:
 class LayerRows:
     """x float32 [groups, num, K]: inputs in the quantized network; before their quantizer where
     grid is not None. y float32 [groups, num, N/groups]: sums with the bias in the float network.
-    bounds: of the Relu or Clip that follows, −∞ and ∞ where none does. bias [N]: the float network's.
-    curvature [groups, N/groups, N/groups]: what the network's loss makes of errors of the sums.
+    bounds: of the Relu or Clip that follows, −∞ and ∞ where none does. bias [N]: of the float
+    network. curvature [groups, N/groups, N/groups]: what the network's loss makes of errors of the
+    sums.
     """
 
     x: Real32
@@ -80,9 +81,8 @@ class LayerRows:
         if self.curvature is not None:
             left = made - self.y
             turned, count = left @ self.curvature, max(left.size, 1)
-            return float((turned * left).sum(dtype=np.float64)) / count, turned * np.float32(
-                2 / count
-            )
+            total = float((turned * left).sum(dtype=np.float64)) / count
+            return total, np.asarray(turned * np.float32(2 / count), np.float32)
         low, high = np.float32(self.bounds[0]), np.float32(self.bounds[1])
         seen = np.clip(made, low, high)
         error = seen - np.clip(self.y, low, high)

@@ -33,8 +33,8 @@ DEFAULT = "descent"
 class Rounding:
     """One way. is_tuned: whether tuning of the whole network goes on from it (tune.py).
 
-    moves_codes: whether it moves codes, too (move_codes.py). is_curved: whether the rebuilder's loss
-    is that of the network's curvature (output_curvature.py).
+    moves_codes: whether it moves codes, too (move_codes.py). is_curved: whether the rebuilder's
+    loss is that of the network's curvature (output_curvature.py).
     """
 
     rounders: tuple[Rounder, ...] = ()

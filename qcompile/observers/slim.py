@@ -38,7 +38,7 @@ def slim_range(weight: NDArray[np.float32], format: Format) -> float:
     for start in range(0, flat.size, _PIECE):
         part = np.abs(flat[start : start + _PIECE])
         counts += np.histogram(part, bins, (0, highest))[0]
-    middles = (np.arange(bins) + 0.5) * (highest / bins)
+    middles = np.asarray((np.arange(bins) + 0.5) * (highest / bins), np.float64)
 
     def least(tried: NDArray[np.int64]) -> int:
         errors = [expected_error(middles, counts, highest * n / bins, format) for n in tried]

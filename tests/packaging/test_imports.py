@@ -88,6 +88,7 @@ ORDER = (
         ),
         *(
             "improve",
+            "low_rank",
             "move_codes",
             "output_curvature",
             "rebuilt_layer",
