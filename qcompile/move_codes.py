@@ -5,7 +5,7 @@ PV-Tuning (Malinovskii et al. 2024, algorithm 1): a P step moves what is continu
 step the codes of the weights with the largest gradients (code_step.py). `--weight-rounding pv`.
 
 Deviations: a V step of a layer is taken only where the loss on held-out samples falls, and tried
-with a quarter of the codes where it does not, because the few samples of a calibration would be
+with fewer codes where it does not, because the few samples of a calibration would be
 learned by heart (docs/results.md); so the loss never rises from one step to the next.
 """
 
@@ -25,8 +25,7 @@ from qcompile.verify_compensated import written_weight
 
 ROUNDS = {"default": 2, "best": 8}  # by effort
 _SHARE = 1e-2  # of a layer's codes in a V step, as in the authors' code
-_TRIES = 2  # each with a quarter of the codes of the one before
-_FEWER = 4
+_FEWER = 8  # times fewer codes at every further try, down to one
 
 
 @dataclass
@@ -98,9 +97,9 @@ class Moves:
         """Layer by layer; the loss after it."""
         gradients = self.gradients()
         for name, each in self.codes.items():
-            before, count = each.now, int(_SHARE * each.now.codes.size)
-            for _ in range(_TRIES if name in gradients else 0):
-                each.take(each.moved(gradients[name], max(count, 1)))
+            before, count = each.now, max(int(_SHARE * each.now.codes.size), 1)
+            while count and name in gradients:
+                each.take(each.moved(gradients[name], count))
                 error = self.error()
                 if error < least:
                     least = error
