@@ -2,7 +2,7 @@
 """move_codes: the codes of a tuned network, few at a time, in turn with its scales and biases.
 
 PV-Tuning (Malinovskii et al. 2024, algorithm 1): a P step moves what is continuous (tune.py), a V
-step the codes of the weights with the largest gradients (code_step.py). `--weight-rounding pv`.
+step few codes of each weight (code_step.py). `--weight-rounding pv`.
 
 Deviations: a V step of a layer is taken only where the loss on held-out samples falls, and tried
 with fewer codes where it does not, because the few samples of a calibration would be
@@ -49,12 +49,13 @@ class Codes:
         """Codes that are not those of the start."""
         return int((self.now.codes != self.start.codes).sum())
 
-    def moved(self, gradient: Real, count: int) -> CodedWeight:
+    def moved(self, gradient: Real, curvature: Real, count: int) -> CodedWeight:
         """With at most so many codes moved, at the scales of now; scales are those of the start."""
         assert self.start.scale is not None
         scale = self.tuned.scales().reshape(-1, self.start.num_blocks)
         scaled = replace(self.now, scale=np.broadcast_to(scale, self.start.scale.shape))
-        found = code_step(scaled, gradient.reshape(self.start.shape), count)
+        shape = self.start.shape
+        found = code_step(scaled, gradient.reshape(shape), curvature.reshape(shape), count)
         return replace(self.now, codes=found.codes)
 
     def take(self, coded: CodedWeight) -> None:
@@ -67,12 +68,14 @@ class Codes:
 class Moves:
     """V steps and P steps in turn.
 
-    error: the loss on held-out samples. gradients: by the leaves, of samples to tune on. p_step:
+    error: the loss on held-out samples. gradients: by the leaves, of samples to tune on.
+    curvatures: the diagonal of the loss's Gauss-Newton matrix, by the leaves. p_step:
     scales and biases moved from where they are, given a loss; the loss after that.
     """
 
     error: Callable[[], float]
     gradients: Callable[[], dict[str, Real]]
+    curvatures: Callable[[], dict[str, Real]]
     p_step: Callable[[float], float]
     codes: dict[str, Codes] = field(default_factory=dict)
 
@@ -95,11 +98,14 @@ class Moves:
 
     def v_step(self, least: float) -> float:
         """Layer by layer; the loss after it."""
-        gradients = self.gradients()
+        gradients, curvatures = self.gradients(), self.curvatures()
         for name, each in self.codes.items():
             before, count = each.now, max(int(_SHARE * each.now.codes.size), 1)
             while count and name in gradients:
-                each.take(each.moved(gradients[name], count))
+                moved = each.moved(gradients[name], curvatures[name], count)
+                if moved.codes is before.codes:
+                    break
+                each.take(moved)
                 error = self.error()
                 if error < least:
                     least = error

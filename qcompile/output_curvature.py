@@ -15,6 +15,7 @@ Deviation: the quantized network gives g, whose layers in front have errors alre
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -56,7 +57,9 @@ def output_curvatures(
     totals: dict[str, NDArray[np.float64]] = {}
     for feed in feeds * _DRAWS:
         made = tape.run(leaves, teacher.answer(feed)[0], keeps=True)
-        seeds = {name: drawn(losses[name], y, rng) for name, y in made.items()}
+        seeds = {
+            n: drawn(replace(losses[n], variance=_variance(y)), y, rng) for n, y in made.items()
+        }
         found = tape.reverse(seeds, watched=groups)
         for name, (group, is_map) in groups.items():
             if name in found:
@@ -66,9 +69,12 @@ def output_curvatures(
 
 
 def drawn(loss: Loss, made: Real, rng: np.random.Generator) -> Real:
-    """By an output: of a label of each distribution, or a direction in units of its spread."""
+    """By an output: of a label of each distribution, or a direction.
+
+    The mean of g gᵀ over draws is the loss's Gauss-Newton matrix, of KL alone where both count.
+    """
     if loss.axis is None:
-        unit = max(float(made.std(dtype=np.float64)), 2.0**-63)
+        unit = np.sqrt(max(made.size, 1) * loss.variance / 2)
         return rng.standard_normal(made.shape, np.float32) / np.float32(unit)
     share = np.exp(logarithms(made, loss.axis))
     below = share.cumsum(loss.axis) < rng.random(
@@ -77,7 +83,12 @@ def drawn(loss: Loss, made: Real, rng: np.random.Generator) -> Real:
     label = np.minimum(below.sum(loss.axis, keepdims=True), made.shape[loss.axis] - 1)
     found = share
     np.put_along_axis(found, label, np.take_along_axis(found, label, loss.axis) - 1, loss.axis)
-    return found.astype(np.float32)
+    count = max(made.size // made.shape[loss.axis], 1)
+    return (found / np.sqrt(count)).astype(np.float32)
+
+
+def _variance(made: Real) -> float:
+    return max(float(made.var(dtype=np.float64)), 2.0**-126)
 
 
 def _squares(gradient: Real, groups: int, *, is_map: bool) -> NDArray[np.float64]:

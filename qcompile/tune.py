@@ -21,6 +21,7 @@ from qcompile.data import Data, Feed
 from qcompile.division import Division
 from qcompile.layer_cache import LayerCache
 from qcompile.move_codes import ROUNDS, Moves
+from qcompile.output_curvature import drawn
 from qcompile.passes.transform.rounding import rounding_of
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
@@ -45,6 +46,7 @@ _SLOWER = 10  # once more where nothing was gained: near the optimum large steps
 _EVERY = 10  # steps between two looks at the held-out samples
 _GAIN = 0.98  # of the error before: less is no noise of sums in another order
 _MIXTURES = 3  # for each held-out sample
+_DIRECTIONS = 8  # a mean of so many squares is known to a factor of 2
 _COPIES = 6  # of a value: codes, slopes, gradients
 _WEIGHT_COPIES = 5
 
@@ -194,6 +196,7 @@ class _Work:
         self.moves = Moves(
             self.error,
             lambda: self._gradients(samples, rng),
+            lambda: self._curvatures(min(count, self.most), rng),
             lambda loss: self._go_on(_EVERY, count, rate, loss, data, state),
         ).of(self.tape, self.found)
         return self.moves.run(ROUNDS[recipe.effort], least)
@@ -253,6 +256,18 @@ class _Work:
             seeds = {n: share * self.losses[n].of(made[n], wanted[n])[1] for n in made}
             for name, gradient in self.tape.reverse(seeds).items():
                 total[name] = total[name] + gradient if name in total else gradient
+        return total
+
+    def _curvatures(self, count: int, rng: np.random.Generator) -> dict[str, Real]:
+        """The diagonal of the loss's Gauss-Newton matrix, from random directions of the outputs."""
+        leaves, total = self._leaves(), dict[str, Real]()
+        for _ in range(_DIRECTIONS):
+            entries, _ = self.teacher.answer(self.samples.draw(count, rng))
+            made = self.tape.run(leaves, entries, keeps=True)
+            seeds = {n: drawn(self.losses[n], y, rng) for n, y in made.items()}
+            for name, gradient in self.tape.reverse(seeds).items():
+                square = gradient * gradient / np.float32(_DIRECTIONS)
+                total[name] = total[name] + square if name in total else square
         return total
 
     def _measure_sums(self) -> None:

@@ -55,11 +55,24 @@ def test_labels_are_drawn_from_the_distribution() -> None:
     logits = np.broadcast_to(np.float32([1, 0, -1])[None, :, None], (100, 3, 100))
     found = drawn(Loss("y", 1), logits, np.random.default_rng(0)).astype(np.float64)
     share = np.exp([1, 0, -1]) / np.exp([1, 0, -1]).sum()
-    rows = found.transpose(0, 2, 1).reshape(-1, 3)
+    rows = found.transpose(0, 2, 1).reshape(-1, 3) * 100  # √ of 10,000 distributions
     exact = np.diag(share) - np.outer(share, share)
     assert np.abs(rows.mean(0)).max() <= SIGMAS / np.sqrt(len(rows))
     assert np.abs(rows.T @ rows / len(rows) - exact).max() <= SIGMAS / np.sqrt(len(rows))
     assert np.abs(rows.sum(1)).max() <= 2.0**-20
+
+
+def test_directions_give_the_curvature_of_the_loss() -> None:
+    """Of a linear map y = W x, of which the squared error has 2 Wᵀ W ÷ (size · variance)."""
+    rng, loss = np.random.default_rng(0), Loss("y", variance=3.0)
+    weight = rng.standard_normal((5, 4))
+    draws = 4000
+    found = np.array([drawn(loss, np.zeros(5, np.float32), rng) @ weight for _ in range(draws)])
+    exact = 2 * weight.T @ weight / (5 * 3.0)
+    size = np.diag(exact)
+    spread = np.sqrt((np.outer(size, size) + exact**2) / draws)
+    assert (np.abs(found.T @ found / draws - exact) <= SIGMAS * spread).all()
+    assert (np.abs(found.T @ found / draws - 2 * exact) > SIGMAS * spread).any()
 
 
 def test_errors_count_as_the_curvature_says() -> None:

@@ -18,22 +18,28 @@ COUNT = 7
 
 
 @pytest.mark.parametrize("text", [*SPECS, "balanced2/axis(axis=0)/sym/f32"])
-def test_the_chosen_go_down_the_slope_and_the_others_stay(text: str) -> None:
+def test_those_that_gain_most_move_and_the_others_stay(text: str) -> None:
     rng = np.random.default_rng(0)
     weight, gradient = rng.standard_normal((2, 6, 40)).astype(np.float32)
-    spec = QuantSpec.parse(text)
-    coded = code_weight(weight, spec, "minmax")
-    found = code_step(coded, gradient, COUNT)
-    change = found.decode().astype(np.float64) - coded.decode()
-    moved = change != 0
+    curvature = rng.uniform(0.1, 1, (6, 40)).astype(np.float32)
+    coded = code_weight(weight, QuantSpec.parse(text), "minmax")
+
+    def bound(found: CodedWeight) -> NDArray[np.float64]:
+        change = found.decode().astype(np.float64) - coded.decode()
+        return gradient * change + curvature * change**2 / 2
+
+    few, all_of_them = (code_step(coded, gradient, curvature, n) for n in (COUNT, 240))
+    moved = few.codes != coded.codes
     assert moved.sum() == COUNT
-    assert (np.sign(change[moved]) == -np.sign(gradient[moved])).all()
-    low, high = spec.format.quantized_range(symmetric=spec.is_symmetric)
-    values = coded.format.values[low - coded.format.code_min : high - coded.format.code_min + 1]
-    points = 0 if coded.zero_point is None else coded.per_column(coded.zero_point)
-    ends = np.where(gradient > 0, values.min(), values.max()).astype(int) - points
-    is_at_end = coded.values() == ends
-    assert (is_at_end | moved | (np.abs(gradient) <= np.abs(gradient[moved]).min())).all()
+    assert np.array_equal(few.codes[moved], all_of_them.codes[moved])
+    every = bound(all_of_them)
+    assert every.max() <= 0
+    assert every[moved].max() <= every[~moved].min()
+    for code in coded.format.codes.tolist():  # no other code has a smaller bound
+        low, high = coded.format.quantized_range(symmetric=coded.zero_point is None)
+        if low <= code <= high:
+            other = replace(coded, codes=np.full((6, 40), code, np.int16))
+            assert (every <= bound(other) + 2.0**-20).all()
 
 
 def test_scales_of_either_sign_and_nothing_to_do() -> None:
@@ -41,18 +47,14 @@ def test_scales_of_either_sign_and_nothing_to_do() -> None:
     codes = np.int16([[-2, -1, 0, 1], [-2, -1, 0, 1]])
     scale = np.float32([[0.5], [-0.5]])
     coded = CodedWeight(codes, scale, None, spec.format)
-    up = code_step(coded, np.full((2, 4), -1, np.float32), 8)
-    assert up.codes.tolist() == [[-1, 0, 1, 1], [-2, -2, -1, 0]]
-    assert code_step(coded, np.zeros((2, 4), np.float32), 8) is coded
+    one, up = np.ones((2, 4), np.float32), np.full((2, 4), -0.5, np.float32)
+    found = code_step(coded, up, one, 8)
+    assert found.codes.tolist() == [[-1, 0, 1, 1], [-2, -2, -1, 0]]
+    assert code_step(coded, up, 0 * one, 8) is coded
+    assert code_step(coded, up, 3 * one, 8) is coded  # a level costs more than it gives
+    assert code_step(coded, 2 * up, one, 8).codes.tolist() == [[0, 1, 1, 1], [-2, -2, -2, -1]]
     ends = replace(coded, codes=np.full((2, 4), 1, np.int16), scale=np.abs(scale))
-    assert code_step(ends, np.full((2, 4), -1, np.float32), 8) is ends
-
-
-def test_a_larger_gradient_moves_by_more_levels() -> None:
-    spec = QuantSpec.parse("int4/axis(axis=0)/sym/f32")
-    coded = CodedWeight(np.zeros((1, 3), np.int16), np.float32([[1]]), None, spec.format)
-    found = code_step(coded, np.float32([[3, -1, 0.5]]), 2)
-    assert found.codes.tolist() == [[-2, 1, 0]]  # η = 0.5: W* = −1.5 and 0.5, and a little
+    assert code_step(ends, up, one, 8) is ends
 
 
 def rng_problem(seed: int) -> tuple[NDArray[np.float32], CodedWeight, NDArray[np.float64]]:
@@ -71,8 +73,10 @@ def by_steps(weight: NDArray, coded: CodedWeight, x: NDArray) -> list[float]:
     """Losses of V steps that gain, each with fewer codes where the one before does not."""
     losses, count = [loss(weight, coded, x)], 4
     while count:
-        slope = (coded.decode() - weight) @ (x.T @ x)
-        found = code_step(coded, slope.astype(np.float32), count)
+        hessian = 2 * x.T @ x
+        slope = ((coded.decode() - weight) @ hessian).astype(np.float32)
+        bend = np.diag(hessian)[None].astype(np.float32)
+        found = code_step(coded, slope, bend, count)
         if loss(weight, found, x) < losses[-1]:
             coded = found
             losses.append(loss(weight, found, x))
