@@ -93,6 +93,7 @@ from qcompile.passes.normalise.split_skip_layer_norm import SplitSkipLayerNorm
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.correct_bias import CorrectBias
 from qcompile.passes.transform.insert_low_rank import InsertLowRank
+from qcompile.passes.transform.insert_polish import InsertPolish
 from qcompile.passes.transform.insert_quantizers import InsertQuantizers
 from qcompile.passes.transform.insert_user_codes import InsertUserCodes
 from qcompile.passes.transform.round_bias import RoundBias
@@ -175,6 +176,7 @@ def TRANSFORM(work: Work) -> list[Pass]:
         RoundRecurrentWeights(work, store),
         InsertUserCodes(work, store),
         InsertQuantizers(work),
+        InsertPolish(work),
         RoundBias(work, store),
         RemoveUnused(),
     ]

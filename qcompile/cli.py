@@ -78,6 +78,9 @@ def compile_command(
     calibration_percentile: Annotated[
         float | None, typer.Option(help="of the method percentile (99.99)")
     ] = None,
+    activation_polish: Annotated[
+        str | None, typer.Option(help="lognp: levels of narrow static activations (none)")
+    ] = None,
     weight_rounding: Annotated[
         str | None, typer.Option(help=f"{', '.join(WEIGHT_ROUNDINGS)} (descent with data)")
     ] = None,
@@ -146,6 +149,7 @@ def compile_command(
         calibration_method=calibration_method,
         calibration_percentile=calibration_percentile,
         weight_rounding=weight_rounding,
+        activation_polish=activation_polish,
         low_rank=low_rank,
         rotation=rotation,
         effort=effort,

@@ -32,6 +32,7 @@ from qcompile.network_stage import finish_network, for_target, network_of, refer
 from qcompile.normalise import normalise
 from qcompile.pack import pack
 from qcompile.plan import Plan
+from qcompile.polish import polish
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
 from qcompile.recipe import Recipe
@@ -116,6 +117,7 @@ def compile(
             plan = annotate(normalised, recipe, chosen, has_data=True)
         plan = replace(plan, rotations=rotated.rows)
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
+        plan, stats = run(polish, normalised, plan, recipe, data, stats, division)
         layers = LayerCache.of(cache, data, plan)
         stats = run(compensate_weights, normalised, plan, recipe, data, stats, division, layers)
         plan, stats = run(add_low_rank, normalised, plan, recipe, data, stats, division)

@@ -105,6 +105,7 @@ class Recipe:
     edge_bits: int = 8
     calibration_method: str | None = None
     calibration_percentile: float = 99.99
+    activation_polish: str | None = None
     weight_scale_method: str | None = None
     weight_rounding: str | None = None
     rotation: str = "auto"
@@ -158,6 +159,7 @@ class Recipe:
             (WEIGHT_SCALE_METHODS, self.weight_scale_method, "weight scale method"),
             (WEIGHT_ROUNDINGS, self.weight_rounding, "weight rounding"),
             (ROTATIONS, self.rotation, "rotation"),
+            (ACTIVATION_POLISHES, self.activation_polish, "activation polish"),
             (EFFORTS, self.effort, "effort"),
         ):
             if word is not None and word not in known:
@@ -204,6 +206,7 @@ WEIGHT_ROUNDINGS = (
     *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
     *("distribution", "kfac", "pv"),
 )
+ACTIVATION_POLISHES = ("lognp",)
 ROTATIONS = ("auto", "learned", "off")
 EFFORTS = ("quick", "default", "best")
 _KINDS: dict[type, str] = {

@@ -83,4 +83,4 @@ def _turned(made: Real32, target: Real32) -> tuple[float, Real32]:
     mean = max(float(cosine.mean()) if cosine.size else 1.0, _LEAST_COSINE)
     slope = (cosine * a / a_size - b / b_size) / a_size * is_usable / (mean * max(len(a), 1))
     shape = made.swapaxes(0, 1).shape
-    return -float(np.log(mean)), slope.reshape(shape).swapaxes(0, 1).astype(np.float32)
+    return float(np.log(1 / mean)), slope.reshape(shape).swapaxes(0, 1).astype(np.float32)

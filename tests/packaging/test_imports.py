@@ -91,6 +91,7 @@ ORDER = (
             "low_rank",
             "move_codes",
             "output_curvature",
+            "polish",
             "rebuilt_layer",
             "reconstruct",
             "reverse",
