@@ -92,6 +92,8 @@ from qcompile.passes.normalise.split_recurrent import SplitRecurrent
 from qcompile.passes.normalise.split_skip_layer_norm import SplitSkipLayerNorm
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.correct_bias import CorrectBias
+from qcompile.passes.transform.insert_low_rank import InsertLowRank
+from qcompile.passes.transform.insert_polish import InsertPolish
 from qcompile.passes.transform.insert_quantizers import InsertQuantizers
 from qcompile.passes.transform.insert_user_codes import InsertUserCodes
 from qcompile.passes.transform.round_bias import RoundBias
@@ -169,10 +171,12 @@ def TRANSFORM(work: Work) -> list[Pass]:
     store = CodeStore(work)
     return [
         CorrectBias(work, store),
+        InsertLowRank(work),
         RoundWeights(work, store),
         RoundRecurrentWeights(work, store),
         InsertUserCodes(work, store),
         InsertQuantizers(work),
+        InsertPolish(work),
         RoundBias(work, store),
         RemoveUnused(),
     ]

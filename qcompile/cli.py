@@ -78,12 +78,19 @@ def compile_command(
     calibration_percentile: Annotated[
         float | None, typer.Option(help="of the method percentile (99.99)")
     ] = None,
+    activation_polish: Annotated[
+        str | None, typer.Option(help="lognp: levels of narrow static activations (none)")
+    ] = None,
     weight_rounding: Annotated[
         str | None, typer.Option(help=f"{', '.join(WEIGHT_ROUNDINGS)} (descent with data)")
     ] = None,
     rotation: Annotated[
         str | None,
         typer.Option(help="auto (where it lowers the error on the data), learned or off"),
+    ] = None,
+    low_rank: Annotated[
+        float | None,
+        typer.Option(help="rank of what is added to narrow products, a share of their size (0)"),
     ] = None,
     effort: Annotated[
         str | None,
@@ -143,6 +150,8 @@ def compile_command(
         calibration_method=calibration_method,
         calibration_percentile=calibration_percentile,
         weight_rounding=weight_rounding,
+        activation_polish=activation_polish,
+        low_rank=low_rank,
         rotation=rotation,
         effort=effort,
         op_types_to_quantize=None

@@ -25,12 +25,14 @@ from qcompile.improve import improve
 from qcompile.layer_cache import LayerCache
 from qcompile.load import external_tensors
 from qcompile.load import load as load_model
+from qcompile.low_rank import add_low_rank
 from qcompile.lower import lower
 from qcompile.memory import Budget
 from qcompile.network_stage import finish_network, for_target, network_of, reference_folder
 from qcompile.normalise import normalise
 from qcompile.pack import pack
 from qcompile.plan import Plan
+from qcompile.polish import polish
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
 from qcompile.recipe import Recipe
@@ -120,8 +122,10 @@ def compile(
             plan = annotate(normalised, recipe, chosen, has_data=True)
         plan = replace(plan, rotations=rotated.rows)
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
+        plan, stats = run(polish, normalised, plan, recipe, data, stats, division)
         layers = LayerCache.of(cache, data, plan)
         stats = run(compensate_weights, normalised, plan, recipe, data, stats, division, layers)
+        plan, stats = run(add_low_rank, normalised, plan, recipe, data, stats, division)
         if any(all_bodies(normalised.graph)):
             stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)

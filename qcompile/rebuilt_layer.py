@@ -60,12 +60,30 @@ class RebuiltLayer:
         value = None if self.holder is None else input_of(*self.holder)
         return None if value is None else bias_of(value)
 
+    def float_bias(self) -> Real32 | None:
+        """As the float model has it."""
+        place = bias_place(self.float_node)
+        found = None if place is None else constant(input_of(*place))
+        return None if found is None else np.asarray(found, np.float32)
+
     @property
     def sums(self) -> str:
         """The float model's value with the bias in it."""
         own = self.float_node.outputs[0]
         end = end_of_bias(own) if is_op(self.float_node, "MatMul") else None
         return (end or own).name or ""
+
+    @property
+    def sums_here(self) -> str:
+        """The QDQ graph's value with the bias in it."""
+        is_added = self.holder is not None and is_op(self.float_node, "MatMul")
+        node = self.holder[0] if is_added and self.holder is not None else self.node
+        return node.outputs[0].name or ""
+
+    @property
+    def is_map(self) -> bool:
+        """Whether its outputs are channels, the second axis."""
+        return self.source.window is not None
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -132,6 +150,8 @@ def layers_of(quantized: ir.Model, normalised: ir.Model, plan: Plan) -> Iterator
     for node in normalised.graph:
         planned, twin = plan.nodes.get(node.name or ""), nodes.get(node.name)
         if planned is None or twin is None or not planned.is_rounded or is_op(node, "Gather"):
+            continue
+        if f"{node.name}/inner" in nodes:  # its codes alone are not its result (low_rank.py)
             continue
         source, dequantizer, weight = source_of(node), _dequantizer(twin), weight_of(node)
         if source is None or dequantizer is None or weight is None:

@@ -105,9 +105,11 @@ class Recipe:
     edge_bits: int = 8
     calibration_method: str | None = None
     calibration_percentile: float = 99.99
+    activation_polish: str | None = None
     weight_scale_method: str | None = None
     weight_rounding: str | None = None
     rotation: str = "auto"
+    low_rank: float = 0.0
     effort: str = "default"
     num_calibration_samples: int = 256
     input_range: str | None = None
@@ -136,6 +138,8 @@ class Recipe:
         found += _chosen_problems(None, self.activation_format, None)
         if not 1 <= self.edge_bits <= 8:
             found.append(f"edge bits {self.edge_bits}: 1 to 8 are possible")
+        if not 0 <= self.low_rank <= 0.5:
+            found.append(f"low rank {self.low_rank:g}: a share of 0 to 0.5 of the smaller side")
         if self.num_calibration_samples < 1:
             found.append(
                 f"{self.num_calibration_samples} calibration samples: at least 1 is needed"
@@ -155,6 +159,7 @@ class Recipe:
             (WEIGHT_SCALE_METHODS, self.weight_scale_method, "weight scale method"),
             (WEIGHT_ROUNDINGS, self.weight_rounding, "weight rounding"),
             (ROTATIONS, self.rotation, "rotation"),
+            (ACTIVATION_POLISHES, self.activation_polish, "activation polish"),
             (EFFORTS, self.effort, "effort"),
         ):
             if word is not None and word not in known:
@@ -195,9 +200,13 @@ class Recipe:
 
 
 CALIBRATION_METHODS = tuple(OBSERVERS)
-WEIGHT_SCALE_METHODS = ("minmax", "mse")
+WEIGHT_SCALE_METHODS = ("minmax", "mse", "slim")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
-WEIGHT_ROUNDINGS = ("nearest", "gptq", "descent", "sequential", "adaround", "adaquant")
+WEIGHT_ROUNDINGS = (
+    *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
+    *("distribution", "kfac", "pv"),
+)
+ACTIVATION_POLISHES = ("lognp",)
 ROTATIONS = ("auto", "learned", "off")
 EFFORTS = ("quick", "default", "best")
 _KINDS: dict[type, str] = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """reconstruct: codes of the QDQ graph again, layer by layer, on what the network before gives.
 
-For `--weight-rounding sequential`, `adaround` and `adaquant`. Layers go in the order of the graph:
+For every `--weight-rounding` with a rebuilder (rounding.py). Layers go in the order of the graph:
 each is given inputs of the quantized network as rebuilt so far, and the float network's sums for
 the same samples (Nagel et al. 2020, section 3.3; Hubara et al. 2020, section 3.1, sequential). What
 is found is kept where the layer's error on held-out samples falls, and all of it only where that of
@@ -9,7 +9,7 @@ the network's outputs falls, too. Weights of 8 bits, shared ones and those of Ga
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +21,7 @@ from qcompile.data import Data, Feed
 from qcompile.division import Division
 from qcompile.graph import DOMAIN
 from qcompile.moments import Source
+from qcompile.output_curvature import output_curvatures
 from qcompile.passes.transform.layer_rows import LayerRows, Setting
 from qcompile.passes.transform.rounding import rounding_of
 from qcompile.plan import Plan
@@ -57,6 +58,10 @@ def reconstruct(
     copy = quantized.clone()
     work = _Work(copy, normalised, recipe, division, samples, held, not plan.is_integer_only)
     layers, kept = list(layers_of(copy, normalised, plan)), 0
+    if rounding_of(word).is_curved:
+        problem = work.measure_curvatures(layers, plan)
+        if problem is not None:
+            return Tuned(quantized, f"no {word}: {problem}")
     for number, layer in enumerate(layers):
         kept += work.rebuild(layer, number)
         if data.watch is not None:
@@ -84,6 +89,7 @@ class _Work:
     samples: Samples
     held: Samples
     is_signed: bool
+    curvatures: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def per_run(self) -> int:
@@ -92,6 +98,21 @@ class _Work:
         each = footprint.live_bytes + 2 * max(footprint.sizes.values(), default=0)
         fitting = self.division.working_bytes // (2 * max(each, 1))
         return int(np.clip(fitting, 1, _SAMPLES if self.samples.batch.is_free else 1))
+
+    def measure_curvatures(self, layers: list[RebuiltLayer], plan: Plan) -> str | None:
+        """Of every layer, before any is rebuilt; a reason where there are none."""
+        rng = np.random.default_rng([self.recipe.seed, len(layers)])
+        try:
+            found = output_curvatures(
+                *(self.model, self.normalised, plan, layers),
+                *(self.samples.feeds(self.per_run), self.division, rng),
+            )
+        except NotImplementedError as error:  # an op in a form that has no gradient here
+            return f"{error} has no gradient here"
+        if isinstance(found, str):
+            return found
+        self.curvatures.update(found)
+        return None
 
     def rebuild(self, layer: RebuiltLayer, number: int) -> bool:
         """Put better numbers of the layer into the graph; whether there are any."""
@@ -137,8 +158,9 @@ class _Work:
                 rng = np.random.default_rng([self.recipe.seed, number, index])
                 every = np.ones(len(wide), np.bool_)
                 taken[-1].append(np.concatenate(list(where.rows(wide, every, limit, rng))))
-        count = len(samples)
-        return _joined(layer, taken[:count]), _joined(layer, taken[count:])
+        count, curvature = len(samples), self.curvatures.get(layer.sums_here)
+        work_on, held_out = _joined(layer, taken[:count]), _joined(layer, taken[count:])
+        return replace(work_on, curvature=curvature), replace(held_out, curvature=curvature)
 
     def _values(self, model: ir.Model, name: str, feeds: list[Feed]) -> Iterator[NDArray]:
         """A value of a graph for each feed."""
@@ -160,4 +182,5 @@ def _joined(layer: RebuiltLayer, taken: list[list[NDArray]]) -> LayerRows:
         np.ascontiguousarray(y.transpose(1, 0, 2)),
         layer.bounds,
         layer.input_grid(),
+        layer.float_bias(),
     )

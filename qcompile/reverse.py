@@ -7,6 +7,7 @@ the slope 1 between the ends of the codes (Bengio et al. 2013, section 4), a sca
 (Esser et al. 2020, section 2.1): q − x / s inside, q where the codes end.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,8 +93,10 @@ class Tape:
                     values.pop(name, None)
         return {name: values[name] for name in wanted}
 
-    def reverse(self, seeds: dict[str, Real]) -> dict[str, Real]:
-        """Gradients by the leaves, from those by the outputs; once after a run that keeps."""
+    def reverse(self, seeds: dict[str, Real], watched: Container[str] = ()) -> dict[str, Real]:
+        """Gradients by the leaves and by what is watched, from those by the outputs; once after a
+        run that keeps.
+        """
         found, leaves = dict(seeds), dict[str, Real]()
         known = self.weights.keys() | self.biases.keys() | self.scales.keys()
         made = {step.output for step in self.steps}
@@ -102,6 +105,8 @@ class Tape:
             gradient = found.pop(step.output, None)
             if gradient is None:
                 continue
+            if step.output in watched:
+                leaves[step.output] = gradient
             for name, part in zip(step.inputs, pull(gradient), strict=False):
                 if part is None or not name:
                     continue

@@ -257,6 +257,11 @@ OPS: dict[str, Op] = {
     "Erf": elementwise(_erf, lambda x, y: (2 / math.sqrt(math.pi)) * np.exp(-x * x)),
     "Sqrt": elementwise(np.sqrt, lambda x, y: np.float32(0.5) / y),
     "Exp": elementwise(np.exp, lambda x, y: y),
+    "Abs": elementwise(np.abs, lambda x, y: np.sign(x)),
+    "Sign": elementwise(np.sign, lambda x, y: np.float32(0)),  # type: ignore[arg-type,return-value]
+    "Log": elementwise(np.log, lambda x, y: np.reciprocal(x)),
+    # As that of codes has (Bengio et al. 2013, section 4).
+    "Round": elementwise(np.rint, lambda x, y: np.float32(1)),  # type: ignore[arg-type,return-value]
     "Neg": elementwise(np.negative, lambda x, y: np.float32(-1)),  # type: ignore[arg-type,return-value]
     "Reciprocal": elementwise(np.reciprocal, lambda x, y: -y * y),
     "Identity": elementwise(lambda x: x, lambda x, y: np.float32(1)),  # type: ignore[arg-type,return-value]

@@ -5,8 +5,8 @@ The float model is the teacher: the loss is the squared error of every float out
 variance; where a Softmax ends the network, the divergence KL(teacher ‖ network) of what it gives
 (Hinton et al. 2015, section 2, at temperature 1). Adam moves the scales of weights and
 activations (LSQ, Esser et al. 2020) and the biases; codes of weights stay, since moving them too
-fits the few samples and no others (docs/results.md). The numbers with the least error on held-out
-samples are kept, and only where that is clearly less than before.
+fits the few samples and no others (docs/results.md), but for `pv` (move_codes.py). The numbers
+with the least error on held-out samples are kept, and only where that is clearly less than before.
 
 Deviations from LSQ: a teacher in place of labels, weights stay, Adam on logarithms of scales in
 place of SGD with a scaled gradient.
@@ -20,6 +20,8 @@ import onnx_ir as ir
 from qcompile.data import Data, Feed
 from qcompile.division import Division
 from qcompile.layer_cache import LayerCache
+from qcompile.move_codes import ROUNDS, Moves
+from qcompile.output_curvature import drawn
 from qcompile.passes.transform.rounding import rounding_of
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
@@ -44,6 +46,7 @@ _SLOWER = 10  # once more where nothing was gained: near the optimum large steps
 _EVERY = 10  # steps between two looks at the held-out samples
 _GAIN = 0.98  # of the error before: less is no noise of sums in another order
 _MIXTURES = 3  # for each held-out sample
+_DIRECTIONS = 8  # a mean of so many squares is known to a factor of 2
 _COPIES = 6  # of a value: codes, slopes, gradients
 _WEIGHT_COPIES = 5
 
@@ -86,7 +89,13 @@ def tune(
     if not work.is_better:
         return Tuned(quantized, f"not tuned: {note}", products=work.products)
     write(copy, tape, work.found)
-    tuned = Tuned(copy, f"tuned: {note}", work.held, work.losses, products=work.products)
+    moved: dict[str, int] = {}
+    if work.moves is not None:
+        work.moves.write(copy, tape)
+        moved = {tape.weights[n].name or "": c for n, c in work.moves.num_moved.items()}
+    tuned = Tuned(
+        copy, f"tuned: {note}", work.held, work.losses, products=work.products, moved=moved
+    )
     ratio = outputs_ratio(normalised, quantized, tuned, division)
     if ratio is not None and ratio > _GAIN:  # codes that sums in another order give
         note = f"not tuned: {note}, but in ONNX Runtime {ratio:.3g} of it"
@@ -150,6 +159,7 @@ class _Work:
     losses: dict[str, Loss] = field(default_factory=dict)
     is_better: bool = False
     products: float = 0
+    moves: Moves | None = None
 
     def run(self, recipe: Recipe, data: Data, state: TuningState) -> str:
         """Tune, and say what came of it."""
@@ -170,10 +180,27 @@ class _Work:
             if self.is_better:
                 break
         slowly = "" if rate == _RATE else f" at {1 / _SLOWER:g} of the rate"
+        codes = ""
+        if rounding_of(recipe.weight_rounding).moves_codes:
+            least = self._move_codes(recipe, count, least, data)
+            self.is_better = least < _GAIN * before
+            codes = f", {sum(self.moves.num_moved.values())} codes moved" if self.moves else ""
         return (
-            f"{steps} steps{slowly}; loss of the outputs on held-out samples "
+            f"{steps} steps{slowly}{codes}; loss of the outputs on held-out samples "
             f"{before:.3g} → {least:.3g}" + ("" if self.is_better else ", too little")
         )
+
+    def _move_codes(self, recipe: Recipe, count: int, least: float, data: Data) -> float:
+        """V steps from the numbers found, and P steps between them (move_codes.py)."""
+        rng, state = np.random.default_rng([recipe.seed, 2]), TuningState(None, recipe.seed)
+        samples, rate = max(count, self.samples.count), _RATE / _SLOWER
+        self.moves = Moves(
+            self.error,
+            lambda: self._gradients(samples, rng),
+            lambda: self._curvatures(min(count, self.most), rng),
+            lambda loss: self._go_on(_EVERY, count, rate, loss, data, state),
+        ).of(self.tape, self.found)
+        return self.moves.run(ROUNDS[recipe.effort], least)
 
     def _steps(
         self, steps: int, count: int, rate: float, before: float, data: Data, state: TuningState
@@ -183,6 +210,12 @@ class _Work:
         """
         for each in self.found.values():
             each.t = np.zeros_like(each.t)
+        return self._go_on(steps, count, rate, before, data, state)
+
+    def _go_on(
+        self, steps: int, count: int, rate: float, before: float, data: Data, state: TuningState
+    ) -> float:
+        """The same from the numbers of now, whose loss is `before`."""
         now = Progressed.start(self.found, before, state.seed)
         state.read(now)
         for step in range(now.step, steps):
@@ -224,6 +257,18 @@ class _Work:
             seeds = {n: share * self.losses[n].of(made[n], wanted[n])[1] for n in made}
             for name, gradient in self.tape.reverse(seeds).items():
                 total[name] = total[name] + gradient if name in total else gradient
+        return total
+
+    def _curvatures(self, count: int, rng: np.random.Generator) -> dict[str, Real]:
+        """The diagonal of the loss's Gauss-Newton matrix, from random directions of the outputs."""
+        leaves, total = self._leaves(), dict[str, Real]()
+        for _ in range(_DIRECTIONS):
+            entries, _ = self.teacher.answer(self.samples.draw(count, rng))
+            made = self.tape.run(leaves, entries, keeps=True)
+            seeds = {n: drawn(self.losses[n], y, rng) for n, y in made.items()}
+            for name, gradient in self.tape.reverse(seeds).items():
+                square = gradient * gradient / np.float32(_DIRECTIONS)
+                total[name] = total[name] + square if name in total else square
         return total
 
     def _measure_sums(self) -> None:

@@ -23,6 +23,7 @@ class Tuned:
 
     held: the samples that decided; losses: output of the graph → what decided. stage: which one
     made it. products: multiplications of tune's steps, whether they gained or not; 0: none taken.
+    moved: dequantizer of a weight → how many of its codes tune moved (`pv`).
     """
 
     model: ir.Model
@@ -31,6 +32,7 @@ class Tuned:
     losses: dict[str, Loss] = field(default_factory=dict)
     stage: str = "tune"
     products: float = 0
+    moved: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_tuned(self) -> bool:

@@ -32,7 +32,7 @@ from qcompile.verdict import Check, Verdict
 from qcompile.verify_activations import check_activations
 from qcompile.verify_attention import check_attention, check_dynamic_attention
 from qcompile.verify_bodies import Part, body_part, joined
-from qcompile.verify_compensated import check_compensated
+from qcompile.verify_compensated import check_compensated, check_low_rank
 from qcompile.verify_imported import check_codes, makes_codes
 from qcompile.verify_kept import check_kept
 from qcompile.verify_lowered import check_constants, check_floats
@@ -206,6 +206,7 @@ def check_part(
     checks += check_weights(part.normalised, rounded, plan, stats)
     count()
     checks += check_compensated(part.normalised, rounded, stats)
+    checks += check_low_rank(part.normalised, rounded, stats)
     count()
     if part.data and (runtime_ops.is_available() or not _needs_library(part.quantized)):
         checks += check_activations(part.quantized, plan, part.data, part.division)

@@ -5,11 +5,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import FLOAT, constant
+from qcompile.graph import FLOAT, constant, input_of
 from qcompile.numerics.weight import CodedWeight, coded_weight
 from qcompile.passes.transform.code_store import as_matrix
 from qcompile.passes.transform.gptq import output_error
+from qcompile.passes.transform.insert_low_rank import PARTS
+from qcompile.passes.transform.saliency_rank import error_of
 from qcompile.passes.transform.stats import Stats
+from qcompile.products import weight_of
 from qcompile.spec import QuantSpec
 from qcompile.verdict import Check
 
@@ -67,3 +70,38 @@ def written_weight(node: ir.Node, codes: NDArray, spec: QuantSpec) -> CodedWeigh
         by_row(scale),
         None if point is None else by_row(point),
     )
+
+
+def check_low_rank(normalised: ir.Model, quantized: ir.Model, stats: Stats) -> list[Check]:
+    """transform: with its low-rank part every product has less output error on held-out inputs."""
+    nodes = {n.name: n for n in quantized.graph}
+    floats = {n.name: weight_of(n) for n in normalised.graph if n.name in stats.low_rank}
+    ratio, worst = 0.0, ""
+    for name, part in stats.low_rank.items():
+        value = floats[name]
+        assert value is not None and value.const_value is not None
+        weight = as_matrix(value.const_value)
+        own, inner, outer = (
+            _decoded(nodes[n]) for n in (name, *(f"{name}/{word}" for word in PARTS))
+        )
+        alone = error_of(weight, own, part.inputs)
+        with_it = error_of(weight, own + outer @ inner, part.inputs)
+        if not with_it <= ratio * alone:
+            ratio, worst = with_it / max(alone, 2.0**-1022), name
+    if not stats.low_rank:
+        return []
+    text = "output error with the part ÷ that of the codes alone"
+    return [Check("transform: low-rank parts", ratio, 1.0, text, worst, len(stats.low_rank))]
+
+
+def _decoded(product: ir.Node) -> NDArray[np.float64]:
+    """The weight [N, K] of a MatMul, which it reads through a Transpose."""
+    turned = input_of(product, 1)
+    transpose = None if turned is None else turned.producer()
+    assert transpose is not None and transpose.inputs[0] is not None
+    node = transpose.inputs[0].producer()
+    assert node is not None
+    codes = constant(node.inputs[0])
+    assert codes is not None
+    spec = QuantSpec.parse(node.outputs[0].metadata_props["qcompile.spec"])
+    return written_weight(node, codes, spec).decode().astype(np.float64)

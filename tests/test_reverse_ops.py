@@ -35,6 +35,7 @@ CASES = [
     ),
     ("y = GlobalAveragePool (a)", [(2, 3, 4, 5)]),
     *[(f"y = {op} (a)", [(3, 4)]) for op in ("Relu", "Sigmoid", "Tanh", "Exp", "Neg", "Identity")],
+    *[(f"y = {op} (a)", [(3, 4)]) for op in ("Abs", "Sign")],
     ("y = LeakyRelu <alpha = 0.25> (a)", [(3, 4)]),
     *[(f"y = {op} (a, b)", [(2, 1, 4), (3, 1)]) for op in ("Add", "Sub", "Mul")],
     ("y = Softmax <axis = 1> (a)", [(2, 3, 4)]),
@@ -56,6 +57,7 @@ CASES = [
 POSITIVE = [
     ("y = Sqrt (a)", [(3, 4)]),
     ("y = Reciprocal (a)", [3]),
+    ("y = Log (a)", [(3, 4)]),
     ("y = Div (a, b)", [(2, 3), 3]),
 ]
 
@@ -122,6 +124,14 @@ def test_the_slope_of_erf_is_within_what_its_series_leaves() -> None:
     assert np.abs(y - np.array([math.erf(v) for v in a])).max() <= 1.5e-7
     differences = [(math.erf(v + STEP) - math.erf(v - STEP)) / (2 * STEP) for v in a]
     assert np.abs(pull(np.ones_like(a))[0] - differences).max() <= BOUND
+
+
+def test_rounding_has_the_slope_1() -> None:
+    a = np.float32([-1.5, 0.2, 2.5])
+    node = next(iter(graph_of("y = Round (a)", {"a": a}).graph))
+    y, pull = OPS["Round"](node, a)
+    assert y.tolist() == [-2, 0, 2]
+    assert pull(a)[0].tolist() == a.tolist()
 
 
 def test_clip_power_and_where() -> None:

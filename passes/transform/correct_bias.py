@@ -6,7 +6,7 @@ Before:
 After:
     { y = Conv (x, w, b_corrected) }      b_corrected = b − E[(Ŵ − W) x]
 Refuses: no calibration data; MatMul without a constant vector added to it, or whose input a Conv
-reads as maps of 1 × 1; what goes into Log or Sqrt; Gather.
+reads as maps of 1 × 1; what goes into Log or Sqrt; products with a low-rank part; Gather.
 
 Nagel et al. 2019 (Data-Free Quantization, section 4.2) with the mean input taken from data; for a
 Conv the mean patch, border included. Ŵ is what round_weights writes. The bias of a MatMul is the
@@ -45,6 +45,8 @@ class CorrectBias(NodePass):
         plan = self.work.plan.nodes.get(node.name or "")
         if plan is None or not plan.is_rounded or node.inputs[0] is None:
             return None
+        if node.name in self.work.stats.low_rank:
+            return "its low-rank part takes back the mean error, too"
         place = bias_place(node)
         if place is None:
             return "no bias"

@@ -34,22 +34,30 @@ class InputGrid:
 class LayerRows:
     """x float32 [groups, num, K]: inputs in the quantized network; before their quantizer where
     grid is not None. y float32 [groups, num, N/groups]: sums with the bias in the float network.
-    bounds: of the Relu or Clip that follows, −∞ and ∞ where none does.
+    bounds: of the Relu or Clip that follows, −∞ and ∞ where none does. bias [N]: of the float
+    network. curvature [groups, N/groups, N/groups]: what the network's loss makes of errors of the
+    sums.
     """
 
     x: Real32
     y: Real32
     bounds: tuple[float, float] = (-np.inf, np.inf)
     grid: InputGrid | None = None
+    bias: Real32 | None = None
+    curvature: Real32 | None = None
 
     @property
     def num(self) -> int:
         """How many rows."""
         return self.x.shape[1]
 
+    def places(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Of the rows of a step."""
+        return rng.integers(0, self.num, min(_BATCH, self.num))
+
     def drawn(self, rng: np.random.Generator) -> "LayerRows":
         """Some of them, for a step."""
-        at = rng.integers(0, self.num, min(_BATCH, self.num))
+        at = self.places(rng)
         return replace(self, x=self.x[:, at], y=self.y[:, at])
 
     def scaled(self, scale: np.float32 | None) -> "LayerRows":
@@ -67,8 +75,14 @@ class LayerRows:
     def loss(self, made: Real32) -> tuple[float, Real32]:
         """The mean over rows and outputs of (f(made) − f(y))², and its gradient by `made`.
 
-        f clips to the bounds; what it clips has no gradient.
+        f clips to the bounds; what it clips has no gradient. With a curvature G it is the mean of
+        eᵀ G e ÷ the number of outputs, e the error of the sums: G knows about f.
         """
+        if self.curvature is not None:
+            left = made - self.y
+            turned, count = left @ self.curvature, max(left.size, 1)
+            total = float((turned * left).sum(dtype=np.float64)) / count
+            return total, np.asarray(turned * np.float32(2 / count), np.float32)
         low, high = np.float32(self.bounds[0]), np.float32(self.bounds[1])
         seen = np.clip(made, low, high)
         error = seen - np.clip(self.y, low, high)

@@ -18,6 +18,7 @@ from qcompile.passes.transform.adaquant import adaquant
 from qcompile.passes.transform.adaround import adaround
 from qcompile.passes.transform.code_store import scale_method
 from qcompile.passes.transform.descend import descend
+from qcompile.passes.transform.distribution import distribution
 from qcompile.passes.transform.gptq import gptq, output_error
 from qcompile.passes.transform.layer_rows import Rebuilder
 from qcompile.passes.transform.redescend import redescend
@@ -30,11 +31,17 @@ DEFAULT = "descent"
 
 @dataclass(frozen=True)
 class Rounding:
-    """One way. is_tuned: whether tuning of the whole network goes on from it (tune.py)."""
+    """One way. is_tuned: whether tuning of the whole network goes on from it (tune.py).
+
+    moves_codes: whether it moves codes, too (move_codes.py). is_curved: whether the rebuilder's
+    loss is that of the network's curvature (output_curvature.py).
+    """
 
     rounders: tuple[Rounder, ...] = ()
     rebuilder: Rebuilder | None = None
     is_tuned: bool = False
+    moves_codes: bool = False
+    is_curved: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -49,6 +56,9 @@ ROUNDINGS = {
     "sequential": Rounding((gptq, descend), redescend, is_tuned=True),
     "adaround": Rounding((gptq, descend), adaround, is_tuned=True),
     "adaquant": Rounding((gptq, descend), adaquant, is_tuned=True),
+    "distribution": Rounding((gptq, descend), distribution, is_tuned=True),
+    "kfac": Rounding((gptq, descend), adaround, is_tuned=True, is_curved=True),
+    "pv": Rounding((gptq, descend), None, is_tuned=True, moves_codes=True),
 }
 
 

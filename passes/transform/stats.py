@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.memory import Budget
+from qcompile.numerics.lognp import LogNP
 from qcompile.numerics.params import QuantParams
 from qcompile.numerics.weight import CodedWeight
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
+from qcompile.passes.transform.saliency_rank import LowRank
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.spec import QuantSpec
@@ -58,11 +60,15 @@ class Stats:
 
     ranges: leader value → params. means: input → mean map [C, H, W] or row [K], float64.
     compensated: weight → codes that were found with the data; others go to the nearest code.
+    low_rank: product → what is added to it (low_rank.py). polish: copy of an activation → its
+    levels (polish.py).
     """
 
     ranges: dict[str, QuantParams] = field(default_factory=dict)
     means: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     compensated: dict[str, Compensated] = field(default_factory=dict)
+    low_rank: dict[str, LowRank] = field(default_factory=dict)
+    polish: dict[str, LogNP] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

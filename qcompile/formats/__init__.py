@@ -2,13 +2,14 @@
 """Number formats, one file a family; FORMATS is the only list of them."""
 
 from qcompile.errors import InputError, nearest
+from qcompile.formats.balanced import BALANCED
 from qcompile.formats.binary import BINARY
 from qcompile.formats.e2m1 import E2M1
 from qcompile.formats.format import Format
 from qcompile.formats.integer import INTEGERS
 from qcompile.formats.ternary import TERNARY
 
-FORMATS: dict[str, Format] = {f.name: f for f in [*INTEGERS, BINARY, TERNARY, E2M1]}
+FORMATS: dict[str, Format] = {f.name: f for f in [*INTEGERS, BINARY, TERNARY, BALANCED, E2M1]}
 
 
 def get(name: str) -> Format:

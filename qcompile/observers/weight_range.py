@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from qcompile.memory import in_threads
 from qcompile.numerics.quantize import dequantize, quantize, store_scale
 from qcompile.numerics.weight import CodedWeight
+from qcompile.observers.slim import slim_range
 from qcompile.spec import QuantSpec
 
 Params = tuple[NDArray[np.float32], NDArray[np.int16] | None]  # scale, zero point
@@ -20,11 +21,12 @@ def code_weight(
     method: str,
     codes: NDArray[np.int16] | None = None,
 ) -> CodedWeight:
-    """Round-to-nearest codes of a weight [N, K]; method "minmax" or "mse".
+    """Round-to-nearest codes of a weight [N, K]; method "minmax", "mse" or "slim".
 
     Works in slices of rows, so memory stays bounded. The mse search shrinks both ends of the range
     alike and refits the scale to the codes by least squares; it keeps the best of all that it
-    tried, minmax among them. codes: where they go, [N, K]; a new array if it is None.
+    tried, minmax among them. slim (slim.py) has one range for all rows, of symmetric formats;
+    others are searched as by mse. codes: where they go, [N, K]; a new array if it is None.
     """
     n, k = weight.shape
     block = {"block": spec.block_size, "axis": max(k, 1)}.get(spec.granularity, max(k, 1))
@@ -32,7 +34,9 @@ def code_weight(
     step = max(1, _ROWS_BYTES // (4 * max(k, 1)))
     slices = [slice(i, i + step) for i in range(0, n, step)]
     whole = None
-    if spec.granularity == "tensor":
+    if method == "slim" and spec.is_symmetric:
+        whole = _one_scale(slim_range(weight, spec.format), n, -(-k // block), spec)
+    elif spec.granularity == "tensor":
         scale, zero_point = _params(weight.reshape(1, 1, -1), spec, method)
         whole = np.repeat(scale, n, 0), None if zero_point is None else np.repeat(zero_point, n, 0)
 
@@ -50,6 +54,12 @@ def code_weight(
     points = None if parts[0][1] is None else np.concatenate([p[1] for p in parts])
     block_size = spec.block_size if spec.granularity == "block" else 0
     return CodedWeight(codes, scales, points, spec.format, block_size, spec.scale_format)
+
+
+def _one_scale(alpha: float, rows: int, blocks: int, spec: QuantSpec) -> Params:
+    """The same scale float32 [rows, num_blocks] everywhere."""
+    high = np.full((rows, max(blocks, 0)), alpha, np.float32)
+    return _from_range(-high, high, spec)
 
 
 def _blocks(rows: NDArray[np.float32], block: int) -> NDArray[np.float32]:

@@ -89,6 +89,10 @@ ORDER = (
         ),
         *(
             "improve",
+            "low_rank",
+            "move_codes",
+            "output_curvature",
+            "polish",
             "rebuilt_layer",
             "reconstruct",
             "reverse",

@@ -42,15 +42,18 @@ def made(name: str, preset: str, folder: Path, target: str = "cpu") -> qcompile.
         *(pytest.param(n, "w2a16", marks=pytest.mark.slow) for n in ("mlp", "tied")),
     ],
 )
-def test_ternary(name: str, preset: str, tmp_path: Path) -> None:
-    """Blocks of 160 where they may be; no target but cpu has kernels."""
+@pytest.mark.parametrize(("word", "block"), [("ternary", 160), ("balanced2", 32)])
+def test_formats_of_three_and_five_levels(
+    name: str, preset: str, word: str, block: int, tmp_path: Path
+) -> None:
+    """In blocks where they may be; no target but cpu has kernels."""
     net = NETS[name]()
-    path, recipe = net.save(tmp_path / "m.onnx"), qcompile.Recipe(preset, weight_format="ternary")
+    path, recipe = net.save(tmp_path / "m.onnx"), qcompile.Recipe(preset, weight_format=word)
     artifact = qcompile.compile(path, recipe=recipe, calibration_data=samples(net))
     assert not artifact.measured["skipped"]
     rows = [r for r in artifact.content["nodes"] if r["weight"] is not None]
     specs = {r["weight"] for r in rows}
-    assert specs <= {"ternary/axis(axis=0)/sym/f32", "ternary/block(axis=1,size=160)/sym/f16"}
+    assert specs <= {f"{word}/axis(axis=0)/sym/f32", f"{word}/block(axis=1,size={block})/sym/f16"}
     assert len(rows) == len(artifact.content["nodes"])
     with pytest.raises(InputError, match="no kernel"):
         qcompile.compile(path, "ort", recipe=recipe, calibration_data=samples(net), force=True)

@@ -13,7 +13,7 @@ from qcompile.tuned import Tuned
 from qcompile.verify_tuned import check_tuned
 from tests.pipeline.test_tune import Net, arrays
 
-WORDS = ("sequential", "adaround", "adaquant")
+WORDS = ("sequential", "adaround", "adaquant", "distribution", "kfac")
 
 
 @pytest.fixture(autouse=True)

@@ -209,3 +209,21 @@ def test_once_more_with_smaller_steps_where_large_ones_gain_nothing(
     assert net.tuned().note.startswith("not tuned: 60 steps at 0.1 of the rate; loss")
     net.data = old
     assert "60 steps at 0.1 of the rate" in found.note
+
+
+def test_codes_move_where_held_out_samples_gain() -> None:
+    found = Net("w2a8", count=128, weight_rounding="nearest")
+    plain, moved = found.tuned(weight_rounding="descent"), found.tuned(weight_rounding="pv")
+    assert plain.moved == {}
+    assert " codes moved; loss of the outputs" in moved.note
+    before, after = arrays(found.quantized), arrays(moved.model)
+    counts = {
+        f"{name}_codes": int((after[f"{name}_codes"] != before[f"{name}_codes"]).sum())
+        for name in ("w", "v", "u", "k")
+    }
+    assert sum(counts.values()) > 0
+    assert {f"{n.removesuffix('/dequantize')}_codes": c for n, c in moved.moved.items()} == counts
+    assert found.checks(moved) == {"tune: codes": True, "tune: outputs": True}
+    assert not found.checks(replace(moved, moved={}))["tune: codes"]
+    least = [float(t.note.rpartition(" ")[2]) for t in (plain, moved)]
+    assert least[1] < least[0]
