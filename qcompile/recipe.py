@@ -197,7 +197,10 @@ class Recipe:
 CALIBRATION_METHODS = tuple(OBSERVERS)
 WEIGHT_SCALE_METHODS = ("minmax", "mse")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
-WEIGHT_ROUNDINGS = ("nearest", "gptq", "descent", "sequential", "adaround", "adaquant")
+WEIGHT_ROUNDINGS = (
+    *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
+    *("light", "advanced"),
+)
 ROTATIONS = ("auto", "learned", "off")
 EFFORTS = ("quick", "default", "best")
 _KINDS: dict[type, str] = {

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """reconstruct: codes of the QDQ graph again, layer by layer, on what the network before gives.
 
-For `--weight-rounding sequential`, `adaround` and `adaquant`. Layers go in the order of the graph:
-each is given inputs of the quantized network as rebuilt so far, and the float network's sums for
-the same samples (Nagel et al. 2020, section 3.3; Hubara et al. 2020, section 3.1, sequential). What
-is found is kept where the layer's error on held-out samples falls, and all of it only where that of
-the network's outputs falls, too. Weights of 8 bits, shared ones and those of Gather stay.
+For `--weight-rounding sequential`, `adaround`, `adaquant`, `light` and `advanced`. Layers go in the
+order of the graph: each is given inputs of the quantized network as rebuilt so far, and the float
+network's sums for the same samples (Nagel et al. 2020, section 3.3; Hubara et al. 2020, section
+3.1, sequential). What is found is kept where the layer's error on held-out samples falls, and all
+of it only where that of the network's outputs falls, too. Weights of 8 bits, shared ones and those
+of Gather stay.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from qcompile.data import Data, Feed
 from qcompile.division import Division
 from qcompile.graph import DOMAIN
 from qcompile.moments import Source
-from qcompile.passes.transform.layer_rows import LayerRows, Setting
+from qcompile.passes.transform.layer_rows import LayerRows, Rebuilt, Setting
 from qcompile.passes.transform.rounding import rounding_of
 from qcompile.plan import Plan
 from qcompile.rebuilt_layer import RebuiltLayer, layers_of
@@ -47,7 +48,7 @@ def reconstruct(
 ) -> Tuned:
     """A rebuilt copy of the QDQ graph, or the graph where nothing is gained or asked."""
     word = recipe.weight_rounding
-    if data is None or rounding_of(word).rebuilder is None:
+    if data is None or not rounding_of(word).rebuilders:
         return Tuned(quantized)
     if any(n.domain == DOMAIN for n in nodes_of(quantized)) and not runtime_ops.is_available():
         return Tuned(quantized, f"no {word}: the op library is not installed")
@@ -105,14 +106,17 @@ class _Work:
             *(layer.spec, recipe.weight_scale_method, self.is_signed, STEPS[recipe.effort]),
             np.random.default_rng([recipe.seed, number]),
         )
-        rebuilder = rounding_of(recipe.weight_rounding).rebuilder
-        assert rebuilder is not None
-        found = rebuilder(layer.weight, start, bias, rows, setting)
-        error = held.scaled(found.input_scale).error(found.weight, found.bias)
-        if not error < held.error(start, bias):
-            return False
-        layer.write(self.model, found)
-        return True
+        best, least, is_better = Rebuilt(start, bias), held.error(start, bias), False
+        for rebuilder in rounding_of(recipe.weight_rounding).rebuilders:
+            rows, held = rows.scaled(best.input_scale), held.scaled(best.input_scale)
+            found = rebuilder(layer.weight, best.weight, best.bias, rows, setting)
+            error = held.scaled(found.input_scale).error(found.weight, found.bias)
+            if error < least:
+                scale = best.input_scale if found.input_scale is None else found.input_scale
+                best, least, is_better = replace(found, input_scale=scale), error, True
+        if is_better:
+            layer.write(self.model, best)
+        return is_better
 
     def _rows(self, layer: RebuiltLayer, most: int, number: int) -> tuple[LayerRows, LayerRows]:
         """Inputs of the rebuilt network and sums of the float one at the same places: to work on,

@@ -21,6 +21,7 @@ from qcompile.passes.transform.descend import descend
 from qcompile.passes.transform.gptq import gptq, output_error
 from qcompile.passes.transform.layer_rows import Rebuilder
 from qcompile.passes.transform.redescend import redescend
+from qcompile.passes.transform.renormalise import renormalise
 from qcompile.spec import QuantSpec
 
 # (weight [N, K], nearest codes, H [groups, K, K], spec, is_signed) → codes; None: H has no use
@@ -30,11 +31,20 @@ DEFAULT = "descent"
 
 @dataclass(frozen=True)
 class Rounding:
-    """One way. is_tuned: whether tuning of the whole network goes on from it (tune.py)."""
+    """One way. is_tuned: whether tuning of the whole network goes on from it (tune.py).
+
+    after: a rebuilder for what the first one found.
+    """
 
     rounders: tuple[Rounder, ...] = ()
     rebuilder: Rebuilder | None = None
     is_tuned: bool = False
+    after: Rebuilder | None = None
+
+    @property
+    def rebuilders(self) -> list[Rebuilder]:
+        """In their order."""
+        return [each for each in (self.rebuilder, self.after) if each is not None]
 
     @property
     def names(self) -> list[str]:
@@ -49,6 +59,8 @@ ROUNDINGS = {
     "sequential": Rounding((gptq, descend), redescend, is_tuned=True),
     "adaround": Rounding((gptq, descend), adaround, is_tuned=True),
     "adaquant": Rounding((gptq, descend), adaquant, is_tuned=True),
+    "light": Rounding(after=renormalise),  # the two pipelines of Hubara et al. 2020
+    "advanced": Rounding(rebuilder=adaquant, after=renormalise),
 }
 
 
