@@ -109,6 +109,7 @@ class Recipe:
     weight_rounding: str | None = None
     rotation: str = "auto"
     effort: str = "default"
+    tuning: str = "plain"
     num_calibration_samples: int = 256
     input_range: str | None = None
     op_types_to_quantize: tuple[str, ...] = ()
@@ -156,6 +157,7 @@ class Recipe:
             (WEIGHT_ROUNDINGS, self.weight_rounding, "weight rounding"),
             (ROTATIONS, self.rotation, "rotation"),
             (EFFORTS, self.effort, "effort"),
+            (TUNING_WORDS, self.tuning, "tuning"),
         ):
             if word is not None and word not in known:
                 found.append(f'unknown {what} "{word}": {nearest(word, known)}')
@@ -203,6 +205,7 @@ WEIGHT_ROUNDINGS = (
 )
 ROTATIONS = ("auto", "learned", "off")
 EFFORTS = ("quick", "default", "best")
+TUNING_WORDS = ("plain", "sharpness", "saliency", "rank-decay")
 _KINDS: dict[type, str] = {
     str: "a word",
     int: "a whole number",

@@ -31,6 +31,8 @@ from qcompile.tuning_loss import Loss
 from qcompile.tuning_samples import Samples
 from qcompile.tuning_state import Progressed, TuningState
 from qcompile.tuning_teacher import Teacher, losses_of_tape
+from qcompile.tuning_ways import Gradients, Leaves, Start
+from qcompile.tunings import TUNINGS, Tried
 
 # By effort: steps at most, and multiplications in all, which is some minutes of one core.
 STEPS = {"default": 60, "best": 300}
@@ -78,7 +80,8 @@ def tune(
         return Tuned(quantized, "not tuned: the values of one sample do not fit the memory")
     teacher = Teacher(normalised, losses, tape.entries, division)
     try:
-        work = _Work(tape, teacher, samples, _held_feeds(held, most, recipe.seed), most)
+        feeds = _held_feeds(held, most, recipe.seed)
+        work = _Work(tape, teacher, samples, feeds, most, normalised)
         state = TuningState.of(layers, quantized, recipe, most)
         note = work.run(recipe, data, state)
     except NotImplementedError as error:  # an op in a form that has no gradient here
@@ -146,6 +149,7 @@ class _Work:
     samples: Samples
     held: list[Feed]
     most: int  # samples of a run
+    normalised: ir.Model
     found: dict[str, Tunable] = field(default_factory=dict)
     losses: dict[str, Loss] = field(default_factory=dict)
     is_better: bool = False
@@ -165,38 +169,55 @@ class _Work:
             return "the network is too large for the effort; --effort best allows more"
         self.steps = steps
         self._measure_sums()
-        for rate in (_RATE, _RATE / _SLOWER):
-            least = self._steps(steps, count, rate, before, data, state.at(rate))
-            self.is_better = least < _GAIN * before
-            if self.is_better:
-                break
-        slowly = "" if rate == _RATE else f" at {1 / _SLOWER:g} of the rate"
+        best = self._try("plain", steps, count, before, data, state)
+        if recipe.tuning != "plain":
+            other = self._try(recipe.tuning, steps, count, before, data, state)
+            best = other.against(best)
+        best.put(self.found)
+        self.is_better = best.loss < _GAIN * before
+        slowly = "" if best.rate == _RATE else f" at {1 / _SLOWER:g} of the rate"
         return (
-            f"{steps} steps{slowly}; loss of the outputs on held-out samples "
-            f"{before:.3g} → {least:.3g}" + ("" if self.is_better else ", too little")
+            f"{steps} steps{slowly}{best.note}; loss of the outputs on held-out samples "
+            f"{before:.3g} → {best.loss:.3g}" + ("" if self.is_better else ", too little")
         )
 
+    def _try(
+        self, word: str, steps: int, count: int, before: float, data: Data, state: TuningState
+    ) -> Tried:
+        """One way at its first rate, and more slowly where that gains nothing."""
+        tried = Tried(word, _RATE, before, {})
+        for rate in (_RATE, _RATE / _SLOWER):
+            way = TUNINGS[word]()
+            for each in self.found.values():
+                each.t = np.zeros_like(each.t)
+            start = Start(self.tape, self.normalised, self.found, before, steps, self._values)
+            way.prepare(start)
+            now = Progressed.start(self.found, before, state.seed, way)
+            self._steps(now, steps, count, rate, data, state.at(rate, word))
+            tried = Tried(word, rate, now.least, dict(now.best))
+            if now.least < _GAIN * before:
+                break
+        return tried
+
     def _steps(
-        self, steps: int, count: int, rate: float, before: float, data: Data, state: TuningState
-    ) -> float:
-        """Tune from the start at that rate, or from where an interrupted tuning was; the least
-        loss, and its numbers are those found.
-        """
-        for each in self.found.values():
-            each.t = np.zeros_like(each.t)
-        now = Progressed.start(self.found, before, state.seed)
+        self,
+        now: Progressed,
+        steps: int,
+        count: int,
+        rate: float,
+        data: Data,
+        state: TuningState,
+    ) -> None:
+        """Tune from the start at that rate, or from where an interrupted tuning was."""
         state.read(now)
         for step in range(now.step, steps):
-            gradients = self._gradients(count, now.rng)
-            now.adam.step(gradients, rate * (1 + np.cos(np.pi * step / steps)) / 2)
+            slopes = now.way.slopes(self._gradients(count, now.rng), step)
+            now.adam.step(slopes, rate * (1 + np.cos(np.pi * step / steps)) / 2, now.way.stays)
             if (step + 1) % _EVERY == 0 or step + 1 == steps:
                 now.look(self.error(), step + 1)
                 state.write(now)
             if data.watch is not None:
                 data.watch("steps", step + 1, steps)
-        for name, t in now.best.items():
-            self.found[name].t = t
-        return now.least
 
     def error(self) -> float:
         """The loss on the held-out samples."""
@@ -214,18 +235,28 @@ class _Work:
     def _leaves(self) -> dict[str, Real]:
         return {name: each.real() for name, each in self.found.items()}
 
-    def _gradients(self, count: int, rng: np.random.Generator) -> dict[str, Real]:
+    def _gradients(self, count: int, rng: np.random.Generator) -> Gradients:
         """Of the mean loss of so many samples drawn, in runs that fit the memory."""
-        leaves, total = self._leaves(), dict[str, Real]()
-        for start in range(0, count, self.most):
-            part = min(self.most, count - start)
-            entries, wanted = self.teacher.answer(self.samples.draw(part, rng))
-            made = self.tape.run(leaves, entries, keeps=True)
-            share = np.float32(part / count)
-            seeds = {n: share * self.losses[n].of(made[n], wanted[n])[1] for n in made}
-            for name, gradient in self.tape.reverse(seeds).items():
-                total[name] = total[name] + gradient if name in total else gradient
-        return total
+        sizes = [min(self.most, count - start) for start in range(0, count, self.most)]
+        feeds = [self.samples.draw(size, rng) for size in sizes]
+
+        def gradients(leaves: Leaves) -> Leaves:
+            total: Leaves = {}
+            for size, feed in zip(sizes, feeds, strict=True):
+                entries, wanted = self.teacher.answer(feed)
+                made = self.tape.run(leaves, entries, keeps=True)
+                share = np.float32(size / count)
+                seeds = {n: share * self.losses[n].of(made[n], wanted[n])[1] for n in made}
+                for name, gradient in self.tape.reverse(seeds).items():
+                    total[name] = total[name] + gradient if name in total else gradient
+            return total
+
+        return gradients
+
+    def _values(self, names: list[str]) -> dict[str, Real]:
+        """Of the quantized network on some samples."""
+        feed = self.samples.draw(self.most, np.random.default_rng(0))
+        return self.tape.run(self._leaves(), self.teacher.answer(feed)[0], names)
 
     def _measure_sums(self) -> None:
         """The unit of every bias: the root mean square of what it is added to, on one feed."""

@@ -12,8 +12,8 @@ codes stay and no node is added: the scales of a row carry its factor.
 
 Deviations: layers take turns, so that each sees what those before it give now; a layer stays where
 its error on held-out samples does not fall (reconstruct.py), since errors that are not of the
-weight's size raise σ(ŷ) too; the 8-bit edges stay; the width of each layer is the preset's, not that
-of an integer program.
+weight's size raise σ(ŷ) too; the 8-bit edges stay; the width of each layer is the preset's, not
+that of an integer program.
 """
 
 from dataclasses import replace
