@@ -201,7 +201,7 @@ WEIGHT_SCALE_METHODS = ("minmax", "mse")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = (
     *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
-    *("light", "advanced"),
+    *("blocks", "light", "advanced"),
 )
 ROTATIONS = ("auto", "learned", "off")
 EFFORTS = ("quick", "default", "best")

@@ -25,6 +25,7 @@ from qcompile.moments import Source
 from qcompile.passes.transform.layer_rows import LayerRows, Rebuilt, Setting
 from qcompile.passes.transform.rounding import rounding_of
 from qcompile.plan import Plan
+from qcompile.rebuild_blocks import rebuild_blocks
 from qcompile.rebuilt_layer import RebuiltLayer, layers_of
 from qcompile.recipe import Recipe
 from qcompile.session import with_outputs
@@ -48,6 +49,8 @@ def reconstruct(
 ) -> Tuned:
     """A rebuilt copy of the QDQ graph, or the graph where nothing is gained or asked."""
     word = recipe.weight_rounding
+    if data is not None and rounding_of(word).is_by_block:
+        return rebuild_blocks(quantized, normalised, plan, recipe, data, division)
     if data is None or not rounding_of(word).rebuilders:
         return Tuned(quantized)
     if any(n.domain == DOMAIN for n in nodes_of(quantized)) and not runtime_ops.is_available():

@@ -33,13 +33,15 @@ DEFAULT = "descent"
 class Rounding:
     """One way. is_tuned: whether tuning of the whole network goes on from it (tune.py).
 
-    after: a rebuilder for what the first one found.
+    after: a rebuilder for what the first one found. is_by_block: whether blocks are rebuilt
+    (rebuild_blocks.py).
     """
 
     rounders: tuple[Rounder, ...] = ()
     rebuilder: Rebuilder | None = None
     is_tuned: bool = False
     after: Rebuilder | None = None
+    is_by_block: bool = False
 
     @property
     def rebuilders(self) -> list[Rebuilder]:
@@ -59,6 +61,7 @@ ROUNDINGS = {
     "sequential": Rounding((gptq, descend), redescend, is_tuned=True),
     "adaround": Rounding((gptq, descend), adaround, is_tuned=True),
     "adaquant": Rounding((gptq, descend), adaquant, is_tuned=True),
+    "blocks": Rounding((gptq, descend), is_tuned=True, is_by_block=True),
     "light": Rounding(after=renormalise),  # the two pipelines of Hubara et al. 2020
     "advanced": Rounding(rebuilder=adaquant, after=renormalise),
 }

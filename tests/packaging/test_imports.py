@@ -101,6 +101,7 @@ ORDER = (
             "tuning_state",
             "tuning_teacher",
         ),
+        *("blocks", "rebuild_blocks"),
         *("rank_decay", "saliency", "sharpness", "tape_weights", "tuning_ways", "tunings"),
         "verify_tuned",
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
