@@ -7,11 +7,10 @@ phase of T steps the lesser half of its components fades by α = (1 + cos(π i /
 rank is halved by a new decomposition of L R, until it is 0. Held-out samples are run without Φ, and
 the graph gets no node.
 
-Deviations: the rank begins at 32, but at an eighth of the weight's smaller side at most, since with
-all of the error in Φ there is nothing to tune (the paper's weights are 1,536 wide); T is such that
-all phases and one without Φ make up the steps; codes of weights stay, scales and biases are what is
-tuned beside Φ; L and R move by Adam at a rate relative to their size, since 3e-5 means another
-thing for every layer.
+Deviations: the rank begins at 32 or the smaller side of the weight; T is such that all phases and
+one without Φ make up the steps; codes of weights stay, scales and biases are what is tuned beside
+Φ; L and R move by Adam at a rate relative to their size, since 3e-5 means another thing for every
+layer.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ from qcompile.tape_weights import weights_of
 from qcompile.tuning_ways import Gradients, Leaves, Start, Way
 
 _RANK = 32
-_SIDES = 8  # of these a rank at most
 _RATE = 3e-3  # of the root mean square of L and of R
 
 
@@ -64,7 +62,7 @@ class _Part:
     @classmethod
     def of(cls, error: NDArray, rank: int) -> "_Part":
         """Of W − Ŵ [N, K]."""
-        left, right = low_rank(error, rank)
+        left, right = low_rank(error, min(rank, *error.shape))
         rates = tuple(_RATE * float(np.sqrt(np.square(a).mean())) for a in (left, right))
         return cls(Steps(left=left, right=right), rates)  # type: ignore[arg-type]
 
@@ -106,8 +104,7 @@ class RankDecay(Way):
             rows = len(each.real)
             error = (each.real - self.found[each.leaf].real()).reshape(rows, -1)
             if error.any():
-                rank = min(_RANK, max(min(error.shape) // _SIDES, 1))
-                self.parts[each.leaf] = _Part.of(error, rank)
+                self.parts[each.leaf] = _Part.of(error, _RANK)
         most = max((part.rank for part in self.parts.values()), default=0)
         self.phase = max(start.steps // (most.bit_length() + 1), 1)
 
