@@ -68,11 +68,10 @@ def rebuild_blocks(
     tape = Tape.of(copy, plan)
     if isinstance(tape, str):
         return Tuned(quantized, f"no {word}: {tape}")
-    if any(n.domain == DOMAIN for n in nodes_of(quantized)) and not runtime_ops.is_available():
-        return Tuned(quantized, f"no {word}: the op library is not installed")
     samples, held = Samples.of(data)
-    if not data.batch.is_free or len(samples.groups) != 1 or not held.count:
-        return Tuned(quantized, f"no {word}: it needs samples of one shape and a free batch")
+    problem = _problem(quantized, data, samples, held)
+    if problem:
+        return Tuned(quantized, f"no {word}: {problem}")
     kept = 0
     work = _Work(copy, normalised, tape, recipe, division, not plan.is_integer_only)
     work.begin(samples, held)
@@ -95,6 +94,17 @@ def rebuild_blocks(
     if ratio is None or not ratio < 1:
         return Tuned(quantized, f"{note}, the network's outputs did not: nothing is kept")
     return replace(found, note=f"{note}; loss of the outputs {ratio:.3g} of that before")
+
+
+def _problem(quantized: ir.Model, data: Data, samples: Samples, held: Samples) -> str:
+    """Why no block can be rebuilt; "" where they can."""
+    if any(n.domain == DOMAIN for n in nodes_of(quantized)) and not runtime_ops.is_available():
+        return "the op library is not installed"
+    rows = [group[0] for each in (samples, held) for group in each.groups]
+    shapes = {tuple(array.shape for array in row.values()) for row in rows}
+    if not data.batch.is_free or not samples.count or not held.count or len(shapes) != 1:
+        return "it needs samples of one shape and a free batch"
+    return ""
 
 
 @dataclass
