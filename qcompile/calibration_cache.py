@@ -38,7 +38,7 @@ _SEEN_IN_THE_PLAN = (
     *("preset", "weight_format", "activation_format", "block_size", "edge_bits", "rules", "seed"),
     *("calibration_method", "calibration_percentile", "num_calibration_samples"),
     *("op_types_to_quantize", "weight_scale_method", "weight_rounding", "input_range"),
-    *("rotation", "effort", "low_rank", "activation_polish"),
+    *("rotation", "effort", "tuning", "low_rank", "activation_polish"),
 )
 
 

@@ -31,7 +31,7 @@ from qcompile.errors import InputError, QcompileError
 from qcompile.images import ImageFlags
 from qcompile.memory import parse_size
 from qcompile.progress import progress_of
-from qcompile.recipe import CALIBRATION_METHODS, WEIGHT_ROUNDINGS, Recipe, Rule
+from qcompile.recipe import CALIBRATION_METHODS, TUNING_WORDS, WEIGHT_ROUNDINGS, Recipe, Rule
 from qcompile.user_function import load_metric
 from qcompile.version import VERSION
 
@@ -96,6 +96,9 @@ def compile_command(
         str | None,
         typer.Option(help="quick: layer by layer; default, best: the whole network is tuned, too"),
     ] = None,
+    tuning: Annotated[
+        str | None, typer.Option(help=f"{', '.join(TUNING_WORDS)}: tried beside plain tuning")
+    ] = None,
     image_mean: Annotated[str | None, typer.Option(help="1 or 3 numbers (0)")] = None,
     image_std: Annotated[str | None, typer.Option(help="1 or 3 numbers (1)")] = None,
     image_scale: Annotated[float | None, typer.Option(help="of pixels, first (1/255)")] = None,
@@ -154,6 +157,7 @@ def compile_command(
         low_rank=low_rank,
         rotation=rotation,
         effort=effort,
+        tuning=tuning,
         op_types_to_quantize=None
         if op_types_to_quantize is None
         else tuple(op_types_to_quantize.split(",")),

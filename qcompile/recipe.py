@@ -111,6 +111,7 @@ class Recipe:
     rotation: str = "auto"
     low_rank: float = 0.0
     effort: str = "default"
+    tuning: str = "plain"
     num_calibration_samples: int = 256
     input_range: str | None = None
     op_types_to_quantize: tuple[str, ...] = ()
@@ -161,6 +162,7 @@ class Recipe:
             (ROTATIONS, self.rotation, "rotation"),
             (ACTIVATION_POLISHES, self.activation_polish, "activation polish"),
             (EFFORTS, self.effort, "effort"),
+            (TUNING_WORDS, self.tuning, "tuning"),
         ):
             if word is not None and word not in known:
                 found.append(f'unknown {what} "{word}": {nearest(word, known)}')
@@ -205,10 +207,12 @@ ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = (
     *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
     *("distribution", "kfac", "pv"),
+    *("blocks", "light", "advanced"),
 )
 ACTIVATION_POLISHES = ("lognp",)
 ROTATIONS = ("auto", "learned", "off")
 EFFORTS = ("quick", "default", "best")
+TUNING_WORDS = ("plain", "sharpness", "saliency", "rank-decay")
 _KINDS: dict[type, str] = {
     str: "a word",
     int: "a whole number",

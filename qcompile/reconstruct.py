@@ -22,9 +22,10 @@ from qcompile.division import Division
 from qcompile.graph import DOMAIN
 from qcompile.moments import Source
 from qcompile.output_curvature import output_curvatures
-from qcompile.passes.transform.layer_rows import LayerRows, Setting
+from qcompile.passes.transform.layer_rows import LayerRows, Rebuilt, Setting
 from qcompile.passes.transform.rounding import rounding_of
 from qcompile.plan import Plan
+from qcompile.rebuild_blocks import rebuild_blocks
 from qcompile.rebuilt_layer import RebuiltLayer, layers_of
 from qcompile.recipe import Recipe
 from qcompile.session import with_outputs
@@ -48,7 +49,9 @@ def reconstruct(
 ) -> Tuned:
     """A rebuilt copy of the QDQ graph, or the graph where nothing is gained or asked."""
     word = recipe.weight_rounding
-    if data is None or rounding_of(word).rebuilder is None:
+    if data is not None and rounding_of(word).is_by_block:
+        return rebuild_blocks(quantized, normalised, plan, recipe, data, division)
+    if data is None or not rounding_of(word).rebuilders:
         return Tuned(quantized)
     if any(n.domain == DOMAIN for n in nodes_of(quantized)) and not runtime_ops.is_available():
         return Tuned(quantized, f"no {word}: the op library is not installed")
@@ -126,14 +129,17 @@ class _Work:
             *(layer.spec, recipe.weight_scale_method, self.is_signed, STEPS[recipe.effort]),
             np.random.default_rng([recipe.seed, number]),
         )
-        rebuilder = rounding_of(recipe.weight_rounding).rebuilder
-        assert rebuilder is not None
-        found = rebuilder(layer.weight, start, bias, rows, setting)
-        error = held.scaled(found.input_scale).error(found.weight, found.bias)
-        if not error < held.error(start, bias):
-            return False
-        layer.write(self.model, found)
-        return True
+        best, least, is_better = Rebuilt(start, bias), held.error(start, bias), False
+        for rebuilder in rounding_of(recipe.weight_rounding).rebuilders:
+            rows, held = rows.scaled(best.input_scale), held.scaled(best.input_scale)
+            found = rebuilder(layer.weight, best.weight, best.bias, rows, setting)
+            error = held.scaled(found.input_scale).error(found.weight, found.bias)
+            if error < least:
+                scale = best.input_scale if found.input_scale is None else found.input_scale
+                best, least, is_better = replace(found, input_scale=scale), error, True
+        if is_better:
+            layer.write(self.model, best)
+        return is_better
 
     def _rows(self, layer: RebuiltLayer, most: int, number: int) -> tuple[LayerRows, LayerRows]:
         """Inputs of the rebuilt network and sums of the float one at the same places: to work on,

@@ -6,6 +6,7 @@ times the root mean square of what they are added to. A step of Adam on t then m
 everywhere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -108,6 +109,7 @@ class ActivationScale:
 
 
 Tunable = WeightScale | Bias | ActivationScale
+Stays = Callable[[str], NDArray | None]  # where the number of that name stays; None: nowhere
 
 
 def tunables(tape: Tape) -> dict[str, Tunable]:
@@ -138,14 +140,17 @@ class Adam:
     moments: dict[str, tuple[NDArray, NDArray]] = field(default_factory=dict)
     steps: int = 0
 
-    def step(self, gradients: dict[str, Real], rate: float) -> None:
-        """One step of that learning rate from gradients by the leaves."""
+    def step(self, slopes: dict[str, Real], rate: float, stays: Stays = lambda _: None) -> None:
+        """One step of that learning rate from slopes by every t; where it stays it keeps t."""
         self.steps += 1
-        for name, gradient in gradients.items():
+        for name, slope in slopes.items():
             each = self.tunables[name]
             held = self.moments.get(name)
-            moved, self.moments[name] = adam(each.slope(gradient), held, self.steps)
-            each.t = (each.t - rate * moved).astype(np.float32)
+            moved, self.moments[name] = adam(slope, held, self.steps)
+            frozen, old = stays(name), each.t
+            each.t = (old - rate * moved).astype(np.float32)
+            if frozen is not None:
+                each.t = np.where(frozen, old, each.t)
 
 
 def write(quantized: ir.Model, tape: Tape, found: dict[str, Tunable]) -> None:

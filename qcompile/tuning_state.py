@@ -18,11 +18,12 @@ from qcompile.layer_cache import LayerCache
 from qcompile.recipe import Recipe
 from qcompile.reverse_products import Real
 from qcompile.tunable import Adam, Tunable
+from qcompile.tuning_ways import Way
 
 
 @dataclass
 class Progressed:
-    """How far a tuning is. best: the numbers with the least loss so far."""
+    """How far a tuning is. best: the numbers with the least loss so far. way: what it follows."""
 
     found: dict[str, Tunable]
     adam: Adam
@@ -30,12 +31,13 @@ class Progressed:
     least: float
     best: dict[str, Real]
     step: int = 0
+    way: Way = field(default_factory=Way)
 
     @classmethod
-    def start(cls, found: dict[str, Tunable], before: float, seed: int) -> "Progressed":
+    def start(cls, found: dict[str, Tunable], before: float, seed: int, way: Way) -> "Progressed":
         """Before the first step, with that loss."""
         best = {name: each.t for name, each in found.items()}
-        return cls(found, Adam(found), np.random.default_rng(seed), before, best)
+        return cls(found, Adam(found), np.random.default_rng(seed), before, best, way=way)
 
     def look(self, error: float, step: int) -> None:
         """The loss after so many steps."""
@@ -52,7 +54,7 @@ class Progressed:
             mean, square = self.adam.moments.get(name, (zeros[name], zeros[name]))
             held |= {f"t{i}": each.t, f"best{i}": self.best[name]}
             held |= {f"mean{i}": mean, f"square{i}": square}
-        return held
+        return held | {f"way_{name}": array for name, array in self.way.arrays().items()}
 
     def take(self, held: Any) -> None:
         """Go on from what a file holds; an error, and nothing taken, where it does not fit."""
@@ -62,6 +64,8 @@ class Progressed:
             if any(a.shape != each.t.shape or a.dtype.kind != "f" for a in taken[name]):
                 raise ValueError(f"its numbers of {name} have another shape")
         least, step, state = float(held["least"]), int(held["step"]), json.loads(str(held["rng"]))
+        own = {n.removeprefix("way_"): held[n] for n in held if n.startswith("way_")}
+        self.way.take(own)
         self.rng.bit_generator.state = state
         self.least, self.step, self.adam.steps = least, step, step
         for name, (t, best, mean, square) in taken.items():
@@ -91,9 +95,9 @@ class TuningState:
         own = {"tuning": digest.hexdigest(), "seed": recipe.seed, "effort": recipe.effort}
         return cls(cache, recipe.seed, own | {"samples": most})
 
-    def at(self, rate: float) -> "TuningState":
-        """Of a try at that rate."""
-        return replace(self, own=self.own | {"rate": rate})
+    def at(self, rate: float, word: str) -> "TuningState":
+        """Of a try at that rate, in the way of that word."""
+        return replace(self, own=self.own | {"rate": rate, "way": word})
 
     def read(self, progressed: Progressed) -> None:
         """Go on from the file, where there is one."""

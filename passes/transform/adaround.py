@@ -40,7 +40,7 @@ def adaround(
 ) -> Rebuilt:
     """Codes of a weight [N, K] in the scales of `start`, next to their weights; the bias stays."""
     levels = Levels.of(weight, setting.grid(start))
-    inputs, moved = rows.inputs(), Steps(v=_inverse(levels.share))
+    inputs, moved = rows.inputs(), Steps(v=inverse(levels.share))
     width = weight.shape[1]
     unit = np.float32(max(float(rows.y.var(dtype=np.float64)), 2.0**-126))
     for step in range(setting.steps):
@@ -50,7 +50,7 @@ def adaround(
         by_output *= np.float32(rows.y.shape[0] * rows.y.shape[2]) / unit  # a sum over outputs
         by_weight = (by_output.swapaxes(1, 2) @ part.x).reshape(-1, width)
         gradient = by_weight * levels.gap
-        gradient += np.float32(_LAMBDA) * _pull(share, step / setting.steps)
+        gradient += np.float32(_LAMBDA) * pull(share, step / setting.steps)
         moved.step(v=(gradient * slope, _RATE))
     share, _ = rectified(moved.arrays["v"])
     return Rebuilt(replace(start, codes=levels.codes(share >= 0.5)), bias)
@@ -107,12 +107,12 @@ def rectified(v: Real32) -> tuple[Real32, Real32]:
     return np.clip(wide, 0, 1), np.where((wide > 0) & (wide < 1), slope, np.float32(0))
 
 
-def _inverse(share: Real32) -> Real32:
+def inverse(share: Real32) -> Real32:
     """V of a share in [0, 1]."""
     return np.asarray(-np.log((_ZETA - _GAMMA) / (share - _GAMMA) - 1), np.float32)
 
 
-def _pull(share: Real32, progress: float) -> Real32 | float:
+def pull(share: Real32, progress: float) -> Real32 | float:
     """The slope of 1 − |2 h − 1|^β by h; 0 at first."""
     if progress < _WARM:
         return 0.0

@@ -169,3 +169,23 @@ class Steps:
         for name, (gradient, rate) in moves.items():
             moved, self._moments[name] = adam(gradient, self._moments.get(name), self._count)
             self.arrays[name] = (self.arrays[name] - rate * moved).astype(np.float32)
+
+    def state(self) -> dict[str, NDArray]:
+        """Everything, by names that a file can have; see `of_state`."""
+        held: dict[str, NDArray] = {"count": np.array(self._count), **self.arrays}
+        for name, (mean, square) in self._moments.items():
+            held |= {f"{name}_mean": mean, f"{name}_square": square}
+        return held
+
+    @classmethod
+    def of_state(cls, held: dict[str, NDArray]) -> "Steps":
+        """Steps that go on from a state."""
+        names = [n for n in held if n != "count" and not n.endswith(("_mean", "_square"))]
+        found = cls(**{name: np.asarray(held[name], np.float32) for name in names})
+        found._count = int(held["count"])
+        found._moments = {
+            name: (held[f"{name}_mean"], held[f"{name}_square"])
+            for name in names
+            if f"{name}_mean" in held
+        }
+        return found

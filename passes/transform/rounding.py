@@ -22,6 +22,7 @@ from qcompile.passes.transform.distribution import distribution
 from qcompile.passes.transform.gptq import gptq, output_error
 from qcompile.passes.transform.layer_rows import Rebuilder
 from qcompile.passes.transform.redescend import redescend
+from qcompile.passes.transform.renormalise import renormalise
 from qcompile.spec import QuantSpec
 
 # (weight [N, K], nearest codes, H [groups, K, K], spec, is_signed) → codes; None: H has no use
@@ -35,6 +36,8 @@ class Rounding:
 
     moves_codes: whether it moves codes, too (move_codes.py). is_curved: whether the rebuilder's
     loss is that of the network's curvature (output_curvature.py).
+    after: a rebuilder for what the first one found. is_by_block: whether blocks are rebuilt
+    (rebuild_blocks.py).
     """
 
     rounders: tuple[Rounder, ...] = ()
@@ -42,6 +45,13 @@ class Rounding:
     is_tuned: bool = False
     moves_codes: bool = False
     is_curved: bool = False
+    after: Rebuilder | None = None
+    is_by_block: bool = False
+
+    @property
+    def rebuilders(self) -> list[Rebuilder]:
+        """In their order."""
+        return [each for each in (self.rebuilder, self.after) if each is not None]
 
     @property
     def names(self) -> list[str]:
@@ -59,6 +69,9 @@ ROUNDINGS = {
     "distribution": Rounding((gptq, descend), distribution, is_tuned=True),
     "kfac": Rounding((gptq, descend), adaround, is_tuned=True, is_curved=True),
     "pv": Rounding((gptq, descend), None, is_tuned=True, moves_codes=True),
+    "blocks": Rounding((gptq, descend), is_tuned=True, is_by_block=True),
+    "light": Rounding(after=renormalise),  # the two pipelines of Hubara et al. 2020
+    "advanced": Rounding(rebuilder=adaquant, after=renormalise),
 }
 
 

@@ -95,6 +95,18 @@ def test_dry_run_agrees_with_the_artifact(model: Path, capsys: pytest.CaptureFix
     assert json.loads(quick)["notes"] == before
 
 
+def test_ways_of_tuning(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--preset", "w2a8", "--edge-bits", "2", "--calibration-data", "data.npz"]
+    flags += ["--weight-rounding", "blocks", "--tuning", "saliency"]
+    made = json.loads(run(capsys, model, *flags, "--json").out)["content"]
+    assert (made["recipe"]["weight_rounding"], made["recipe"]["tuning"]) == ("blocks", "saliency")
+    assert any("blocks" in note for note in made["notes"])
+    assert any("saliency" in note or "not tuned: " in note for note in made["notes"])
+    wrong = run(capsys, model, "--tuning", "salience")
+    assert wrong.code == 2
+    assert 'unknown tuning "salience"' in wrong.err
+
+
 def test_inspect(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, model, "--quiet", "--nodes-to-exclude", ".*first.*").code == 0
     made, source = run(capsys, "inspect", "m.qc"), run(capsys, "inspect", model)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import qcompile
 from qcompile import targets
-from qcompile import tune as module
+from qcompile import tuning_work as module
 from qcompile.annotate import annotate
 from qcompile.calibrate import calibrate
 from qcompile.compensate import compensate_weights
@@ -205,7 +205,7 @@ def test_once_more_with_smaller_steps_where_large_ones_gain_nothing(
     found = net.tuned()
     assert len(seen) == 120
     monkeypatch.setattr(module, "_RATE", 4e-2)  # a tenth is the rate that gains
-    monkeypatch.setattr(module, "_GAIN", 0.0)
+    monkeypatch.setattr(module, "GAIN", 0.0)
     assert net.tuned().note.startswith("not tuned: 60 steps at 0.1 of the rate; loss")
     net.data = old
     assert "60 steps at 0.1 of the rate" in found.note
