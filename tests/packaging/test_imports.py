@@ -55,7 +55,15 @@ ORDER = (
             "stage",
             "verdict",
         ),
-        *("calibration_cache", "images", "inspection", "progress", "reasons", "user_function"),
+        *(
+            "calibration_cache",
+            "calibration_selection",
+            "images",
+            "inspection",
+            "progress",
+            "reasons",
+            "user_function",
+        ),
         *(
             "compare",
             "dynamic_attention",
