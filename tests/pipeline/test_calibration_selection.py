@@ -131,7 +131,7 @@ def test_a_compilation_calibrates_with_them(tmp_path: Path) -> None:
     assert "calibration: 3 of" in " ".join(made.content["notes"])
     chosen = select_samples(
         normalise(load(path)),
-        Data([every], Batch({name: 0 for name in every})),
+        Data([every], Batch(dict.fromkeys(every, 0))),
         recipe,
         Division(),
     ).data
