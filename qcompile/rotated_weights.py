@@ -19,12 +19,13 @@ from qcompile.memory import row_slices
 from qcompile.norms import LAYER_NORM, RMS_NORMS, Norm
 from qcompile.numerics.hadamard import Hadamard, Rotation
 from qcompile.numerics.learned import Learned
+from qcompile.numerics.ordering import Haar, Ordering
 from qcompile.numerics.scaling import Scaling
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
 from qcompile.rotation_edge import Edge, Part, Reader
 from qcompile.rotation_paths import bias_place, weight_place
 
-Fused = Rotation | Learned | Scaling  # what needs no node
+Fused = Rotation | Learned | Scaling | Haar | Ordering  # what needs no node
 EAGER_BYTES = 1 << 20  # larger tensors are turned when they are read
 _SPREAD = 16.0  # a norm's β / γ, times the largest γ, may be so much larger than its β
 Write = Callable[[NDArray, NDArray], None]  # (source, where the turned one goes)
@@ -50,7 +51,10 @@ def turn(edge: Edge, rotation: Fused, weights: "Turned") -> None:
     """Change the graph; no node is added but a Transpose where two products shared one."""
     for norm in edge.norms:
         assert not isinstance(rotation, Scaling)  # no norm commutes with scales
-        _settle_norm(edge, norm, rotation, weights)
+        if isinstance(rotation, Ordering):
+            _sort_norm(norm, rotation, weights)
+        else:
+            _settle_norm(edge, norm, rotation, weights)
     for reader in edge.readers:
         gamma = None if reader.norm is None or is_even(reader.norm) else reader.norm.gamma
         weights.change(*_own_place(reader.node), _input_side(rotation, gamma))
@@ -85,7 +89,9 @@ def _takes_shift(edge: Edge, norm: Norm) -> bool:
     return all(bias_place(reader.node) is not None for reader in _readers(edge, norm))
 
 
-def _settle_norm(edge: Edge, norm: Norm, rotation: Rotation | Learned, weights: "Turned") -> None:
+def _settle_norm(
+    edge: Edge, norm: Norm, rotation: Rotation | Learned | Haar, weights: "Turned"
+) -> None:
     """γ and β go to the readers; what stays in the norm is 1 and 0, or (β / γ) R."""
     gamma, beta = (a.astype(np.float64) for a in (norm.gamma, norm.beta))
     scale, shift = _affine_places(norm)
@@ -99,6 +105,14 @@ def _settle_norm(edge: Edge, norm: Norm, rotation: Rotation | Learned, weights: 
         weights.put(*scale, np.ones(gamma.size, np.float32))
     if beta.any() and shift is not None:
         weights.put(*shift, left.astype(np.float32))
+
+
+def _sort_norm(norm: Norm, order: Ordering, weights: "Turned") -> None:
+    """γ and β stay in the norm, in the order."""
+    for place in _affine_places(norm):
+        array = None if place is None else constant(place[0].inputs[place[1]])
+        if place is not None and array is not None and array.size > 1:
+            weights.change(*place, _vector_side(order, Part(0, norm.gamma.size)))
 
 
 def _affine_places(norm: Norm) -> tuple[tuple[ir.Node, int] | None, tuple[ir.Node, int] | None]:

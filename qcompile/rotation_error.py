@@ -22,6 +22,7 @@ from qcompile.norms import Norm
 from qcompile.numerics.conv import Window
 from qcompile.numerics.hadamard import Hadamard, Rotation
 from qcompile.numerics.learned import Learned
+from qcompile.numerics.ordering import Haar, Ordering
 from qcompile.numerics.params import params_of_range
 from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
 from qcompile.numerics.scaling import Scaling
@@ -34,7 +35,7 @@ from qcompile.recipe import Recipe
 from qcompile.rotation_rows import Figures
 from qcompile.spec import QuantSpec
 
-Turning = Rotation | Hadamard | Scaling | Learned
+Turning = Rotation | Hadamard | Scaling | Learned | Haar | Ordering
 SAMPLES, ROWS, OUTPUTS = 16, 256, 128  # of the data, of each input, of each weight
 _LEAST_ROWS = 16  # where many inputs share the memory
 

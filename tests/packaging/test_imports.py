@@ -112,7 +112,14 @@ ORDER = (
         "verify_tuned",
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
         *("online_rotation", "rotatable_maps", "report_rotation"),
-        *("learn_rotation", "rotation_cost", "rotation_edge", "transform_choice"),
+        *(
+            "learn_rotation",
+            "rotation_cost",
+            "rotation_candidates",
+            "rotation_edge",
+            "sortable",
+            "transform_choice",
+        ),
         *("recurrent", "verify_recurrent", "verify_rotation", "integer_only", "node_specs"),
         *(
             "code_moves",
