@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from qcompile.data import Data
 from qcompile.division import Division
+from qcompile.norm_outputs import can_move, move, norm_edges
 from qcompile.numerics.hadamard import LARGEST_FACTOR, Hadamard, Rotation, split_size
+from qcompile.numerics.scaling import Moving
 from qcompile.online_rotation import insert
 from qcompile.plan import NodePlan, Plan
 from qcompile.recipe import Recipe
@@ -94,7 +96,7 @@ def _rated(
     """Every edge that quantized products read, and its row, which has a reason where refused."""
     if recipe.rotation == "off" or not any(p.is_quantized for p in plan.nodes.values()):
         return []
-    every = [*edges(model.graph), *map_edges(model.graph)]
+    every = [*edges(model.graph), *map_edges(model.graph), *norm_edges(model.graph)]
     found = [(edge, _quantized_readers(edge, plan)) for edge in every]
     ordered = [(edge, _quantized_readers(edge, plan)) for edge in sort_edges(model.graph)]
     found += [(edge, readers) for edge, readers in ordered if has_blocks(edge, readers)]
@@ -175,22 +177,16 @@ class _Work:
 
         Behind a function, where only scales pass, the rotation when the model runs comes first.
         """
-        if edge.is_sorted and self.taken & set(row.readers):
-            return []
-        if edge.is_sorted and not row.reason:
-            row, best = self._fused(edge, row)
-            if best is not None:
-                turn(edge, best, self.weights)
-            return [row]
+        if edge.is_sorted or edge.is_normed:
+            return [] if self.taken & set(row.readers) else [self._settled(edge, row)]
         if edge.bend and not row.reason:
             found = self._at_run_time(edge)
             if any(own.is_applied for own in found):
                 why = f"{edge.bend} does not commute with a rotation"
                 return [replace(own, kind=row.kind, reason=f"{why}; {own.reason}") for own in found]
         if not row.reason:
-            row, best = self._fused(edge, row)
-            if best is not None:
-                turn(edge, best, self.weights)
+            row = self._settled(edge, row)
+            if row.is_applied:
                 return [row]
         found = [] if row.reason == IN_CODES or edge.bend else self._at_run_time(edge)
         if len(found) == 1:  # one row says both
@@ -200,10 +196,21 @@ class _Work:
             return [replace(row if is_measured else replace(own, kind=row.kind), reason=reason)]
         return [row, *found]
 
+    def _settled(self, edge: Edge, row: RotationRow) -> RotationRow:
+        """The row of an edge, which is changed where that helps."""
+        if row.reason:
+            return row
+        row, best = self._fused(edge, row)
+        if isinstance(best, Moving):
+            move(edge, best, self.weights)
+        elif best is not None:
+            turn(edge, best, self.weights)
+        return row
+
     def _at_run_time(self, edge: Edge) -> list[RotationRow]:
         return [self._online(v, nodes) for v, nodes in online_inputs(edge, self.plan).items()]
 
-    def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Fused | None]:
+    def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Fused | Moving | None]:
         """The row with what was measured, and the best transform where it is good enough."""
         sources = []
         for reader in edge.readers:
@@ -212,9 +219,12 @@ class _Work:
                 value = reader.node.inputs[0] if reader.norm is None else reader.norm.source
                 sources.append((reader, self.rows[_name(value)], planned))
 
+        has_bias = edge.is_normed and can_move(edge) and self.recipe.bias_correction
+
         def make(part: slice) -> Iterator[Product]:
             for reader, rows, planned in sources:
-                yield Product.of(reader.node, reader.norm, rows[part], planned)
+                product = Product.of(reader.node, reader.norm, rows[part], planned)
+                yield replace(product, has_bias=has_bias)
 
         halves = Halves.of([rows for _, rows, _ in sources])
         row, error = self._before(row, [rows for _, rows, _ in sources], make(halves.held))

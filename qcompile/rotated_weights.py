@@ -94,11 +94,11 @@ def _settle_norm(
 ) -> None:
     """γ and β go to the readers; what stays in the norm is 1 and 0, or (β / γ) R."""
     gamma, beta = (a.astype(np.float64) for a in (norm.gamma, norm.beta))
-    scale, shift = _affine_places(norm)
+    scale, shift = affine_places(norm)
     left = np.zeros_like(beta)
     if beta.any() and _takes_shift(edge, norm):
         for reader in _readers(edge, norm):
-            _add_shift(reader.node, beta, weights)
+            add_shift(reader.node, beta, weights)
     elif beta.any():
         left = rotation.times(beta if is_even(norm) else beta / gamma)
     if not is_even(norm) and scale is not None:
@@ -109,13 +109,13 @@ def _settle_norm(
 
 def _sort_norm(norm: Norm, order: Ordering, weights: "Turned") -> None:
     """γ and β stay in the norm, in the order."""
-    for place in _affine_places(norm):
+    for place in affine_places(norm):
         array = None if place is None else constant(place[0].inputs[place[1]])
         if place is not None and array is not None and array.size > 1:
             weights.change(*place, _vector_side(order, Part(0, norm.gamma.size)))
 
 
-def _affine_places(norm: Norm) -> tuple[tuple[ir.Node, int] | None, tuple[ir.Node, int] | None]:
+def affine_places(norm: Norm) -> tuple[tuple[ir.Node, int] | None, tuple[ir.Node, int] | None]:
     """Where the scale and the shift stand."""
     first = norm.inside[0]
     if is_op(first, LAYER_NORM, *RMS_NORMS):
@@ -127,7 +127,7 @@ def _affine_places(norm: Norm) -> tuple[tuple[ir.Node, int] | None, tuple[ir.Nod
     return found.get("Mul"), found.get("Add")
 
 
-def _add_shift(node: ir.Node, beta: NDArray[np.float64], weights: "Turned") -> None:
+def add_shift(node: ir.Node, beta: NDArray[np.float64], weights: "Turned") -> None:
     """b + W β of a product."""
     place, (owner, index) = bias_place(node), weight_place(node)
     weight = constant(owner.inputs[index])

@@ -9,7 +9,7 @@ from qcompile.norms import Norm
 
 POSITIVE = ("Relu", "LeakyRelu")  # f(s x) = s f(x) for s > 0, of each element
 STREAM, VALUES, LINEAR, MAPS = "residual stream", "attention values", "linear", "linear bottleneck"
-ORDER = "order of channels"
+ORDER, NORMED = "order of channels", "norm output"
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Edge:
     reason: str = ""
     is_attended: bool = False
     is_map: bool = False  # the channels of [B, C, H, W], else the last axis
+    is_normed: bool = False  # what a norm gives, whose scale and shift are its constants
     is_sorted: bool = False  # its channels may take another order, and nothing more
     bend: str = ""  # a function with f(s x) = s f(x), s > 0, on the way: scales pass it alone
 
@@ -67,6 +68,8 @@ class Edge:
         """What people call it."""
         if self.is_sorted:
             return ORDER
+        if self.is_normed:
+            return NORMED
         last = VALUES if self.is_attended else LINEAR
         return MAPS if self.is_map else STREAM if self.norms else last
 

@@ -25,7 +25,7 @@ from qcompile.numerics.learned import Learned
 from qcompile.numerics.ordering import Haar, Ordering
 from qcompile.numerics.params import params_of_range
 from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
-from qcompile.numerics.scaling import Scaling
+from qcompile.numerics.scaling import Moving, Scaling
 from qcompile.observers import default_method, observer_of
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.code_store import scale_method
@@ -35,7 +35,7 @@ from qcompile.recipe import Recipe
 from qcompile.rotation_rows import Figures
 from qcompile.spec import QuantSpec
 
-Turning = Rotation | Hadamard | Scaling | Learned | Haar | Ordering
+Turning = Rotation | Hadamard | Scaling | Learned | Haar | Ordering | Moving
 SAMPLES, ROWS, OUTPUTS = 16, 256, 128  # of the data, of each input, of each weight
 _LEAST_ROWS = 16  # where many inputs share the memory
 
@@ -82,6 +82,7 @@ class Product:
     gamma: NDArray[np.float64] | None
     beta: NDArray[np.float64] | None
     plan: NodePlan
+    has_bias: bool = False  # which takes back the mean error of every output
 
     @classmethod
     def of(
@@ -108,7 +109,10 @@ class Product:
         else:
             given, turned = x * self.gamma + self.beta, weight
         narrow = given.astype(np.float32)
-        return noise(narrow, turned.astype(np.float32), self.plan, recipe), narrow
+        # What a shift adds to the outputs goes into the bias and is no part of the signal.
+        own = x @ weight.T if isinstance(rotation, Moving) else None
+        found = turned.astype(np.float32)
+        return noise(narrow, found, self.plan, recipe, own, has_bias=self.has_bias), narrow
 
 
 def normed(rows: NDArray[np.float32], norm: Norm) -> NDArray[np.float64]:
@@ -120,14 +124,26 @@ def normed(rows: NDArray[np.float32], norm: Norm) -> NDArray[np.float64]:
 
 
 def noise(
-    x: NDArray[np.float32], weight: NDArray[np.float32], plan: NodePlan, recipe: Recipe
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    plan: NodePlan,
+    recipe: Recipe,
+    own: NDArray[np.float64] | None = None,
+    *,
+    has_bias: bool = False,
 ) -> float:
-    """‖Q(x) Q(W)ᵀ − x Wᵀ‖² ÷ ‖x Wᵀ‖²; 0 where the outputs are 0."""
+    """‖Q(x) Q(W)ᵀ − x Wᵀ‖² ÷ ‖x Wᵀ‖², or ÷ ‖own‖²; 0 where the outputs are 0.
+
+    has_bias: without the mean error of each output.
+    """
     wanted = x.astype(np.float64) @ weight.astype(np.float64).T
     given = rounded(x, plan.activation, recipe).astype(np.float64)
     found = given @ coded(weight, plan, recipe).astype(np.float64).T
-    signal = float((wanted**2).sum())
-    return float(((found - wanted) ** 2).sum()) / signal if signal else 0.0
+    signal = float(((wanted if own is None else own) ** 2).sum())
+    gap = found - wanted
+    if has_bias and len(gap):
+        gap -= gap.mean(0)
+    return float((gap**2).sum()) / signal if signal else 0.0
 
 
 def coded(weight: NDArray[np.float32], plan: NodePlan, recipe: Recipe) -> NDArray[np.float32]:

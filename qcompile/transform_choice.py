@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.numerics.ordering import LARGEST_CHAIN, Haar, Ordering, paired
-from qcompile.numerics.scaling import Scaling
+from qcompile.numerics.scaling import Moving, Scaling
 from qcompile.recipe import Recipe
 from qcompile.rotation_error import Product, Turning, figures
 from qcompile.rotation_rows import Figures
 
+CLIPS = (100.0, 99.9, 99.0)  # percentiles of the ranges of channels
+MOVING_ALPHAS = (0.0, 0.5, 0.75, 1.0)
 ALPHAS = tuple(tenths / 10 for tenths in range(1, 10))
 Make = Callable[[slice], Iterator[Product]]  # the quantized products of an edge, on some rows
 
@@ -58,6 +60,12 @@ def scalings(make: Make, halves: Halves, block: int) -> list[Scaling]:
         x_max = np.maximum(x_max, np.abs(product.x).reshape(-1, block).max(0))
         w_max = np.maximum(w_max, np.abs(product.weight).reshape(-1, block).max(0))
     return [Scaling.of(x_max, w_max, alpha) for alpha in ALPHAS]
+
+
+def movings(make: Make, halves: Halves) -> list[Moving]:
+    """Scales and shifts from the ranges of channels; all products have the same input."""
+    x = next(iter(make(halves.chosen))).x
+    return [Moving.of(x, alpha, clip) for alpha in MOVING_ALPHAS for clip in CLIPS]
 
 
 def orders(make: Make, halves: Halves, block: int) -> list[Ordering]:

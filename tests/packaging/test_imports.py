@@ -118,6 +118,7 @@ ORDER = (
             "rotation_candidates",
             "rotation_edge",
             "sortable",
+            "norm_outputs",
             "transform_choice",
         ),
         *("recurrent", "verify_recurrent", "verify_rotation", "integer_only", "node_specs"),
