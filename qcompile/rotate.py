@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from qcompile.data import Data
 from qcompile.division import Division
+from qcompile.equalisable import equal_edges
 from qcompile.norm_outputs import can_move, move, norm_edges
 from qcompile.numerics.hadamard import LARGEST_FACTOR, Hadamard, Rotation, split_size
 from qcompile.numerics.scaling import Moving
@@ -32,6 +33,7 @@ from qcompile.rotation_edge import Edge
 from qcompile.rotation_error import Product, figures, sample_rows
 from qcompile.rotation_paths import last_size
 from qcompile.rotation_rows import RotationRow
+from qcompile.rotation_sources import key_of, name_of, online_inputs, sampled
 from qcompile.sortable import has_blocks, sort_edges
 from qcompile.transform_choice import Halves, best_of
 
@@ -69,8 +71,7 @@ def rotate(
     rated = _rated(copy, plan, recipe, has_data=data is not None)
     if not rated or data is None:
         return Rotated(model, tuple(row for _, row in rated))
-    maps = frozenset(_name(r.node.inputs[0]) for e, _ in rated if e.is_map for r in e.readers)
-    rows = sample_rows(model, _sampled(rated, plan), data, division, recipe.seed, maps)
+    rows = sample_rows(model, sampled(rated, plan), data, division, recipe.seed)
     work = _Work(plan, recipe, rows, Turned(copy.graph))
     decided: list[RotationRow] = []
     for edge, row in rated:
@@ -96,9 +97,10 @@ def _rated(
     """Every edge that quantized products read, and its row, which has a reason where refused."""
     if recipe.rotation == "off" or not any(p.is_quantized for p in plan.nodes.values()):
         return []
-    every = [*edges(model.graph), *map_edges(model.graph), *norm_edges(model.graph)]
+    graph = model.graph
+    every = [*edges(graph), *map_edges(graph), *equal_edges(graph), *norm_edges(graph)]
     found = [(edge, _quantized_readers(edge, plan)) for edge in every]
-    ordered = [(edge, _quantized_readers(edge, plan)) for edge in sort_edges(model.graph)]
+    ordered = [(edge, _quantized_readers(edge, plan)) for edge in sort_edges(graph)]
     found += [(edge, readers) for edge, readers in ordered if has_blocks(edge, readers)]
     rated = [(edge, refusal(edge, readers, plan)) for edge, readers in found if readers]
     if has_data:
@@ -133,35 +135,6 @@ def refusal(edge: Edge, readers: list[NodePlan], plan: Plan) -> RotationRow:
     return row
 
 
-def _sampled(rated: list[tuple[Edge, RotationRow]], plan: Plan) -> dict[str, int]:
-    """What readers read, and what the norm before them does → the size of its last axis."""
-    found: dict[str, int] = {}
-    for edge, row in rated:
-        for reader in edge.readers:
-            if not row.reason:
-                source = reader.node.inputs[0] if reader.norm is None else reader.norm.source
-                found[_name(source)] = edge.width
-        found |= {_name(value): edge.width for value in online_inputs(edge, plan)}
-    return found
-
-
-def _name(value: ir.Value | None) -> str:
-    return "" if value is None else value.name or ""
-
-
-def online_inputs(edge: Edge, plan: Plan) -> dict[ir.Value, list[ir.Node]]:
-    """The inputs of an edge's products that are quantized row by row when the model runs."""
-    found: dict[ir.Value, list[ir.Node]] = {}
-    for reader in () if edge.is_map else edge.readers:
-        planned, value = plan.nodes.get(reader.node.name or ""), reader.node.inputs[0]
-        if planned is None or not planned.is_rounded or planned.activation is None:
-            continue
-        is_known = value is not None and value.shape is not None and edge.width > 1
-        if planned.activation.is_dynamic and value is not None and is_known:
-            found.setdefault(value, []).append(reader.node)
-    return found
-
-
 @dataclass(frozen=True)
 class _Work:
     """What every decision needs: the samples, and the weights that it changes."""
@@ -177,7 +150,7 @@ class _Work:
 
         Behind a function, where only scales pass, the rotation when the model runs comes first.
         """
-        if edge.is_sorted or edge.is_normed:
+        if edge.is_sorted or edge.is_normed or edge.is_equal:
             return [] if self.taken & set(row.readers) else [self._settled(edge, row)]
         if edge.bend and not row.reason:
             found = self._at_run_time(edge)
@@ -216,8 +189,7 @@ class _Work:
         for reader in edge.readers:
             planned = self.plan.nodes.get(reader.node.name or "")
             if planned is not None and planned.is_rounded:
-                value = reader.node.inputs[0] if reader.norm is None else reader.norm.source
-                sources.append((reader, self.rows[_name(value)], planned))
+                sources.append((reader, self.rows[key_of(edge, reader)], planned))
 
         has_bias = edge.is_normed and can_move(edge) and self.recipe.bias_correction
 
@@ -246,12 +218,12 @@ class _Work:
         """The row of an input; where it gains the graph is changed."""
         names, size = tuple(n.name or "" for n in nodes), self._size(value)
         tried = [Hadamard.widest(size, seed) for seed in seeds(self.recipe)]
-        row = RotationRow(_name(value), INPUT, names, tried[0].text, size, is_online=True)
+        row = RotationRow(name_of(value), INPUT, names, tried[0].text, size, is_online=True)
         outputs = sum(last_size(n.outputs[0]) or ONLINE_OUTPUTS for n in nodes)
         if outputs < ONLINE_OUTPUTS:
             what = f"its products have {outputs} outputs, and a rotation at run time takes as long"
             return replace(row, reason=f"{what} as {ONLINE_OUTPUTS}")
-        rows = self.rows[_name(value)]
+        rows = self.rows[name_of(value)]
 
         def make(part: slice) -> Iterator[Product]:
             for node in nodes:
@@ -272,7 +244,7 @@ class _Work:
         return row
 
     def _size(self, value: ir.Value) -> int:
-        return self.rows[_name(value)].shape[1]
+        return self.rows[name_of(value)].shape[1]
 
     def _before(
         self, row: RotationRow, rows: list[NDArray[np.float32]], products: Iterator[Product]

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import add_initializer, constant, input_of, is_constant, is_op
+from qcompile.graph import add_initializer, attribute, constant, input_of, is_constant, is_op
 from qcompile.memory import row_slices
 from qcompile.norms import LAYER_NORM, RMS_NORMS, Norm
 from qcompile.numerics.hadamard import Hadamard, Rotation
@@ -57,7 +57,9 @@ def turn(edge: Edge, rotation: Fused, weights: "Turned") -> None:
             _settle_norm(edge, norm, rotation, weights)
     for reader in edge.readers:
         gamma = None if reader.norm is None or is_even(reader.norm) else reader.norm.gamma
-        weights.change(*_own_place(reader.node), _input_side(rotation, gamma))
+        is_own = is_op(reader.node, "Conv") and attribute(reader.node, "group", 1) > 1
+        side = _own_side(rotation) if is_own else _input_side(rotation, gamma)
+        weights.change(*_own_place(reader.node), side)
     for writer in edge.writers:
         place = _own_place(writer.node)
         is_table = is_op(writer.node, "Gather")
@@ -163,16 +165,26 @@ class Change:
 
 
 def _input_side(rotation: Fused | Hadamard, gamma: NDArray | None) -> Change:
-    """W diag(γ) R of [N, K], or [N, K, 1, 1]."""
+    """W diag(γ) R of [N, K], or of the channels of [N, K, kh, kw]."""
     wide = None if gamma is None else gamma.astype(np.float64)
 
     def write(source: NDArray, out: NDArray) -> None:
-        source, out = (a.reshape(len(a), -1) for a in (source, out))
-        for rows in row_slices(*source.shape):
+        source, out = (np.moveaxis(a.reshape(*a.shape[:2], -1), 1, -1) for a in (source, out))
+        for rows in row_slices(len(source), source[0].size if len(source) else 1):
             part = source[rows] if wide is None else source[rows] * wide
-            out[rows] = rotation.readers(part)
+            out[rows] = rotation.readers(np.ascontiguousarray(part))
 
     return Change(f"{rotation} in {'' if wide is None else wide.tobytes().hex()}", write)
+
+
+def _own_side(rotation: Fused) -> Change:
+    """s · W of a depthwise [C, 1, kh, kw], each of whose channels reads its own."""
+
+    def write(source: NDArray, out: NDArray) -> None:
+        wide = source.reshape(len(source), -1).T
+        out[...] = rotation.readers(np.ascontiguousarray(wide)).T.reshape(source.shape)
+
+    return Change(f"{rotation} own", write)
 
 
 def _rows_side(rotation: Fused) -> Change:

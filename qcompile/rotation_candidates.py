@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from qcompile.equalisable import weight_ranges
 from qcompile.learn_rotation import learn
 from qcompile.norm_outputs import can_move
 from qcompile.numerics.hadamard import Rotation
@@ -45,7 +46,8 @@ def candidates(edge: Edge, make: Make, halves: Halves, recipe: Recipe) -> Iterat
         if not edge.is_centred and (paired := haars(make, halves, edge.block)):
             yield best_of(make, halves, paired, recipe)
     if not edge.norms:
-        yield best_of(make, halves, scalings(make, halves, edge.block), recipe)
+        written = weight_ranges(edge) if edge.is_equal else None
+        yield best_of(make, halves, scalings(make, halves, edge.block, written), recipe)
     if edge.is_normed and can_move(edge):
         yield best_of(make, halves, movings(make, halves), recipe)
 

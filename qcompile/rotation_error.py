@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from qcompile.data import Data
 from qcompile.division import Division
-from qcompile.graph import constant
+from qcompile.graph import attribute, constant
 from qcompile.moments import Source
 from qcompile.norms import Norm
-from qcompile.numerics.conv import Window
 from qcompile.numerics.hadamard import Hadamard, Rotation
 from qcompile.numerics.learned import Learned
 from qcompile.numerics.ordering import Haar, Ordering
@@ -41,32 +40,24 @@ _LEAST_ROWS = 16  # where many inputs share the memory
 
 
 def sample_rows(
-    model: ir.Model,
-    widths: dict[str, int],
-    data: Data,
-    division: Division,
-    seed: int,
-    maps: frozenset[str] = frozenset(),
+    model: ir.Model, sources: dict[str, Source], data: Data, division: Division, seed: int
 ) -> dict[str, NDArray[np.float32]]:
-    """At most about ROWS rows [num, width] of every value, from the first samples.
+    """At most about ROWS rows [num, groups · K] of every source, from the first samples.
 
-    maps: values [B, width, H, W], whose rows are pixels. All rows take at most a quarter of the
-    memory that one method may take.
+    All rows take at most a quarter of the memory that one method may take.
     """
     few = data.first(SAMPLES)
+    widths = {key: source.columns * source.group for key, source in sources.items()}
     fitting = division.working_bytes // (16 * max(sum(widths.values()), 1))
     most = -(-max(min(ROWS, fitting), _LEAST_ROWS) // max(len(few.feeds), 1))
-    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in widths}
-    for group, arrays in division.runs(model, {n: [n] for n in widths}, few):
-        for name in group:
-            x = np.atleast_2d(np.asarray(arrays[name], np.float32))
-            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            window = Window((1, 1)) if name in maps else None
-            rows = Source(name, widths[name], window=window).rows(
-                x, np.ones(len(x), np.bool_), most, rng
-            )
-            found[name] += [part.reshape(-1, widths[name]) for part in rows]
-    return {n: np.concatenate([np.empty((0, widths[n]), np.float32), *p]) for n, p in found.items()}
+    found: dict[str, list[NDArray[np.float32]]] = {key: [] for key in sources}
+    for group, arrays in division.runs(model, {k: [s.value] for k, s in sources.items()}, few):
+        for key in group:
+            x = np.atleast_2d(np.asarray(arrays[sources[key].value], np.float32))
+            rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
+            rows = sources[key].rows(x, np.ones(len(x), np.bool_), most, rng)
+            found[key] += [part.reshape(-1, widths[key]) for part in rows]
+    return {k: np.concatenate([np.empty((0, widths[k]), np.float32), *p]) for k, p in found.items()}
 
 
 @dataclass(frozen=True)
@@ -82,6 +73,8 @@ class Product:
     gamma: NDArray[np.float64] | None
     beta: NDArray[np.float64] | None
     plan: NodePlan
+    kernel: int = 1  # elements of x a channel: of a window
+    is_own: bool = False  # depthwise: x [rows, channels · kernel], weight [channels, kernel]
     has_bias: bool = False  # which takes back the mean error of every output
 
     @classmethod
@@ -91,6 +84,12 @@ class Product:
         """Some of its outputs; rows are of the norm's source, or of the input."""
         weight = constant(weight_of(node))
         assert weight is not None
+        if weight.ndim == 4:
+            kernel, is_own = weight[0, 0].size, attribute(node, "group", 1) > 1
+            if is_own or kernel > 1:
+                most = len(weight) if is_own else OUTPUTS
+                flat = np.ascontiguousarray(weight[:most].reshape(min(most, len(weight)), -1))
+                return cls(rows.astype(np.float64), flat, None, None, plan, kernel, is_own)
         chosen = np.unique(np.linspace(0, len(weight) - 1, OUTPUTS).astype(np.int64))
         part = np.ascontiguousarray(weight[chosen].reshape(len(chosen), -1))
         if norm is None:
@@ -101,6 +100,8 @@ class Product:
     def measure(self, rotation: Turning | None, recipe: Recipe) -> tuple[float, NDArray]:
         """Noise ÷ signal of the outputs, and the input as it is quantized, float32."""
         x, weight = self.x, self.weight.astype(np.float64)
+        if self.kernel > 1 or self.is_own:
+            return self._measure_window(rotation, recipe)
         if rotation is not None:
             wide = weight if self.gamma is None else weight * self.gamma
             given, turned = rotation.times(x), rotation.readers(wide)
@@ -113,6 +114,25 @@ class Product:
         own = x @ weight.T if isinstance(rotation, Moving) else None
         found = turned.astype(np.float32)
         return noise(narrow, found, self.plan, recipe, own, has_bias=self.has_bias), narrow
+
+    def _measure_window(self, scaling: Turning | None, recipe: Recipe) -> tuple[float, NDArray]:
+        """Of a convolution with a window, or of channels by themselves, with scales of channels."""
+        x, weight = self.x, self.weight.astype(np.float64)
+        if scaling is not None:
+            assert isinstance(scaling, Scaling)  # nothing else passes
+            s = np.repeat(np.array(scaling.scales), self.kernel)
+            x, weight = x / s, weight * (s.reshape(weight.shape) if self.is_own else s)
+        narrow, found = x.astype(np.float32), weight.astype(np.float32)
+        wanted = self._apply(narrow, found)
+        codes = coded(found, self.plan, recipe)
+        gap = self._apply(rounded(narrow, self.plan.activation, recipe), codes) - wanted
+        signal = float((wanted**2).sum())
+        return float((gap**2).sum()) / signal if signal else 0.0, narrow
+
+    def _apply(self, x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The outputs."""
+        wide, w = x.astype(np.float64), weight.astype(np.float64)
+        return (wide.reshape(len(x), *w.shape) * w).sum(2) if self.is_own else wide @ w.T
 
 
 def normed(rows: NDArray[np.float32], norm: Norm) -> NDArray[np.float64]:

@@ -53,13 +53,21 @@ def best_of(make: Make, halves: Halves, tried: Sequence[Turning], recipe: Recipe
     return Judged(best, mean, after)
 
 
-def scalings(make: Make, halves: Halves, block: int) -> list[Scaling]:
-    """One for each α, from the largest inputs and weights of every channel of a block."""
+def scalings(
+    make: Make, halves: Halves, block: int, written: NDArray | None = None
+) -> list[Scaling]:
+    """One for each α, from the largest inputs and weights of every channel of a block.
+
+    written [block]: the largest weights that write each channel; with them the scales that make
+    both weights' ranges one (Nagel et al. 2019, equation 11) are the last candidate.
+    """
     x_max, w_max = np.zeros(block), np.zeros(block)
     for product in make(halves.chosen):
-        x_max = np.maximum(x_max, np.abs(product.x).reshape(-1, block).max(0))
-        w_max = np.maximum(w_max, np.abs(product.weight).reshape(-1, block).max(0))
-    return [Scaling.of(x_max, w_max, alpha) for alpha in ALPHAS]
+        kernel = product.kernel
+        x_max = np.maximum(x_max, np.abs(product.x).reshape(-1, block, kernel).max((0, 2)))
+        w_max = np.maximum(w_max, np.abs(product.weight).reshape(-1, block, kernel).max((0, 2)))
+    found = [Scaling.of(x_max, w_max, alpha) for alpha in ALPHAS]
+    return found if written is None else [*found, Scaling.of(written, w_max, 0.5)]
 
 
 def movings(make: Make, halves: Halves) -> list[Moving]:
