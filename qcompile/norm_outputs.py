@@ -9,7 +9,7 @@ with clipped ranges. No node is added. The stream before the norm stays as it is
 
 import onnx_ir as ir
 
-from qcompile.graph import constant, is_op
+from qcompile.graph import constant, is_op, rank
 from qcompile.norms import Norm, norm_at
 from qcompile.numerics.scaling import Moving, Scaling
 from qcompile.rotated_weights import Turned, add_shift, affine_places, turn
@@ -50,7 +50,9 @@ def _edge(norm: Norm) -> Edge | None:
     scale = affine_places(norm)[0]
     if scale is None or size < 2 or last_size(norm.output) != size:
         return None
-    if any(_size(*place) != size for place in places):
+    if norm.axis + 1 != rank(norm.source) or any(_size(*place) != size for place in places):
+        return None
+    if any(_is_read(node, norm) for node in norm.inside[:-1]):
         return None
     edge = Edge(norm.output, size, size, bend=shown(norm.inside[0]), is_normed=True)
     edge.constants += [Constant(*place, Part(0, size)) for place in places]
@@ -69,6 +71,12 @@ def _edge(norm: Norm) -> Edge | None:
             elif not is_op(use.node, "Shape", "Size"):
                 return None
     return edge if edge.readers else None
+
+
+def _is_read(node: ir.Node, norm: Norm) -> bool:
+    """Whether something outside the norm reads what this node of it gives."""
+    (out,) = node.outputs[:1]
+    return out.is_graph_output() or not {use.node for use in out.uses()} <= set(norm.inside)
 
 
 def _size(node: ir.Node, index: int) -> int:

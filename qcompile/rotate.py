@@ -124,9 +124,9 @@ def refusal(edge: Edge, readers: list[NodePlan], plan: Plan) -> RotationRow:
         reason = f"its size {edge.block} has the odd factor {factor}, above {LARGEST_FACTOR}"
     if reason:
         return replace(row, reason=reason)
-    if edge.is_sorted:
-        return replace(row, transform="order")
-    text = SCALES if edge.bend else Rotation(edge.block, 0, edge.is_centred).text
+    is_turned = not (edge.bend or edge.is_sorted)
+    text = Rotation(edge.block, 0, edge.is_centred).text if is_turned else SCALES
+    text = "order" if edge.is_sorted else text
     row = replace(row, transform=text)
     added, total = untied_bytes(edge, plan)
     if added > MOST_GROWTH * total:

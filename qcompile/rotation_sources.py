@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from qcompile.compensate import source_of
+from qcompile.graph import attribute, static_shape
 from qcompile.moments import Source
 from qcompile.numerics.conv import Window
 from qcompile.plan import Plan
+from qcompile.products import weight_of, window_of
 from qcompile.rotation_edge import Edge, Reader
 from qcompile.rotation_rows import RotationRow
 
@@ -32,10 +33,14 @@ def key_of(edge: Edge, reader: Reader) -> str:
 
 
 def _source(edge: Edge, reader: Reader) -> Source:
-    source = source_of(reader.node) if edge.is_equal else None
-    if source is not None:
-        return source
     name = key_of(replace(edge, is_equal=False), reader)
+    if edge.is_equal:
+        weight = weight_of(reader.node)
+        dims = None if weight is None else static_shape(weight)
+        assert dims is not None  # equalisable.py asks for it
+        window = window_of(reader.node, (dims[2], dims[3]))
+        group = int(attribute(reader.node, "group", 1))
+        return Source(name, dims[1] * dims[2] * dims[3], group, window)
     return Source(name, edge.width, window=Window((1, 1)) if edge.is_map else None)
 
 

@@ -77,6 +77,19 @@ def test_what_something_else_reads_is_no_edge(old: str, new: str) -> None:
     assert norm_edges(normalise(with_weights(text, **SHAPES, u=(24, 16))).graph) == []
 
 
+def test_a_norm_whose_inside_is_read_and_one_of_maps_are_no_edges() -> None:
+    text = LLAMA.replace("y = MatMul (n3, head)", "yy = MatMul (n3, head) y = Add (yy, n3d)")
+    assert len(norm_edges(decoder(text).graph)) == 2
+    spelled = """f (float[b,s,8] x, float w) => (float[b,s,6] y, float[b,s,8] z)
+      <float[8] g = {1,2,3,4,5,6,7,8}, float[8] h = {1,2,3,4,5,6,7,8}, float e = {1e-5}> {
+      m = ReduceMean <axes = [-1]> (x) c = Sub (x, m) q = Mul (c, c)
+      v = ReduceMean <axes = [-1]> (q) t = Add (v, e) r = Sqrt (t) d = Div (c, r)
+      k = Mul (d, g) n = Add (k, h) y = MatMul (n, w) z = READ }"""
+    for read, edges in (("Relu (x)", 1), ("Relu (k)", 0), ("Relu (d)", 0)):
+        model = normalise(with_weights(spelled.replace("READ", read), w=(8, 6)))
+        assert len(norm_edges(model.graph)) == edges, read
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("text", [LLAMA, GPT, None], ids=["llama", "gpt", "block"])
 def test_outputs_stay_and_no_node_is_added(text: str | None, seed: int) -> None:

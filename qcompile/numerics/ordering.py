@@ -127,7 +127,7 @@ def _swapped(far: NDArray, pairs: list[tuple[int, int]]) -> NDArray[np.int64]:
     HBVLA has no such step; the nearest pairs alone leave far ones for the end.
     """
     found = np.array(pairs, np.int64).reshape(-1, 2)
-    for _ in range(2 * len(found)):
+    for _ in range(len(found)):
         a, b = found.T
         own = far[a, b]
         own = own[:, None] + own
