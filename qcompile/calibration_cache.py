@@ -37,6 +37,7 @@ DEFAULT_METHOD = "the default of each format"
 _SEEN_IN_THE_PLAN = (
     *("preset", "weight_format", "activation_format", "block_size", "edge_bits", "rules", "seed"),
     *("calibration_method", "calibration_percentile", "num_calibration_samples"),
+    *("calibration_select", "calibration_groups"),
     *("op_types_to_quantize", "weight_scale_method", "weight_rounding", "input_range"),
     *("rotation", "effort", "tuning", "low_rank", "activation_polish"),
 )

@@ -68,6 +68,12 @@ def compile_command(
         Path | None, typer.Option(help="FILE.npz: read where it exists, else written")
     ] = None,
     num_calibration_samples: Annotated[int | None, typer.Option(help="at most (256)")] = None,
+    calibration_select: Annotated[
+        int | None, typer.Option(help="of them so many, by density and diversity")
+    ] = None,
+    calibration_groups: Annotated[
+        str | None, typer.Option(help="INPUT whose values group them, as a time step does")
+    ] = None,
     input_range: Annotated[
         str | None, typer.Option(help="LOW:HIGH, for static activations without data")
     ] = None,
@@ -149,6 +155,8 @@ def compile_command(
         activation_format=activation_format,
         block_size=block_size,
         num_calibration_samples=num_calibration_samples,
+        calibration_select=calibration_select,
+        calibration_groups=calibration_groups,
         input_range=input_range,
         calibration_method=calibration_method,
         calibration_percentile=calibration_percentile,

@@ -16,6 +16,7 @@ from qcompile.batch_norm_ranges import batch_norm_ranges, check_input_range
 from qcompile.bodies import all_bodies
 from qcompile.calibrate_bodies import calibrate_bodies
 from qcompile.calibration_cache import CalibrationCache, calibrate
+from qcompile.calibration_selection import check_selection, select_samples
 from qcompile.compensate import compensate_weights
 from qcompile.data import Data, check_source, read_data
 from qcompile.division import Division, Footprint
@@ -116,6 +117,8 @@ def compile(
         shown = data or _made_up(path, normalised, recipe, budget, shown_to)
         division = Division(budget, Footprint.of(normalised, shown), workers)
         division.check()
+        selected = run(select_samples, normalised, data, recipe, division)
+        data, shown = selected.data, selected.data or shown
         rotated = run(rotate, normalised, plan, recipe, data, division)
         unrotated, normalised = normalised, rotated.model
         if rotated.is_changed:
@@ -130,7 +133,7 @@ def compile(
             stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
         changes = improve(quantized, normalised, plan, recipe, data, division, layers, shown_to)
-        made = [each.note for each in changes if each.note]
+        made = [each.note for each in (selected, *changes) if each.note]
         plan = replace(plan, notes=(*plan.notes, *made))
         lowered = run(lower, changes[1].model, plan, chosen, inspect)
         network = network_of(lowered, chosen, recipe)
@@ -197,6 +200,7 @@ def _check_request(path: Path, out: Path, target: Target, recipe: Recipe, data: 
     if path.absolute().resolve().is_relative_to(out.absolute().resolve()):
         raise InputError(f"{path} lies in the output folder {out}: give another -o")
     check_input_range(recipe, has_data=data is not None)
+    check_selection(recipe, has_data=data is not None)
     check_source(data)
     if target.compiler is not None:
         target.compiler.check()

@@ -113,6 +113,8 @@ class Recipe:
     effort: str = "default"
     tuning: str = "plain"
     num_calibration_samples: int = 256
+    calibration_select: int | None = None
+    calibration_groups: str | None = None
     input_range: str | None = None
     op_types_to_quantize: tuple[str, ...] = ()
     integer_only: bool = False
@@ -145,6 +147,10 @@ class Recipe:
             found.append(
                 f"{self.num_calibration_samples} calibration samples: at least 1 is needed"
             )
+        if self.calibration_select is not None and self.calibration_select < 1:
+            found.append(f"{self.calibration_select} selected samples: at least 1 is needed")
+        if self.calibration_groups is not None and self.calibration_select is None:
+            found.append("calibration groups need calibration select: how many samples to take")
         if not 50 < self.calibration_percentile <= 100:
             found.append(
                 f"calibration percentile {self.calibration_percentile:g}: above 50, at most 100"

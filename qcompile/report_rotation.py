@@ -16,7 +16,9 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         _change(row["before"], row["after"], key, digits)
         for key, digits in (("sqnr_db", 1), ("kurtosis", 2), ("crest", 2))
     ]
-    done = "rotated" if row["seed"] is not None else "scaled"
+    text = row["transform"] or ""
+    done = "scaled" if text.startswith("scales") else "rotated"
+    done = "sorted" if text.startswith("order") else done
     how = f"{done} at run time" if row["is_online"] else done
     decision = f"{how}{'; ' * bool(row['reason'])}{row['reason']}"
     decided = decision if row["is_applied"] else row["reason"]

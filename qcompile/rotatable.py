@@ -28,6 +28,11 @@ from qcompile.rotation_paths import (
 
 def edges(graph: ir.Graph) -> list[Edge]:
     """Every edge that a product reads, in the order of the graph; those that are refused too."""
+    return found_edges(graph, Walk)
+
+
+def found_edges(graph: ir.Graph, kind: "type[Walk]") -> list[Edge]:
+    """Every edge by one kind of walk."""
     norms: dict[ir.Node, Norm | str] = {}
     for node in graph:
         norm = norm_at(node)
@@ -41,13 +46,13 @@ def edges(graph: ir.Graph) -> list[Edge]:
         value = node.inputs[0] if is_product(node) else None
         if value is None or value in seen or is_constant(value):
             continue
-        walk = _Walk(graph, norms, value)
+        walk = kind(graph, norms, value)
         found.append(walk.edge)
         seen |= walk.seen.keys()
     return found
 
 
-class _Walk:
+class Walk:
     """One edge: values are taken from a list until nothing new is reached."""
 
     def __init__(self, graph: ir.Graph, norms: dict[ir.Node, Norm | str], start: ir.Value) -> None:
@@ -146,8 +151,16 @@ class _Walk:
         elif is_op(node, *POSITIVE) and part is None:
             self.edge.bend = self.edge.bend or shown(node)
             self._reach(node.inputs[0], None)
-        else:
+        elif not self._above(node, part):
             self._block(f"{shown(node)} does not commute with a rotation")
+
+    def _above(self, node: ir.Node, part: Part | None) -> bool:
+        """Whether what else writes a value passes, for another kind of walk."""
+        return False
+
+    def _below(self, node: ir.Node) -> bool:
+        """Whether what else reads a value passes."""
+        return False
 
     def _feed(self, node: ir.Node, index: int, norm: Norm | None, part: Part | None) -> None:
         """An input of a node of the edge: a constant, or another value."""
@@ -196,7 +209,7 @@ class _Walk:
                 self.edge.is_attended |= is_op(node, "MatMul")
                 for out in node.outputs:
                     self._reach(out, norm)
-            else:
+            elif not self._below(node):
                 self._block(f"{shown(node)} does not commute with a rotation")
 
     def _enter(self, own: Norm, value: ir.Value, norm: Norm | None) -> None:

@@ -26,20 +26,20 @@ def map_edges(graph: ir.Graph) -> list[Edge]:
     seen: set[ir.Value] = set()
     found = []
     for node in graph:
-        value = node.inputs[0] if _is_dense(node) and _is_narrow(node) else None
+        value = node.inputs[0] if is_dense(node) and is_narrow(node) else None
         maker = None if value is None else value.producer()
         is_linear = maker is not None and (
-            _is_dense(maker) or is_op(maker, "Add", "Sub", *_PIXELS, *_SCALED)
+            is_dense(maker) or is_op(maker, "Add", "Sub", *_PIXELS, *_SCALED)
         )
         if value is None or value in seen or not is_linear:
             continue
-        walk = _Walk(graph, value)
+        walk = MapWalk(graph, value)
         found.append(walk.edge)
         seen |= walk.seen
     return found
 
 
-class _Walk:
+class MapWalk:
     """One edge: values are taken from a list until nothing new is reached."""
 
     def __init__(self, graph: ir.Graph, start: ir.Value) -> None:
@@ -77,7 +77,7 @@ class _Walk:
         node = value.producer()
         if node is None:
             self._block(f"{value.name} is an input of the model")
-        elif _is_dense(node):
+        elif is_dense(node):
             whole = Part(0, self.edge.width)
             self.edge.writers.append(Writer(node, whole))
             if input_of(node, 2) is not None:
@@ -88,8 +88,16 @@ class _Walk:
         elif is_op(node, *_PIXELS, *_SCALED):
             self._bend(node)
             self._reach(node.inputs[0])
-        else:
+        elif not self._writes(node):
             self._block(_apart(node))
+
+    def _reads(self, node: ir.Node) -> bool:
+        """Whether another kind of walk takes what reads a value."""
+        return False
+
+    def _writes(self, node: ir.Node) -> bool:
+        """Whether it takes what else writes one."""
+        return False
 
     def _down(self, value: ir.Value) -> None:
         if value.is_graph_output():
@@ -98,9 +106,11 @@ class _Walk:
             node = use.node
             if node.graph is not self.graph:
                 self._block(f"a body of {self.graph.name or 'the model'} reads {value.name}")
-            elif use.idx == 0 and _is_dense(node):
+            elif use.idx == 0 and self._reads(node):
+                continue
+            elif use.idx == 0 and is_dense(node):
                 self.edge.readers.append(Reader(node, None))
-                if not _is_narrow(node):
+                if not is_narrow(node):
                     self._block(f"Conv {node.name} reads windows, not pixels")
             elif is_op(node, "Add", "Sub", *_PIXELS, *_SCALED):
                 self._bend(node)
@@ -109,7 +119,7 @@ class _Walk:
                 self._block(_apart(node))
 
 
-def _is_dense(node: ir.Node) -> bool:
+def is_dense(node: ir.Node) -> bool:
     """A Conv of maps with one group, and constants."""
     if not is_op(node, "Conv") or attribute(node, "group", 1) != 1:
         return False
@@ -118,7 +128,7 @@ def _is_dense(node: ir.Node) -> bool:
     return is_float and (bias is None or constant(bias) is not None)
 
 
-def _is_narrow(node: ir.Node) -> bool:
+def is_narrow(node: ir.Node) -> bool:
     """Of 1 x 1, without padding, whose border would have no rows of its own."""
     weight = weight_of(node)
     assert weight is not None and weight.shape is not None

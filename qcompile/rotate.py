@@ -9,7 +9,7 @@ the calibration data that chose nothing; of a few random matrices and scales the
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -17,25 +17,26 @@ from numpy.typing import NDArray
 
 from qcompile.data import Data
 from qcompile.division import Division
-from qcompile.learn_rotation import learn
+from qcompile.equalisable import equal_edges
+from qcompile.norm_outputs import can_move, move, norm_edges
 from qcompile.numerics.hadamard import LARGEST_FACTOR, Hadamard, Rotation, split_size
-from qcompile.numerics.scaling import Scaling
+from qcompile.numerics.scaling import Moving
 from qcompile.online_rotation import insert
 from qcompile.plan import NodePlan, Plan
 from qcompile.recipe import Recipe
 from qcompile.rotatable import edges
 from qcompile.rotatable_maps import map_edges
 from qcompile.rotated_weights import Fused, Turned, shift_refusal, turn
+from qcompile.rotation_candidates import ONLINE_GAIN, candidates, judged, least, seeds
 from qcompile.rotation_cost import stored_twice, untied_bytes
 from qcompile.rotation_edge import Edge
 from qcompile.rotation_error import Product, figures, sample_rows
 from qcompile.rotation_paths import last_size
 from qcompile.rotation_rows import RotationRow
-from qcompile.transform_choice import Halves, Judged, Make, best_of, scalings
+from qcompile.rotation_sources import key_of, name_of, online_inputs, sampled
+from qcompile.sortable import has_blocks, sort_edges
+from qcompile.transform_choice import Halves, best_of
 
-TRIALS = 4  # matrices that are tried
-GAIN, ONLINE_GAIN = 0.1, 0.25  # the share of the error that has to go
-SCALE_GAIN = 0.25  # less was gone again with codes by descent (a ViT: 8 to 12 %, then nothing)
 ENOUGH_DB = 30.0  # where the outputs are this good already (1/1000 of the power), nothing is done
 ONLINE_OUTPUTS = 20  # of a product take as long as rotating its input: 0.4 ns an element (Zen 4)
 SCALES = "scales"
@@ -70,10 +71,13 @@ def rotate(
     rated = _rated(copy, plan, recipe, has_data=data is not None)
     if not rated or data is None:
         return Rotated(model, tuple(row for _, row in rated))
-    maps = frozenset(_name(r.node.inputs[0]) for e, _ in rated if e.is_map for r in e.readers)
-    rows = sample_rows(model, _sampled(rated, plan), data, division, recipe.seed, maps)
+    rows = sample_rows(model, sampled(rated, plan), data, division, recipe.seed)
     work = _Work(plan, recipe, rows, Turned(copy.graph))
-    decided = [row for edge, row in rated for row in work.decide(edge, row)]
+    decided: list[RotationRow] = []
+    for edge, row in rated:
+        made = work.decide(edge, row)
+        work.taken.update(name for own in made if own.is_applied for name in own.readers)
+        decided += made
     result = Rotated(copy, tuple(decided))
     work.weights.remove_unread()
     return result if result.is_changed else replace(result, model=model)
@@ -93,8 +97,11 @@ def _rated(
     """Every edge that quantized products read, and its row, which has a reason where refused."""
     if recipe.rotation == "off" or not any(p.is_quantized for p in plan.nodes.values()):
         return []
-    every = [*edges(model.graph), *map_edges(model.graph)]
+    graph = model.graph
+    every = [*edges(graph), *map_edges(graph), *equal_edges(graph), *norm_edges(graph)]
     found = [(edge, _quantized_readers(edge, plan)) for edge in every]
+    ordered = [(edge, _quantized_readers(edge, plan)) for edge in sort_edges(graph)]
+    found += [(edge, readers) for edge, readers in ordered if has_blocks(edge, readers)]
     rated = [(edge, refusal(edge, readers, plan)) for edge, readers in found if readers]
     if has_data:
         return rated
@@ -113,46 +120,19 @@ def refusal(edge: Edge, readers: list[NodePlan], plan: Plan) -> RotationRow:
     is_coded = any(p.is_imported for p in plan.nodes.values())
     reason = IN_CODES if is_coded else edge.reason or shift_refusal(edge)
     factor, _ = split_size(max(edge.block, 1))
-    if not reason and factor > LARGEST_FACTOR and not edge.bend:
+    if not reason and factor > LARGEST_FACTOR and not (edge.bend or edge.is_sorted):
         reason = f"its size {edge.block} has the odd factor {factor}, above {LARGEST_FACTOR}"
     if reason:
         return replace(row, reason=reason)
-    text = SCALES if edge.bend else Rotation(edge.block, 0, edge.is_centred).text
+    is_turned = not (edge.bend or edge.is_sorted)
+    text = Rotation(edge.block, 0, edge.is_centred).text if is_turned else SCALES
+    text = "order" if edge.is_sorted else text
     row = replace(row, transform=text)
     added, total = untied_bytes(edge, plan)
     if added > MOST_GROWTH * total:
         grown = f"{added / 1000:.1f} kB to {total / 1000:.1f} kB of weights"
         return replace(row, reason=f"a table apart from the head would add {grown}")
     return row
-
-
-def _sampled(rated: list[tuple[Edge, RotationRow]], plan: Plan) -> dict[str, int]:
-    """What readers read, and what the norm before them does → the size of its last axis."""
-    found: dict[str, int] = {}
-    for edge, row in rated:
-        for reader in edge.readers:
-            if not row.reason:
-                source = reader.node.inputs[0] if reader.norm is None else reader.norm.source
-                found[_name(source)] = edge.width
-        found |= {_name(value): edge.width for value in online_inputs(edge, plan)}
-    return found
-
-
-def _name(value: ir.Value | None) -> str:
-    return "" if value is None else value.name or ""
-
-
-def online_inputs(edge: Edge, plan: Plan) -> dict[ir.Value, list[ir.Node]]:
-    """The inputs of an edge's products that are quantized row by row when the model runs."""
-    found: dict[ir.Value, list[ir.Node]] = {}
-    for reader in () if edge.is_map else edge.readers:
-        planned, value = plan.nodes.get(reader.node.name or ""), reader.node.inputs[0]
-        if planned is None or not planned.is_rounded or planned.activation is None:
-            continue
-        is_known = value is not None and value.shape is not None and edge.width > 1
-        if planned.activation.is_dynamic and value is not None and is_known:
-            found.setdefault(value, []).append(reader.node)
-    return found
 
 
 @dataclass(frozen=True)
@@ -163,21 +143,23 @@ class _Work:
     recipe: Recipe
     rows: dict[str, NDArray[np.float32]]
     weights: Turned
+    taken: set[str] = field(default_factory=set)  # products that read what was turned or scaled
 
     def decide(self, edge: Edge, row: RotationRow) -> list[RotationRow]:
         """Turn the edge, or else the inputs of its products when the model runs, if that helps.
 
         Behind a function, where only scales pass, the rotation when the model runs comes first.
         """
+        if edge.is_sorted or edge.is_normed or edge.is_equal:
+            return [] if self.taken & set(row.readers) else [self._settled(edge, row)]
         if edge.bend and not row.reason:
             found = self._at_run_time(edge)
             if any(own.is_applied for own in found):
                 why = f"{edge.bend} does not commute with a rotation"
                 return [replace(own, kind=row.kind, reason=f"{why}; {own.reason}") for own in found]
         if not row.reason:
-            row, best = self._fused(edge, row)
-            if best is not None:
-                turn(edge, best, self.weights)
+            row = self._settled(edge, row)
+            if row.is_applied:
                 return [row]
         found = [] if row.reason == IN_CODES or edge.bend else self._at_run_time(edge)
         if len(found) == 1:  # one row says both
@@ -187,65 +169,61 @@ class _Work:
             return [replace(row if is_measured else replace(own, kind=row.kind), reason=reason)]
         return [row, *found]
 
+    def _settled(self, edge: Edge, row: RotationRow) -> RotationRow:
+        """The row of an edge, which is changed where that helps."""
+        if row.reason:
+            return row
+        row, best = self._fused(edge, row)
+        if isinstance(best, Moving):
+            move(edge, best, self.weights)
+        elif best is not None:
+            turn(edge, best, self.weights)
+        return row
+
     def _at_run_time(self, edge: Edge) -> list[RotationRow]:
         return [self._online(v, nodes) for v, nodes in online_inputs(edge, self.plan).items()]
 
-    def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Fused | None]:
+    def _fused(self, edge: Edge, row: RotationRow) -> tuple[RotationRow, Fused | Moving | None]:
         """The row with what was measured, and the best transform where it is good enough."""
         sources = []
         for reader in edge.readers:
             planned = self.plan.nodes.get(reader.node.name or "")
             if planned is not None and planned.is_rounded:
-                value = reader.node.inputs[0] if reader.norm is None else reader.norm.source
-                sources.append((reader, self.rows[_name(value)], planned))
+                sources.append((reader, self.rows[key_of(edge, reader)], planned))
+
+        has_bias = edge.is_normed and can_move(edge) and self.recipe.bias_correction
 
         def make(part: slice) -> Iterator[Product]:
             for reader, rows, planned in sources:
-                yield Product.of(reader.node, reader.norm, rows[part], planned)
+                product = Product.of(reader.node, reader.norm, rows[part], planned)
+                yield replace(product, has_bias=has_bias)
 
         halves = Halves.of([rows for _, rows, _ in sources])
         row, error = self._before(row, [rows for _, rows, _ in sources], make(halves.held))
         if error is None:
             return row, None
-        found = list(self._candidates(edge, make, halves))
-        good = [each for each in found if 1 - each.mean / error >= _least(each)]
+        found = list(candidates(edge, make, halves, self.recipe))
+        good = [each for each in found if 1 - each.mean / error >= least(each)]
         best = min(good or found, key=lambda each: each.mean)
         turning = best.turning
         assert not isinstance(turning, Hadamard)
         row = replace(row, transform=turning.text, after=best.figures)
-        row = _judged(row, 1 - best.mean / error, _least(best))
+        row = judged(row, 1 - best.mean / error, least(best))
         if not row.is_applied:
             return row, None
-        seed = None if isinstance(turning, Scaling) else turning.seed
+        seed = getattr(turning, "seed", None)
         return replace(row, seed=seed, reason=stored_twice(edge, self.plan)), turning
-
-    def _candidates(self, edge: Edge, make: Make, halves: Halves) -> Iterator[Judged]:
-        """The best rotation, where one passes, and the best scales, where no norm is."""
-        if not edge.bend:
-            tried = [Rotation(edge.block, seed, edge.is_centred) for seed in self._seeds]
-            best = best_of(make, halves, tried, self.recipe)
-            yield best
-            if self.recipe.rotation == "learned" and isinstance(best.turning, Rotation):
-                learned = learn(best.turning, make, halves, self.recipe)
-                yield from [best_of(make, halves, [learned], self.recipe)] if learned else []
-        if not edge.norms:
-            scaled = scalings(make, halves, edge.block)
-            yield best_of(make, halves, scaled, self.recipe)
-
-    @property
-    def _seeds(self) -> list[int]:
-        return [self.recipe.seed * TRIALS + trial for trial in range(TRIALS)]
 
     def _online(self, value: ir.Value, nodes: list[ir.Node]) -> RotationRow:
         """The row of an input; where it gains the graph is changed."""
         names, size = tuple(n.name or "" for n in nodes), self._size(value)
-        tried = [Hadamard.widest(size, seed) for seed in self._seeds]
-        row = RotationRow(_name(value), INPUT, names, tried[0].text, size, is_online=True)
+        tried = [Hadamard.widest(size, seed) for seed in seeds(self.recipe)]
+        row = RotationRow(name_of(value), INPUT, names, tried[0].text, size, is_online=True)
         outputs = sum(last_size(n.outputs[0]) or ONLINE_OUTPUTS for n in nodes)
         if outputs < ONLINE_OUTPUTS:
             what = f"its products have {outputs} outputs, and a rotation at run time takes as long"
             return replace(row, reason=f"{what} as {ONLINE_OUTPUTS}")
-        rows = self.rows[_name(value)]
+        rows = self.rows[name_of(value)]
 
         def make(part: slice) -> Iterator[Product]:
             for node in nodes:
@@ -258,7 +236,7 @@ class _Work:
         found = best_of(make, halves, tried, self.recipe)
         best = found.turning
         assert isinstance(best, Hadamard)
-        row = _judged(replace(row, after=found.figures), 1 - found.mean / error, ONLINE_GAIN)
+        row = judged(replace(row, after=found.figures), 1 - found.mean / error, ONLINE_GAIN)
         if row.is_applied:
             insert(value, nodes, best, self.weights)
             share = f"about {100 * ONLINE_OUTPUTS / outputs:.0f} % of its products' time"
@@ -266,7 +244,7 @@ class _Work:
         return row
 
     def _size(self, value: ir.Value) -> int:
-        return self.rows[_name(value)].shape[1]
+        return self.rows[name_of(value)].shape[1]
 
     def _before(
         self, row: RotationRow, rows: list[NDArray[np.float32]], products: Iterator[Product]
@@ -280,16 +258,3 @@ class _Work:
             reason = f"its products have {before.sqnr_db:.1f} dB; {ENOUGH_DB:g} are enough"
             return replace(row, reason=reason), None
         return row, error
-
-
-def _least(candidate: Judged) -> float:
-    return SCALE_GAIN if isinstance(candidate.turning, Scaling) else GAIN
-
-
-def _judged(row: RotationRow, gain: float, least: float) -> RotationRow:
-    """Applied where enough of the error goes."""
-    if gain >= least:
-        return replace(row, is_applied=True)
-    how = "at run time the error" if row.is_online else "the error"
-    what = f"falls by {100 * gain:.0f} %" if gain > 0 else f"rises by {-100 * gain:.0f} %"
-    return replace(row, reason=f"{how} {what}; {100 * least:.0f} % less is asked")

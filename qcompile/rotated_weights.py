@@ -14,17 +14,18 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import add_initializer, constant, input_of, is_constant, is_op
+from qcompile.graph import add_initializer, attribute, constant, input_of, is_constant, is_op
 from qcompile.memory import row_slices
 from qcompile.norms import LAYER_NORM, RMS_NORMS, Norm
 from qcompile.numerics.hadamard import Hadamard, Rotation
 from qcompile.numerics.learned import Learned
+from qcompile.numerics.ordering import Haar, Ordering
 from qcompile.numerics.scaling import Scaling
 from qcompile.passes.transform.array_file import ArrayFile, StoredArray
 from qcompile.rotation_edge import Edge, Part, Reader
 from qcompile.rotation_paths import bias_place, weight_place
 
-Fused = Rotation | Learned | Scaling  # what needs no node
+Fused = Rotation | Learned | Scaling | Haar | Ordering  # what needs no node
 EAGER_BYTES = 1 << 20  # larger tensors are turned when they are read
 _SPREAD = 16.0  # a norm's β / γ, times the largest γ, may be so much larger than its β
 Write = Callable[[NDArray, NDArray], None]  # (source, where the turned one goes)
@@ -50,10 +51,15 @@ def turn(edge: Edge, rotation: Fused, weights: "Turned") -> None:
     """Change the graph; no node is added but a Transpose where two products shared one."""
     for norm in edge.norms:
         assert not isinstance(rotation, Scaling)  # no norm commutes with scales
-        _settle_norm(edge, norm, rotation, weights)
+        if isinstance(rotation, Ordering):
+            _sort_norm(norm, rotation, weights)
+        else:
+            _settle_norm(edge, norm, rotation, weights)
     for reader in edge.readers:
         gamma = None if reader.norm is None or is_even(reader.norm) else reader.norm.gamma
-        weights.change(*_own_place(reader.node), _input_side(rotation, gamma))
+        is_own = is_op(reader.node, "Conv") and attribute(reader.node, "group", 1) > 1
+        side = _own_side(rotation) if is_own else _input_side(rotation, gamma)
+        weights.change(*_own_place(reader.node), side)
     for writer in edge.writers:
         place = _own_place(writer.node)
         is_table = is_op(writer.node, "Gather")
@@ -85,14 +91,16 @@ def _takes_shift(edge: Edge, norm: Norm) -> bool:
     return all(bias_place(reader.node) is not None for reader in _readers(edge, norm))
 
 
-def _settle_norm(edge: Edge, norm: Norm, rotation: Rotation | Learned, weights: "Turned") -> None:
+def _settle_norm(
+    edge: Edge, norm: Norm, rotation: Rotation | Learned | Haar, weights: "Turned"
+) -> None:
     """γ and β go to the readers; what stays in the norm is 1 and 0, or (β / γ) R."""
     gamma, beta = (a.astype(np.float64) for a in (norm.gamma, norm.beta))
-    scale, shift = _affine_places(norm)
+    scale, shift = affine_places(norm)
     left = np.zeros_like(beta)
     if beta.any() and _takes_shift(edge, norm):
         for reader in _readers(edge, norm):
-            _add_shift(reader.node, beta, weights)
+            add_shift(reader.node, beta, weights)
     elif beta.any():
         left = rotation.times(beta if is_even(norm) else beta / gamma)
     if not is_even(norm) and scale is not None:
@@ -101,7 +109,15 @@ def _settle_norm(edge: Edge, norm: Norm, rotation: Rotation | Learned, weights: 
         weights.put(*shift, left.astype(np.float32))
 
 
-def _affine_places(norm: Norm) -> tuple[tuple[ir.Node, int] | None, tuple[ir.Node, int] | None]:
+def _sort_norm(norm: Norm, order: Ordering, weights: "Turned") -> None:
+    """γ and β stay in the norm, in the order."""
+    for place in affine_places(norm):
+        array = None if place is None else constant(place[0].inputs[place[1]])
+        if place is not None and array is not None and array.size > 1:
+            weights.change(*place, _vector_side(order, Part(0, norm.gamma.size)))
+
+
+def affine_places(norm: Norm) -> tuple[tuple[ir.Node, int] | None, tuple[ir.Node, int] | None]:
     """Where the scale and the shift stand."""
     first = norm.inside[0]
     if is_op(first, LAYER_NORM, *RMS_NORMS):
@@ -113,7 +129,7 @@ def _affine_places(norm: Norm) -> tuple[tuple[ir.Node, int] | None, tuple[ir.Nod
     return found.get("Mul"), found.get("Add")
 
 
-def _add_shift(node: ir.Node, beta: NDArray[np.float64], weights: "Turned") -> None:
+def add_shift(node: ir.Node, beta: NDArray[np.float64], weights: "Turned") -> None:
     """b + W β of a product."""
     place, (owner, index) = bias_place(node), weight_place(node)
     weight = constant(owner.inputs[index])
@@ -149,16 +165,26 @@ class Change:
 
 
 def _input_side(rotation: Fused | Hadamard, gamma: NDArray | None) -> Change:
-    """W diag(γ) R of [N, K], or [N, K, 1, 1]."""
+    """W diag(γ) R of [N, K], or of the channels of [N, K, kh, kw]."""
     wide = None if gamma is None else gamma.astype(np.float64)
 
     def write(source: NDArray, out: NDArray) -> None:
-        source, out = (a.reshape(len(a), -1) for a in (source, out))
-        for rows in row_slices(*source.shape):
+        source, out = (np.moveaxis(a.reshape(*a.shape[:2], -1), 1, -1) for a in (source, out))
+        for rows in row_slices(len(source), source[0].size if len(source) else 1):
             part = source[rows] if wide is None else source[rows] * wide
-            out[rows] = rotation.readers(part)
+            out[rows] = rotation.readers(np.ascontiguousarray(part))
 
     return Change(f"{rotation} in {'' if wide is None else wide.tobytes().hex()}", write)
+
+
+def _own_side(rotation: Fused) -> Change:
+    """s · W of a depthwise [C, 1, kh, kw], each of whose channels reads its own."""
+
+    def write(source: NDArray, out: NDArray) -> None:
+        wide = source.reshape(len(source), -1).T
+        out[...] = rotation.readers(np.ascontiguousarray(wide)).T.reshape(source.shape)
+
+    return Change(f"{rotation} own", write)
 
 
 def _rows_side(rotation: Fused) -> Change:

@@ -45,5 +45,5 @@ def stored_twice(edge: Edge, plan: Plan) -> str:
     if not added:
         return ""
     tables = [w.node.name for w in edge.writers if is_op(w.node, "Gather")]
-    which = ", ".join(str(name) for name in tables)
+    which = ", ".join(str(name) for name in tables) or "a table"
     return f"{which} and the head are two tensors now: {added / 1000:.1f} kB of codes more"

@@ -9,6 +9,7 @@ from qcompile.norms import Norm
 
 POSITIVE = ("Relu", "LeakyRelu")  # f(s x) = s f(x) for s > 0, of each element
 STREAM, VALUES, LINEAR, MAPS = "residual stream", "attention values", "linear", "linear bottleneck"
+ORDER, NORMED, EQUAL = "order of channels", "norm output", "channels of maps"
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,20 @@ class Edge:
     reason: str = ""
     is_attended: bool = False
     is_map: bool = False  # the channels of [B, C, H, W], else the last axis
+    is_normed: bool = False  # what a norm gives, whose scale and shift are its constants
+    is_equal: bool = False  # between convolutions with windows, or by channels: scales pass alone
+    is_sorted: bool = False  # its channels may take another order, and nothing more
     bend: str = ""  # a function with f(s x) = s f(x), s > 0, on the way: scales pass it alone
 
     @property
     def kind(self) -> str:
         """What people call it."""
+        if self.is_sorted:
+            return ORDER
+        if self.is_equal:
+            return EQUAL
+        if self.is_normed:
+            return NORMED
         last = VALUES if self.is_attended else LINEAR
         return MAPS if self.is_map else STREAM if self.norms else last
 

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from qcompile.data import Data
 from qcompile.division import Division
-from qcompile.graph import constant
+from qcompile.graph import attribute, constant
 from qcompile.moments import Source
 from qcompile.norms import Norm
-from qcompile.numerics.conv import Window
 from qcompile.numerics.hadamard import Hadamard, Rotation
 from qcompile.numerics.learned import Learned
+from qcompile.numerics.ordering import Haar, Ordering
 from qcompile.numerics.params import params_of_range
 from qcompile.numerics.quantize import dequantize, quantize, quantize_dynamic
-from qcompile.numerics.scaling import Scaling
+from qcompile.numerics.scaling import Moving, Scaling
 from qcompile.observers import default_method, observer_of
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.code_store import scale_method
@@ -34,38 +34,30 @@ from qcompile.recipe import Recipe
 from qcompile.rotation_rows import Figures
 from qcompile.spec import QuantSpec
 
-Turning = Rotation | Hadamard | Scaling | Learned
+Turning = Rotation | Hadamard | Scaling | Learned | Haar | Ordering | Moving
 SAMPLES, ROWS, OUTPUTS = 16, 256, 128  # of the data, of each input, of each weight
 _LEAST_ROWS = 16  # where many inputs share the memory
 
 
 def sample_rows(
-    model: ir.Model,
-    widths: dict[str, int],
-    data: Data,
-    division: Division,
-    seed: int,
-    maps: frozenset[str] = frozenset(),
+    model: ir.Model, sources: dict[str, Source], data: Data, division: Division, seed: int
 ) -> dict[str, NDArray[np.float32]]:
-    """At most about ROWS rows [num, width] of every value, from the first samples.
+    """At most about ROWS rows [num, groups · K] of every source, from the first samples.
 
-    maps: values [B, width, H, W], whose rows are pixels. All rows take at most a quarter of the
-    memory that one method may take.
+    All rows take at most a quarter of the memory that one method may take.
     """
     few = data.first(SAMPLES)
+    widths = {key: source.columns * source.group for key, source in sources.items()}
     fitting = division.working_bytes // (16 * max(sum(widths.values()), 1))
     most = -(-max(min(ROWS, fitting), _LEAST_ROWS) // max(len(few.feeds), 1))
-    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in widths}
-    for group, arrays in division.runs(model, {n: [n] for n in widths}, few):
-        for name in group:
-            x = np.atleast_2d(np.asarray(arrays[name], np.float32))
-            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            window = Window((1, 1)) if name in maps else None
-            rows = Source(name, widths[name], window=window).rows(
-                x, np.ones(len(x), np.bool_), most, rng
-            )
-            found[name] += [part.reshape(-1, widths[name]) for part in rows]
-    return {n: np.concatenate([np.empty((0, widths[n]), np.float32), *p]) for n, p in found.items()}
+    found: dict[str, list[NDArray[np.float32]]] = {key: [] for key in sources}
+    for group, arrays in division.runs(model, {k: [s.value] for k, s in sources.items()}, few):
+        for key in group:
+            x = np.atleast_2d(np.asarray(arrays[sources[key].value], np.float32))
+            rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
+            rows = sources[key].rows(x, np.ones(len(x), np.bool_), most, rng)
+            found[key] += [part.reshape(-1, widths[key]) for part in rows]
+    return {k: np.concatenate([np.empty((0, widths[k]), np.float32), *p]) for k, p in found.items()}
 
 
 @dataclass(frozen=True)
@@ -81,6 +73,9 @@ class Product:
     gamma: NDArray[np.float64] | None
     beta: NDArray[np.float64] | None
     plan: NodePlan
+    kernel: int = 1  # elements of x a channel: of a window
+    is_own: bool = False  # depthwise: x [rows, channels · kernel], weight [channels, kernel]
+    has_bias: bool = False  # which takes back the mean error of every output
 
     @classmethod
     def of(
@@ -89,6 +84,12 @@ class Product:
         """Some of its outputs; rows are of the norm's source, or of the input."""
         weight = constant(weight_of(node))
         assert weight is not None
+        if weight.ndim == 4:
+            kernel, is_own = weight[0, 0].size, attribute(node, "group", 1) > 1
+            if is_own or kernel > 1:
+                most = len(weight) if is_own else OUTPUTS
+                flat = np.ascontiguousarray(weight[:most].reshape(min(most, len(weight)), -1))
+                return cls(rows.astype(np.float64), flat, None, None, plan, kernel, is_own)
         chosen = np.unique(np.linspace(0, len(weight) - 1, OUTPUTS).astype(np.int64))
         part = np.ascontiguousarray(weight[chosen].reshape(len(chosen), -1))
         if norm is None:
@@ -99,6 +100,8 @@ class Product:
     def measure(self, rotation: Turning | None, recipe: Recipe) -> tuple[float, NDArray]:
         """Noise ÷ signal of the outputs, and the input as it is quantized, float32."""
         x, weight = self.x, self.weight.astype(np.float64)
+        if self.kernel > 1 or self.is_own:
+            return self._measure_window(rotation, recipe)
         if rotation is not None:
             wide = weight if self.gamma is None else weight * self.gamma
             given, turned = rotation.times(x), rotation.readers(wide)
@@ -107,7 +110,29 @@ class Product:
         else:
             given, turned = x * self.gamma + self.beta, weight
         narrow = given.astype(np.float32)
-        return noise(narrow, turned.astype(np.float32), self.plan, recipe), narrow
+        # What a shift adds to the outputs goes into the bias and is no part of the signal.
+        own = x @ weight.T if isinstance(rotation, Moving) else None
+        found = turned.astype(np.float32)
+        return noise(narrow, found, self.plan, recipe, own, has_bias=self.has_bias), narrow
+
+    def _measure_window(self, scaling: Turning | None, recipe: Recipe) -> tuple[float, NDArray]:
+        """Of a convolution with a window, or of channels by themselves, with scales of channels."""
+        x, weight = self.x, self.weight.astype(np.float64)
+        if scaling is not None:
+            assert isinstance(scaling, Scaling)  # nothing else passes
+            s = np.repeat(np.array(scaling.scales), self.kernel)
+            x, weight = x / s, weight * (s.reshape(weight.shape) if self.is_own else s)
+        narrow, found = x.astype(np.float32), weight.astype(np.float32)
+        wanted = self._apply(narrow, found)
+        codes = coded(found, self.plan, recipe)
+        gap = self._apply(rounded(narrow, self.plan.activation, recipe), codes) - wanted
+        signal = float((wanted**2).sum())
+        return float((gap**2).sum()) / signal if signal else 0.0, narrow
+
+    def _apply(self, x: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The outputs."""
+        wide, w = x.astype(np.float64), weight.astype(np.float64)
+        return (wide.reshape(len(x), *w.shape) * w).sum(2) if self.is_own else wide @ w.T
 
 
 def normed(rows: NDArray[np.float32], norm: Norm) -> NDArray[np.float64]:
@@ -119,14 +144,26 @@ def normed(rows: NDArray[np.float32], norm: Norm) -> NDArray[np.float64]:
 
 
 def noise(
-    x: NDArray[np.float32], weight: NDArray[np.float32], plan: NodePlan, recipe: Recipe
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    plan: NodePlan,
+    recipe: Recipe,
+    own: NDArray[np.float64] | None = None,
+    *,
+    has_bias: bool = False,
 ) -> float:
-    """‖Q(x) Q(W)ᵀ − x Wᵀ‖² ÷ ‖x Wᵀ‖²; 0 where the outputs are 0."""
+    """‖Q(x) Q(W)ᵀ − x Wᵀ‖² ÷ ‖x Wᵀ‖², or ÷ ‖own‖²; 0 where the outputs are 0.
+
+    has_bias: without the mean error of each output.
+    """
     wanted = x.astype(np.float64) @ weight.astype(np.float64).T
     given = rounded(x, plan.activation, recipe).astype(np.float64)
     found = given @ coded(weight, plan, recipe).astype(np.float64).T
-    signal = float((wanted**2).sum())
-    return float(((found - wanted) ** 2).sum()) / signal if signal else 0.0
+    signal = float(((wanted if own is None else own) ** 2).sum())
+    gap = found - wanted
+    if has_bias and len(gap):
+        gap -= gap.mean(0)
+    return float((gap**2).sum()) / signal if signal else 0.0
 
 
 def coded(weight: NDArray[np.float32], plan: NodePlan, recipe: Recipe) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from qcompile.annotate import annotate
 from qcompile.data import Batch, Data
 from qcompile.division import Division
 from qcompile.load import load
+from qcompile.moments import Source
 from qcompile.normalise import normalise
 from qcompile.numerics.hadamard import Rotation
 from qcompile.numerics.scaling import Scaling
@@ -186,8 +187,8 @@ def test_the_dry_run_says_what_the_data_will_decide() -> None:
 
 
 def test_samples_with_nan_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def with_nan(model: ir.Model, widths: dict[str, int], *_: object) -> dict[str, np.ndarray]:
-        return {n: np.full((4, width), np.nan, np.float32) for n, width in widths.items()}
+    def with_nan(model: ir.Model, sources: dict[str, Source], *_: object) -> dict[str, np.ndarray]:
+        return {n: np.full((4, s.columns), np.nan, np.float32) for n, s in sources.items()}
 
     monkeypatch.setattr("qcompile.rotate.sample_rows", with_nan)
     found = rotated(outlier_channel(LLAMA))

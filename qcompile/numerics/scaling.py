@@ -53,3 +53,52 @@ class Scaling:
         """W · s over the last axis, float64."""
         wide = weight.astype(np.float64).reshape(-1, len(self.scales))
         return (wide * np.array(self.scales)).reshape(weight.shape)
+
+
+@dataclass(frozen=True)
+class Moving:
+    """x' = (x + shifts) / scales of each channel [block]: their ranges become alike.
+
+    alpha: 0, only the centres do; 1, the widths too, as in RepQ-ViT (Li et al. 2023, equations 8
+    to 13, with r1 = scales and s · r2 = shifts). clip: the percentile of the ranges (LRP-QViT).
+    """
+
+    scales: tuple[float, ...]
+    shifts: tuple[float, ...]
+    alpha: float
+    clip: float
+
+    @classmethod
+    def of(cls, x: NDArray, alpha: float, clip: float) -> "Moving":
+        """From rows x [num, block]; a channel of one value is not scaled.
+
+        >>> x = np.array([[0.0, 10.0], [2.0, 18.0]])
+        >>> Moving.of(x, 1.0, 100.0).times(x).tolist()
+        [[1.0, 1.0], [6.0, 6.0]]
+        """
+        low, high = np.percentile(x.astype(np.float64), [100 - clip, clip], axis=0)
+        width, centre = high - low, (high + low) / 2
+        is_wide = width > 0
+        r = np.ones(len(width))
+        r[is_wide] = (width[is_wide] / width[is_wide].mean()) ** alpha
+        r = np.clip(r, 1 / _SPREAD, _SPREAD)
+        t = (centre / r).mean() * r - centre
+        return cls(tuple(r.tolist()), tuple(t.tolist()), alpha, clip)
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return f"scales and shifts, α = {self.alpha:g}, clipped at {self.clip:g} %"
+
+    @property
+    def shift(self) -> NDArray[np.float64]:
+        """t [block]."""
+        return np.array(self.shifts)
+
+    def times(self, x: NDArray) -> NDArray[np.float64]:
+        """(x + t) / r over the last axis, float64."""
+        return np.asarray((x.astype(np.float64) + self.shift) / np.array(self.scales))
+
+    def readers(self, weight: NDArray) -> NDArray[np.float64]:
+        """W · r; what W t adds goes into the bias."""
+        return np.asarray(weight.astype(np.float64) * np.array(self.scales))

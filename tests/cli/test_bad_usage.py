@@ -48,6 +48,14 @@ FLAGS: dict[str, tuple[list[str], str]] = {
         ["--num-calibration-samples", "0"],
         "0 calibration samples: at least 1 is needed",
     ),
+    "selected samples": (
+        ["--calibration-select", "0", "--calibration-data", "x.npz"],
+        "0 selected samples: at least 1 is needed",
+    ),
+    "groups without a number": (
+        ["--calibration-groups", "t", "--calibration-data", "x.npz"],
+        "calibration groups need calibration select: how many samples to take",
+    ),
     "method": (
         ["--calibration-method", "minmaxx"],
         'unknown calibration method "minmaxx": did you mean "minmax"?',
