@@ -154,6 +154,41 @@ void quad_line(const depthwise_u8_quads_args& a) {
   }
 }
 
+// The lower half of each of four vectors, twice.
+template <class T>
+void repeat_halves(const T* from, T* to) {
+  for (int v = 0; v < 4; ++v) {
+    std::memcpy(to + v * 64 / sizeof(T), from + v * 64 / sizeof(T), 32);
+    std::memcpy(to + (v * 64 + 32) / sizeof(T), from + v * 64 / sizeof(T), 32);
+  }
+}
+
+// 32 channels at stride 1: two pixels side by side are one of 64 channels at stride 2, whose columns
+// lie 32 bytes apart.
+void slide_pairs(depthwise_u8_quads_args& a) {
+  alignas(64) int8_t quads[3 * kQuadBytes];
+  alignas(64) int32_t correction[64];
+  alignas(64) float multiplier[64];
+  for (int j = 0; j < 3; ++j) repeat_halves(a.quads + j * kQuadBytes, quads + j * kQuadBytes);
+  repeat_halves(a.correction, correction);
+  repeat_halves(a.multiplier, multiplier);
+  const int64_t pairs = a.num_pixels / 2;
+  if (pairs > 0) {
+    depthwise_u8_quads_args both = a;
+    both.num_pixels = pairs;
+    both.num_channels = 64;
+    both.quads = quads;
+    both.correction = correction;
+    both.multiplier = multiplier;
+    slide<true, 2>(both, 0);
+  }
+  if (a.num_pixels % 2 == 0) return;
+  a.x += 2 * pairs * a.column_stride;
+  a.y += 2 * pairs * a.num_channels;
+  a.num_pixels = 1;
+  slide<false, 1>(a, 0);
+}
+
 template <int kStep>
 void slide_line(const depthwise_u8_quads_args& a) {
   for (int64_t group = 0; group * 64 < a.num_channels; ++group) {
@@ -166,6 +201,8 @@ void slide_line(const depthwise_u8_quads_args& a) {
 
 void QC_ISA_NAME(depthwise_u8_quads)(depthwise_u8_quads_args& a) {
   const bool is_square = a.kernel_h == 3 && a.kernel_w == 3 && a.tap_columns == 1;
+  const bool is_half = a.num_channels == 32 && a.column_stride == 32;
+  if (is_square && a.pixel_columns == 1 && is_half) return slide_pairs(a);
   if (is_square && a.pixel_columns == 1) return slide_line<1>(a);
   if (is_square && a.pixel_columns == 2) return slide_line<2>(a);
   quad_line(a);

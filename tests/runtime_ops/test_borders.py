@@ -32,13 +32,14 @@ def test_depthwise_groups_and_strips(rng, channels):
             np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("channels", [1, 63, 64, 65, 130])
+@pytest.mark.parametrize("channels", [1, 31, 32, 33, 63, 64, 65, 130])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_depthwise_columns_in_turn(rng, channels, stride):
-    """Sums of three (stride 1) or two pixels take turns; lines end at each of them."""
+    """Sums of three (stride 1) or two pixels take turns; 32 channels go by pairs of pixels."""
     window = Window((3, 3), (stride, stride), (1, 1, 1, 1))
     weight = random_weight(rng, channels, 9, get("int8"), 0, "none")
     weight.codes[:1] = weight.codes.min()
+    weight.codes[-1:] = weight.codes.max()
     for width in range(1, 10):
         full = (2, 4, width, channels)
         got, expected = products.conv_static(rng, weight, full, window, channels, "kc/1")
