@@ -85,7 +85,7 @@ class TuningWork:
         samples, rate = max(count, self.samples.count), _RATE / _SLOWER
         self.moves = Moves(
             self.error,
-            lambda: self._gradients(samples, rng),
+            lambda: self._gradients(samples, rng)(self._leaves()),
             lambda: self._curvatures(min(count, self.most), rng),
             lambda loss: self._go_on(_EVERY, count, rate, loss, data, state),
         ).of(self.tape, self.found)
