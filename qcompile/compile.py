@@ -125,10 +125,12 @@ def compile(
             plan = annotate(normalised, recipe, chosen, has_data=True)
         plan = replace(plan, rotations=rotated.rows)
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
-        plan, stats = run(polish, normalised, plan, recipe, data, stats, division)
+        if recipe.activation_polish is not None:
+            plan, stats = run(polish, normalised, plan, recipe, data, stats, division)
         layers = LayerCache.of(cache, data, plan)
         stats = run(compensate_weights, normalised, plan, recipe, data, stats, division, layers)
-        plan, stats = run(add_low_rank, normalised, plan, recipe, data, stats, division)
+        if recipe.low_rank:
+            plan, stats = run(add_low_rank, normalised, plan, recipe, data, stats, division)
         if any(all_bodies(normalised.graph)):
             stats = run(calibrate_bodies, normalised, plan, recipe, data, stats, division, layers)
         quantized = run(transform, normalised, plan, stats, recipe, inspect, budget)
