@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which of many samples are calibrated and tuned with: those that stand for many, and the unlike.
 
-Temporal distribution-aligned calibration of EDA-DM (Liu et al. 2024, section 4.1), for any samples.
+Temporal distribution-aligned calibration of EDA-DM (Liu et al. 2024), for any samples.
 There an item is a time step of a diffusion model, whose features F are the maps in the middle of
 the network; a step t gets n_t samples, in the proportion of D_t + λ V_t. D is the number of other
 items within a radius (density), V the sum of 1 − cos to all of them (diversity), both brought to

@@ -59,7 +59,7 @@ def scalings(
     """One for each α, from the largest inputs and weights of every channel of a block.
 
     written [block]: the largest weights that write each channel; with them the scales that make
-    both weights' ranges one (Nagel et al. 2019, equation 11) are the last candidate.
+    both weights' ranges one (Nagel et al. 2019, section 4.1) are the last candidate.
     """
     x_max, w_max = np.zeros(block), np.zeros(block)
     for product in make(halves.chosen):

@@ -94,7 +94,7 @@ def test_what_does_not_keep_factors_is_no_edge(body: str) -> None:
 
 
 def test_the_ranges_of_both_weights_become_equal() -> None:
-    """Nagel et al. 2019, equation 11: s = √(r1 ÷ r2) gives both the range √(r1 r2)."""
+    """Nagel et al. 2019, section 4.1: s = √(r1 ÷ r2) gives both the range √(r1 r2)."""
     model = net(BODY["windows"])
     (edge,) = equal_edges(model.graph)
     first = weight_ranges(edge)

@@ -120,7 +120,7 @@ def test_wrong_numbers_fail() -> None:
 
 
 def test_the_ranges_of_all_channels_become_one() -> None:
-    """RepQ-ViT, equations 8 to 13: s and z of every channel are the mean s and z."""
+    """RepQ-ViT: s and z of every channel are the mean s and z."""
     x = (normal(50, 9) * np.exp(normal(9, seed=1)) + 4 * normal(9, seed=2)).astype(np.float64)
     y = Moving.of(x, 1.0, 100.0).times(x)
     s = (x.max(0) - x.min(0)).astype(np.float64) / 15

@@ -3,7 +3,7 @@
 
 Channels that are alike in size should share a block of one scale: a large one then takes the codes
 of large ones alone (K-sort, Trukhanov and Soloveychik 2024, "Accurate block quantization in LLMs
-with outliers", section 4: channels of K by the norms of the rows of its weight). There the blocks
+with outliers": channels of K by the norms of the rows of its weight). There the blocks
 are those of cached keys; here they are those of weights along their inputs.
 
 HBVLA pairs the nearest columns of a weight, chains the pairs by their nearest ends, and quantizes

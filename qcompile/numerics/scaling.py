@@ -59,8 +59,8 @@ class Scaling:
 class Moving:
     """x' = (x + shifts) / scales of each channel [block]: their ranges become alike.
 
-    alpha: 0, only the centres do; 1, the widths too, as in RepQ-ViT (Li et al. 2023, equations 8
-    to 13, with r1 = scales and s · r2 = shifts). clip: the percentile of the ranges (LRP-QViT).
+    alpha: 0, only the centres do; 1, the widths too, as in RepQ-ViT (Li et al. 2023, with r1 =
+    scales and s · r2 = shifts). clip: the percentile of the ranges (LRP-QViT).
     """
 
     scales: tuple[float, ...]

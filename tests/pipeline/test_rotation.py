@@ -131,7 +131,8 @@ def test_the_command_line_has_the_flag(tmp_path: Path, capsys: pytest.CaptureFix
     assert "residual stream" in shown and "the error on the calibration data decides" in shown
     assert "residual stream" not in run(capsys, *flags, "--dry-run", "--rotation", "off").out
     planned = json.loads(run(capsys, *flags, "--dry-run", "--json").out)["rotations"]
-    assert [row["kind"] for row in planned] == ["residual stream", "attention values", "linear"]
+    kinds = [row["kind"] for row in planned]
+    assert kinds == ["residual stream", "attention values", "linear", *3 * ["norm output"]]
     wrong = run(capsys, *flags, "--rotation", "of")
     assert wrong.code == 2
     assert wrong.err == 'error: unknown rotation "of": did you mean "off"?\n'
