@@ -52,7 +52,7 @@ def calibrate_bodies(
     for path, body in bodies.items():
         if recorded[path].feeds:
             own = Data(recorded[path].feeds, Batch({}))
-            there = Division(division.budget, Footprint.of(body, own))
+            there = replace(division, footprint=Footprint.of(body, own))
             found = calibrate(body, replace(plan, leaders={}), recipe, own, there)
             means |= found.means
             found = compensate_weights(body, unshared, recipe, own, found, there, layers)

@@ -120,6 +120,7 @@ def compile_command(
         str | None,
         typer.Option(help="4GB, 512MiB: most of its own memory, RssAnon (half the machine)"),
     ] = None,
+    workers: Annotated[int, typer.Option(help="processes that find codes of weights at once")] = 1,
     seed: Annotated[int | None, typer.Option(help="of random inputs")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="show the plan, write nothing")
@@ -184,6 +185,7 @@ def compile_command(
                 min_sqnr=min_sqnr,
                 max_drop=max_drop,
                 max_memory=None if max_memory is None else parse_size(max_memory),
+                workers=workers,
             ),
             metric=None if metric is None else load_metric(metric),
             calibration_cache=calibration_cache,

@@ -8,8 +8,9 @@ which negative codes for small weights could make negative. Layers go in groups 
 the memory, with one run of the model over the data a group; what is found waits in a file.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Container, Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,11 @@ from qcompile.poles import edge_of
 from qcompile.products import fused_end, weight_of, window_of
 from qcompile.recipe import Recipe
 from qcompile.spec import QuantSpec
+from qcompile.workers import Job
 
 _MOMENTS_BYTES = 1 << 30  # of a group at most; another run of the model costs little
 _SOLUTION_BYTES = 28  # times groups · K²: float64 H, its factor and LAPACK's copy, float32 moments
+_SENT_BYTES = 8  # of the same, where another process solves: its moments, pickled
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def compensate_weights(
         )
     if data is None or not rounding_of(recipe.weight_rounding).rounders:
         return stats
-    is_signed = not plan.is_integer_only  # dyadic multipliers have no sign
+    is_signed = not plan.is_integer_only
     work = _Work(model, recipe, data, division, layers, ArrayFile(), is_signed)
     found: dict[str, Compensated] = {}
     most = division.working_bytes
@@ -96,7 +99,8 @@ def compensate_weights(
             work.solved.append(site)
             if data.watch is not None:
                 data.watch("layers", len(work.solved), len(sites))
-    return replace(stats, compensated=found)
+    ordered = {name: found[name] for s in sites if (name := s.weight.name or "") in found}
+    return replace(stats, compensated=ordered)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class _Work:
     division: Division
     layers: LayerCache | None
     file: ArrayFile
-    is_signed: bool  # whether a scale may be negative
+    is_signed: bool  # whether a scale may be negative: dyadic multipliers have no sign
     solved: list[Site] = field(default_factory=list)
 
     def solve(self, group: list[Site]) -> Iterator[tuple[Site, Compensated | None]]:
@@ -125,18 +129,25 @@ class _Work:
         left = {site.sources for site in group if site not in known}
         if left:
             collect(self.model, [m for s, m in wanted.items() if s in left], runs, self.division)
+        yield from known.items()
+        jobs, most = self._jobs(wanted, group, known), self.division.working_bytes
+        for site, layer in self.division.workers.results(jobs, most):
+            if self.layers is not None:
+                self.layers.write(self._depends_on(site, runs), layer)
+            yield site, self._stored(site, layer, inputs)
+
+    def _jobs(
+        self, wanted: dict[tuple[Source, ...], Moments], group: list[Site], known: Container[Site]
+    ) -> Iterator[Job[Site, Layer]]:
+        """Those of the group that are left; sites of equal inputs have one array of moments."""
         for sources, moments in wanted.items():
             for is_centred in (False, True):
                 same = [s for s in group if s.sources == sources and s.is_centred == is_centred]
-                result = None
-                for site in same:
-                    if site not in known:
-                        result = result or moments.result(is_centred=is_centred)
-                        layer = self._computed(site, *result)
-                        if self.layers is not None:
-                            self.layers.write(self._depends_on(site, runs), layer)
-                        known[site] = self._stored(site, layer, inputs)
-                    yield site, known[site]
+                left = [s for s in same if s not in known]
+                result = moments.result(is_centred=is_centred) if left else ()
+                for site in left:
+                    size = (_SOLUTION_BYTES + _SENT_BYTES) * site.moments_size
+                    yield Job(site, _layer, partial(self._arguments, site, *result), size)
 
     def _stored(
         self, site: Site, layer: Layer, inputs: dict[Hashable, StoredArray]
@@ -149,24 +160,14 @@ class _Work:
         held = inputs[site.inputs]
         return Compensated.store(self.file, site.spec, layer.weight, held, layer.errors)
 
-    def _computed(
+    def _arguments(
         self, site: Site, hessian: NDArray[np.float32], held: NDArray[np.float32]
-    ) -> Layer:
-        """The codes that the moments give, where they make the weight better."""
+    ) -> tuple[Any, ...]:
+        """Of `_layer`."""
         assert site.weight.const_value is not None
-        weight, spec = as_matrix(site.weight.const_value), site.spec
-        if site.is_table:
-            hessian, held = _with_rows(weight, hessian, held)
-        found = quantize(
-            *(weight, hessian, spec, held),
-            rounding=rounding_of(self.recipe.weight_rounding),
-            method=self.recipe.weight_scale_method,
-            is_signed=self.is_signed,
-        )
-        errors = found.error, found.nearest_error
-        return (
-            Layer(found.weight, errors, held) if found.is_better else Layer(None, errors, held[:0])
-        )
+        weight, recipe = as_matrix(site.weight.const_value), self.recipe
+        asked = recipe.weight_rounding, recipe.weight_scale_method, self.is_signed
+        return weight, hessian, held, site.spec, site.is_table, *asked
 
     def _known(self, site: Site, runs: Data) -> Layer | None:
         if self.layers is None:
@@ -189,6 +190,29 @@ class _Work:
             "seed": self.recipe.seed,
             "runs": [runs.batch.count(feed) for feed in runs.feeds],
         }
+
+
+def _layer(
+    weight: NDArray[np.float32],
+    hessian: NDArray[np.float32],
+    held: NDArray[np.float32],
+    spec: QuantSpec,
+    is_table: bool,
+    rounding: str | None,
+    method: str | None,
+    is_signed: bool,
+) -> Layer:
+    """The codes that the moments give, where they make the weight better."""
+    if is_table:
+        hessian, held = _with_rows(weight, hessian, held)
+    found = quantize(
+        *(weight, hessian, spec, held),
+        rounding=rounding_of(rounding),
+        method=method,
+        is_signed=is_signed,
+    )
+    errors = found.error, found.nearest_error
+    return Layer(found.weight, errors, held) if found.is_better else Layer(None, errors, held[:0])
 
 
 def _with_rows(

@@ -45,17 +45,21 @@ from qcompile.trial import has_free_length, length_that_runs
 from qcompile.tune import planned as will_tune
 from qcompile.verdict import Verdict
 from qcompile.verify import verify
+from qcompile.workers import Workers
 
 Metric = Callable[[ort.InferenceSession], float]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the user demands: SQNR in dB at least, loss of the metric at most, bytes of memory."""
+    """What the user demands: SQNR in dB at least, loss of the metric at most, bytes of memory, and
+    processes at once at most.
+    """
 
     min_sqnr: float | None = None
     max_drop: float | None = None
     max_memory: int | None = None
+    workers: int = 1
 
 
 def compile(
@@ -97,6 +101,7 @@ def compile(
         staging(out, force=force) as folder,
         progress or Progress() as shown_to,
         ProductThreads() as threads,
+        Workers(limits.workers) as workers,
     ):
         run = shown_to.run
         source = run(load_model, path)
@@ -107,7 +112,7 @@ def compile(
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
         plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
         shown = data or _made_up(path, normalised, recipe, budget, shown_to)
-        division = Division(budget, Footprint.of(normalised, shown))
+        division = Division(budget, Footprint.of(normalised, shown), workers)
         division.check()
         rotated = run(rotate, normalised, plan, recipe, data, division)
         unrotated, normalised = normalised, rotated.model

@@ -21,6 +21,7 @@ from qcompile.graph import FLOAT, is_constant, static_shape
 from qcompile.memory import BASE_BYTES, Budget
 from qcompile.session import open_model, run_float, session_options, with_outputs
 from qcompile.windows import misfits, refuse_misfits, sized
+from qcompile.workers import Workers
 
 Key = TypeVar("Key", bound=Hashable)
 _UNITS = 4  # bytes of a float32
@@ -100,10 +101,11 @@ def _live_bytes(graph: ir.Graph, sizes: dict[str, int]) -> int:
 
 @dataclass(frozen=True)
 class Division:
-    """What stages that run the model are given: the memory, and what its values take."""
+    """What stages that run the model are given: the memory, what its values take, processes."""
 
     budget: Budget = field(default_factory=Budget)
     footprint: Footprint = field(default_factory=Footprint)
+    workers: Workers = field(default_factory=Workers)
 
     @property
     def working_bytes(self) -> int:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """improve: which of the ways to better a quantized network is taken.
 
-As a rule the network is tuned (tune.py) as descent left it. Where the steps gain nothing, and
-always with `--effort best`, its layers are rebuilt (reconstruct.py, `sequential`) and tuned, too;
-of both networks the one with the smaller loss on held-out samples is taken. A recipe that names its
-`weight_rounding` gets that one alone.
+As a rule the network is tuned (tune.py) as descent left it. Where the steps gain nothing or take
+some seconds, and always with `--effort best`, its layers are rebuilt (reconstruct.py, `sequential`)
+and tuned, too; of both networks the one with the smaller loss on held-out samples is taken. A
+recipe that names its `weight_rounding` gets that one alone.
 """
 
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from qcompile.tune import tune
 from qcompile.tuned import Tuned, outputs_ratio
 
 OTHER = "sequential"
+_FEW_PRODUCTS = 1e11  # of all steps: some 10 s of one core
 Changes = tuple[Tuned, Tuned]  # by reconstruct, and by tune on top of it
 
 
@@ -69,8 +70,9 @@ class _Ways:
 
 
 def _is_worth_more(tuned: Tuned, recipe: Recipe) -> bool:
-    """Whether the network is small enough for steps, and these gained nothing or all is asked."""
-    return tuned.steps > 0 and (not tuned.is_tuned or recipe.effort == "best")
+    """Whether there were steps, and they gained nothing or were short, or all is asked."""
+    is_short = not tuned.is_tuned or tuned.products < _FEW_PRODUCTS
+    return tuned.products > 0 and (is_short or recipe.effort == "best")
 
 
 def _ratio(normalised: ir.Model, first: Changes, other: Changes, division: Division) -> float:

@@ -87,13 +87,13 @@ def tune(
     except NotImplementedError as error:  # an op in a form that has no gradient here
         return Tuned(quantized, f"not tuned: {error} has no gradient here")
     if not work.is_better:
-        return Tuned(quantized, f"not tuned: {note}", steps=work.steps)
+        return Tuned(quantized, f"not tuned: {note}", products=work.products)
     write(copy, tape, work.found)
-    tuned = Tuned(copy, f"tuned: {note}", work.held, work.losses, steps=work.steps)
+    tuned = Tuned(copy, f"tuned: {note}", work.held, work.losses, products=work.products)
     ratio = outputs_ratio(normalised, quantized, tuned, division)
     if ratio is not None and ratio > _GAIN:  # codes that sums in another order give
         note = f"not tuned: {note}, but in ONNX Runtime {ratio:.3g} of it"
-        return Tuned(quantized, note, steps=work.steps)
+        return Tuned(quantized, note, products=work.products)
     return tuned
 
 
@@ -153,7 +153,7 @@ class _Work:
     found: dict[str, Tunable] = field(default_factory=dict)
     losses: dict[str, Loss] = field(default_factory=dict)
     is_better: bool = False
-    steps: int = 0
+    products: float = 0
 
     def run(self, recipe: Recipe, data: Data, state: TuningState) -> str:
         """Tune, and say what came of it."""
@@ -167,7 +167,6 @@ class _Work:
         steps, count = self._plan(recipe.effort)
         if steps < _FEWEST_STEPS:
             return "the network is too large for the effort; --effort best allows more"
-        self.steps = steps
         self._measure_sums()
         best = self._try("plain", steps, count, before, data, state)
         if recipe.tuning != "plain":
@@ -272,10 +271,13 @@ class _Work:
         each = self.tape.products / max(looked, 1)
         held = sum(map(self._size, self.held))
 
-        def steps(count: int) -> int:
-            return int(_WORK[effort] / max(each * (3 * count + held / _EVERY), 1))
+        def of_step(count: int) -> float:
+            return max(each * (3 * count + held / _EVERY), 1)
 
         count = _SAMPLES
-        while count > _FEWEST_SAMPLES and steps(count) < STEPS[effort]:
+        while count > _FEWEST_SAMPLES and _WORK[effort] < STEPS[effort] * of_step(count):
             count //= 2
-        return min(steps(count), STEPS[effort]), count
+        steps = int(min(_WORK[effort] / of_step(count), STEPS[effort]))
+        if steps >= _FEWEST_STEPS:
+            self.products = steps * of_step(count)
+        return steps, count

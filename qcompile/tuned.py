@@ -22,7 +22,7 @@ class Tuned:
     """The graph, tuned or as it was. note: what happened, for report and manifest.
 
     held: the samples that decided; losses: output of the graph → what decided. stage: which one
-    made it. steps: that tune took, whether they gained or not.
+    made it. products: multiplications of tune's steps, whether they gained or not; 0: none taken.
     """
 
     model: ir.Model
@@ -30,7 +30,7 @@ class Tuned:
     held: list[Feed] = field(default_factory=list)
     losses: dict[str, Loss] = field(default_factory=dict)
     stage: str = "tune"
-    steps: int = 0
+    products: float = 0
 
     @property
     def is_tuned(self) -> bool:

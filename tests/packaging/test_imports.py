@@ -80,6 +80,7 @@ ORDER = (
         *(
             "compensate",
             "division",
+            "workers",
             "layer_cache",
             "batch_norm_ranges",
             "moments",

@@ -26,7 +26,9 @@ def improved(net: Net, **recipe) -> Changes:
 class Ways:
     """In place of reconstruct and tune: what they give by the word of the recipe, and the calls."""
 
-    def __init__(self, monkeypatch, net: Net, *, first_gains: bool, ratio: float) -> None:
+    def __init__(
+        self, monkeypatch, net: Net, *, first_gains: bool, ratio: float, products: float = 1e11
+    ) -> None:
         self.words: list[str | None] = []
         self.other = net.quantized.clone()
         held = net.data.first(2).feeds
@@ -37,8 +39,8 @@ class Ways:
 
         def tune(model: ir.Model, normalised, plan, recipe, *_) -> Tuned:
             if recipe.weight_rounding is None and first_gains:
-                return Tuned(model, "tuned", held, steps=60)
-            return Tuned(model, "not tuned", steps=60)
+                return Tuned(model, "tuned", held, products=products)
+            return Tuned(model, "not tuned", products=products)
 
         monkeypatch.setattr(module, "reconstruct", rebuild)
         monkeypatch.setattr(module, "tune", tune)
@@ -46,18 +48,25 @@ class Ways:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "first_gains", "words"),
+    ("recipe", "first_gains", "products", "words"),
     [
-        ({}, True, [None]),
-        ({}, False, [None, OTHER]),
-        ({"effort": "best"}, True, [None, OTHER]),
-        ({"weight_rounding": "descent"}, False, ["descent"]),
+        ({}, True, 1e11, [None]),
+        ({}, True, 9e10, [None, OTHER]),
+        ({}, False, 1e11, [None, OTHER]),
+        ({}, False, 0, [None]),
+        ({"effort": "best"}, True, 1e12, [None, OTHER]),
+        ({"weight_rounding": "descent"}, False, 9e10, ["descent"]),
     ],
 )
 def test_when_the_other_way_is_tried(
-    net: Net, monkeypatch, recipe: dict[str, str], first_gains: bool, words: list[str | None]
+    net: Net,
+    monkeypatch,
+    recipe: dict[str, str],
+    first_gains: bool,
+    products: float,
+    words: list[str | None],
 ) -> None:
-    ways = Ways(monkeypatch, net, first_gains=first_gains, ratio=0.5)
+    ways = Ways(monkeypatch, net, first_gains=first_gains, ratio=0.5, products=products)
     rebuilt, tuned = improved(net, **recipe)
     assert ways.words == words
     assert (tuned.model is ways.other) == (len(words) == 2 or bool(recipe.get("weight_rounding")))

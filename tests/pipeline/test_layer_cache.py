@@ -62,13 +62,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 def solved(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the weights that are solved for."""
     found: list[str] = []
-    real = stage._Work._computed
+    real = stage._Work._arguments
 
-    def computed(self: stage._Work, site: stage.Site, *args: np.ndarray) -> stage.Layer:
+    def arguments(self: stage._Work, site: stage.Site, *args: np.ndarray) -> tuple:
         found.append(site.weight.name or "")
         return real(self, site, *args)
 
-    monkeypatch.setattr(stage._Work, "_computed", computed)
+    monkeypatch.setattr(stage._Work, "_arguments", arguments)
     return found
 
 
