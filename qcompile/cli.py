@@ -68,9 +68,7 @@ def compile_command(
         Path | None, typer.Option(help="FILE.npz: read where it exists, else written")
     ] = None,
     num_calibration_samples: Annotated[int | None, typer.Option(help="at most (256)")] = None,
-    calibration_select: Annotated[
-        int | None, typer.Option(help="of them so many, by density and diversity")
-    ] = None,
+    calibration_select: Annotated[int | None, typer.Option(help="of them the N best")] = None,
     calibration_groups: Annotated[
         str | None, typer.Option(help="INPUT whose values group them, as a time step does")
     ] = None,

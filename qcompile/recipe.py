@@ -143,12 +143,13 @@ class Recipe:
             found.append(f"edge bits {self.edge_bits}: 1 to 8 are possible")
         if not 0 <= self.low_rank <= 0.5:
             found.append(f"low rank {self.low_rank:g}: a share of 0 to 0.5 of the smaller side")
-        if self.num_calibration_samples < 1:
-            found.append(
-                f"{self.num_calibration_samples} calibration samples: at least 1 is needed"
-            )
-        if self.calibration_select is not None and self.calibration_select < 1:
-            found.append(f"{self.calibration_select} selected samples: at least 1 is needed")
+        samples = (
+            ("calibration", self.num_calibration_samples),
+            ("selected", self.calibration_select),
+        )
+        for what, count in samples:
+            if count is not None and count < 1:
+                found.append(f"{count} {what} samples: at least 1 is needed")
         if self.calibration_groups is not None and self.calibration_select is None:
             found.append("calibration groups need calibration select: how many samples to take")
         if not 50 < self.calibration_percentile <= 100:
@@ -212,8 +213,7 @@ WEIGHT_SCALE_METHODS = ("minmax", "mse", "slim")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = (
     *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
-    *("distribution", "kfac", "pv"),
-    *("blocks", "light", "advanced"),
+    *("distribution", "kfac", "pv", "blocks", "light", "advanced"),
 )
 ACTIVATION_POLISHES = ("lognp",)
 ROTATIONS = ("auto", "learned", "off")

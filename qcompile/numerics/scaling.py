@@ -74,7 +74,7 @@ class Moving:
 
         >>> x = np.array([[0.0, 10.0], [2.0, 18.0]])
         >>> Moving.of(x, 1.0, 100.0).times(x).tolist()
-        [[1.0, 1.0], [6.0, 6.0]]
+        [[3.125, 3.125], [8.125, 8.125]]
         """
         low, high = np.percentile(x.astype(np.float64), [100 - clip, clip], axis=0)
         width, centre = high - low, (high + low) / 2
