@@ -143,13 +143,9 @@ class Recipe:
             found.append(f"edge bits {self.edge_bits}: 1 to 8 are possible")
         if not 0 <= self.low_rank <= 0.5:
             found.append(f"low rank {self.low_rank:g}: a share of 0 to 0.5 of the smaller side")
-        samples = (
-            ("calibration", self.num_calibration_samples),
-            ("selected", self.calibration_select),
-        )
-        for what, count in samples:
-            if count is not None and count < 1:
-                found.append(f"{count} {what} samples: at least 1 is needed")
+        counts = self.num_calibration_samples, self.calibration_select
+        few = [count for count in counts if count is not None and count < 1]
+        found += [f"{count} calibration samples: at least 1 is needed" for count in few]
         if self.calibration_groups is not None and self.calibration_select is None:
             found.append("calibration groups need calibration select: how many samples to take")
         if not 50 < self.calibration_percentile <= 100:

@@ -14,7 +14,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import add_initializer, attribute, constant, input_of, is_constant, is_op
+from qcompile.graph import (
+    add_initializer,
+    attribute,
+    constant,
+    input_of,
+    is_constant,
+    is_op,
+    unique_name,
+)
 from qcompile.memory import row_slices
 from qcompile.norms import LAYER_NORM, RMS_NORMS, Norm
 from qcompile.numerics.hadamard import Hadamard, Rotation
@@ -149,7 +157,7 @@ def _own_place(node: ir.Node) -> tuple[ir.Node, int]:
     assert isinstance(graph, ir.Graph)
     out = owner.outputs[0]
     copy = ir.node("Transpose", list(owner.inputs), {"perm": (1, 0)}, name=f"{node.name}/weight")
-    copy.outputs[0].name = f"{node.outputs[0].name}_weight"
+    copy.outputs[0].name = unique_name(graph, f"{node.outputs[0].name}_weight")
     copy.outputs[0].type, copy.outputs[0].shape = out.type, out.shape
     graph.insert_before(node, copy)
     node.replace_input_with(1, copy.outputs[0])

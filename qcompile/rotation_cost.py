@@ -12,27 +12,31 @@ from qcompile.rotation_paths import weight_place
 
 def untied_bytes(edge: Edge, plan: Plan) -> tuple[float, float]:
     """Bytes of codes of the weights that would be there more than once, and of all weights."""
-    changes: dict[str, set[bytes | None]] = {}
-    places: dict[str, set[ir.Node]] = {}
-    touched = [(r.node, r.norm) for r in edge.readers] + [(w.node, None) for w in edge.writers]
-    for node, norm in touched:
+    changes: dict[ir.Value, set[bytes | None]] = {}
+    touched: dict[ir.Value, set[ir.Node]] = {}
+    for node, norm in [(r.node, r.norm) for r in edge.readers] + [
+        (w.node, None) for w in edge.writers
+    ]:
         owner, index = weight_place(node)
         value = owner.inputs[index]
         assert value is not None
         key = None if norm is None or is_even(norm) else norm.gamma.tobytes()
-        changes.setdefault(value.name or "", set()).add(key)
-        places.setdefault(value.name or "", set()).add(owner)
-        if {use.node for use in value.uses()} - places[value.name or ""]:
-            changes[value.name or ""] |= {b"others"}
-    for node, _ in touched:
-        owner, index = weight_place(node)
-        value = owner.inputs[index]
-        assert value is not None
-        if not {use.node for use in value.uses()} - places[value.name or ""]:
-            changes[value.name or ""] -= {b"others"}
+        changes.setdefault(value, set()).add(key)
+        touched.setdefault(value, set()).add(node)
+    for value, nodes in touched.items():
+        if _readers(value) - nodes:
+            changes[value].add(b"as it was")
     sizes = {p.weight_name: p.num_elements * _bits(p) / 8 for p in plan.nodes.values()}
-    added = sum(sizes.get(name, 0.0) * (len(keys) - 1) for name, keys in changes.items())
+    added = sum(sizes.get(v.name or "", 0.0) * (len(keys) - 1) for v, keys in changes.items())
     return added, sum(sizes.values())
+
+
+def _readers(weight: ir.Value) -> set[ir.Node]:
+    """Products and Gathers of a weight, also those that read its transpose."""
+    found: set[ir.Node] = set()
+    for node, _ in weight.uses():
+        found |= {u.node for u in node.outputs[0].uses()} if is_op(node, "Transpose") else {node}
+    return found
 
 
 def _bits(plan: NodePlan) -> int:

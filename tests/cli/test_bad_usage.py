@@ -48,9 +48,9 @@ FLAGS: dict[str, tuple[list[str], str]] = {
         ["--num-calibration-samples", "0"],
         "0 calibration samples: at least 1 is needed",
     ),
-    "selected samples": (
+    "calibration samples": (
         ["--calibration-select", "0", "--calibration-data", "x.npz"],
-        "0 selected samples: at least 1 is needed",
+        "0 calibration samples: at least 1 is needed",
     ),
     "groups without a number": (
         ["--calibration-groups", "t", "--calibration-data", "x.npz"],
