@@ -54,7 +54,8 @@ def test_the_artifact_is_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_weights_may_change(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(model)
     monkeypatch.setattr(calibration_cache, "run_calibration", None)
-    assert made(model, preset="w4a8").content["preset"] == "w4a8"
+    found = made(model, preset="w4a8", rotation="off")  # others than at w8a8 change values
+    assert found.content["preset"] == "w4a8"
 
 
 def test_an_interrupted_compilation_goes_on(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
