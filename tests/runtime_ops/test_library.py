@@ -30,6 +30,7 @@ def in_process(arguments: list[str], isa: str | None = None) -> subprocess.Compl
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", runtime_ops.ISAS)
 def test_every_isa(isa):
     """The ops again with each instruction set but the best one, which the plain run uses."""
