@@ -33,7 +33,7 @@ from qcompile.network_stage import finish_network, for_target, network_of, refer
 from qcompile.normalise import normalise
 from qcompile.pack import pack
 from qcompile.plan import Plan
-from qcompile.polish import polish
+from qcompile.polish import check_polish, polish
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
 from qcompile.recipe import Recipe
@@ -176,6 +176,7 @@ def plan_only(
     chosen = targets.get(target)
     recipe = for_target(recipe, chosen)
     check_input_range(recipe, has_data=calibration_data is not None)
+    check_polish(recipe, chosen.name)
     check_source(calibration_data)
     has_data, source = calibration_data is not None, load_model(model)
     normalised = normalise(source, None, split_for(recipe, source, has_data=has_data))
@@ -203,6 +204,7 @@ def _check_request(path: Path, out: Path, target: Target, recipe: Recipe, data: 
         raise InputError(f"{path} lies in the output folder {out}: give another -o")
     check_input_range(recipe, has_data=data is not None)
     check_selection(recipe, has_data=data is not None)
+    check_polish(recipe, target.name)
     check_source(data)
     if target.compiler is not None:
         target.compiler.check()

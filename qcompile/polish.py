@@ -29,6 +29,15 @@ from qcompile.spec import QuantSpec
 from qcompile.widen import NARROW, WIDE
 
 
+def check_polish(recipe: Recipe, target: str) -> None:
+    """InputError where the target has no tables for it; needs no model."""
+    if recipe.activation_polish is not None and (target != "cpu" or recipe.integer_only):
+        raise InputError(
+            f"activation polish {recipe.activation_polish}: the tables are target cpu's; target "
+            f"{target}{' --integer-only' * recipe.integer_only} has none: leave it out"
+        )
+
+
 @dataclass(frozen=True)
 class _Site:
     """A value of the model, its narrow codes (its own name, or that of a copy), the products."""
@@ -61,11 +70,6 @@ def polish(
     """The plan with polished copies and the statistics with their levels."""
     if recipe.activation_polish is None:
         return plan, stats
-    if plan.target != "cpu" or plan.is_integer_only:
-        raise InputError(
-            f"activation polish {recipe.activation_polish}: the tables are target cpu's; target "
-            f"{plan.target}{' --integer-only' * plan.is_integer_only} has none: leave it out"
-        )
     sites = [] if data is None else list(_sites(model, plan))
     seen = {site.value: Histogram() for site in sites}
     if data is not None:
