@@ -78,6 +78,7 @@ def driver_of(bundle: Path) -> EmulatedDriver:
     return EmulatedDriver((bundle / "artifact" / "network.cu").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_every_kernel_and_the_whole_network_are_right(bundle: Path) -> None:
     held, driver = gpu_check.Bundle(bundle), driver_of(bundle)
     rows = gpu_check.check_kernels(held, driver)
@@ -87,6 +88,7 @@ def test_every_kernel_and_the_whole_network_are_right(bundle: Path) -> None:
     assert gpu_check.check_whole(held, driver)["wrong"] == 0
 
 
+@pytest.mark.slow
 def test_a_wrong_integer_is_seen(bundle: Path) -> None:
     held, driver = gpu_check.Bundle(bundle), driver_of(bundle)
     name = next(n for n in held.arrays if n.endswith(" weight"))

@@ -97,6 +97,7 @@ def test_products_rotate_their_rows(
         assert bool((np.abs(found - value) <= limit).all()) == (is_right or not x.size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", [i for i in runtime_ops.ISAS if i in ("scalar", "avx2")])
 def test_other_instruction_sets_give_the_same(isa: str) -> None:
     arguments = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", __file__]

@@ -85,6 +85,7 @@ def test_conv_below_8_bits_is_kept_at_8_and_says_so(tmp_path: Path, images: dict
     assert set(middle) == {"preset w4a8; target ort has no Conv of 4 bits here: 8"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "spec"),
     [
