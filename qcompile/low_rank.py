@@ -68,6 +68,8 @@ def add_low_rank(
             nodes |= {p.node: p for p in _plans(site.planned, part)}
             before, after = before + 1, after + errors[1] / errors[0]
     note = f"low-rank parts: {len(found)} of {len(narrow)} narrow products"
+    if len(sites) < len(narrow):
+        note += "; others are no MatMul of an own weight with dynamic or float inputs, or too large"
     if found:
         note += (
             f"; output error on held-out inputs {after / before:.3g} of that of their codes alone"

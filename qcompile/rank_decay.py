@@ -20,25 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.passes.transform.layer_rows import Steps
+from qcompile.passes.transform.saliency_rank import low_rank
 from qcompile.reverse_products import Real
 from qcompile.tape_weights import weights_of
 from qcompile.tuning_ways import Gradients, Leaves, Start, Way
 
 _RANK = 32
 _RATE = 3e-3  # of the root mean square of L and of R
-
-
-def low_rank(matrix: NDArray, rank: int) -> tuple[Real, Real]:
-    """L [N, rank] and R [rank, K] of the least ‖matrix − L R‖ (Eckart and Young 1936).
-
-    >>> left, right = low_rank(np.diag([3.0, 1.0]), 1)
-    >>> (left @ right).round(3).tolist()
-    [[3.0, 0.0], [0.0, 0.0]]
-    """
-    u, s, v = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
-    root = np.sqrt(s[:rank])
-    left, right = u[:, :rank] * root, root[:, None] * v[:rank]
-    return left.astype(np.float32), right.astype(np.float32)
 
 
 def shares(rank: int, progress: float) -> Real:
@@ -62,13 +50,19 @@ class _Part:
     @classmethod
     def of(cls, error: NDArray, rank: int) -> "_Part":
         """Of W − Ŵ [N, K]."""
-        left, right = low_rank(error, min(rank, *error.shape))
+        found = low_rank(error, min(rank, *error.shape))
+        left, right = (part.astype(np.float32) for part in found)
         rates = tuple(_RATE * float(np.sqrt(np.square(a).mean())) for a in (left, right))
         return cls(Steps(left=left, right=right), rates)  # type: ignore[arg-type]
 
     @property
     def rank(self) -> int:
         return self.moved.arrays["left"].shape[1]
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """(N, K)."""
+        return len(self.moved.arrays["left"]), self.moved.arrays["right"].shape[1]
 
     def real(self, progress: float) -> Real:
         """L R with faded components [N, K]."""
@@ -136,5 +130,8 @@ class RankDecay(Way):
             end = f"_part{i}"
             state = {n.removesuffix(end): held[n] for n in held if n.endswith(end)}
             rates = tuple(float(r) for r in held[f"rates{i}"])
-            parts[name] = _Part(Steps.of_state(state), rates)  # type: ignore[arg-type]
+            part = _Part(Steps.of_state(state), rates)  # type: ignore[arg-type]
+            if name not in self.parts or part.dims != self.parts[name].dims:
+                raise ValueError(f"its part of {name} has another shape")
+            parts[name] = part
         self.parts = parts

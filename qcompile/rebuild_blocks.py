@@ -16,7 +16,7 @@ fewer and larger steps of 8 samples; samples are not chosen (the paper's density
 time steps of a diffusion model).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -38,7 +38,7 @@ from qcompile.reverse import Tape, spec_of
 from qcompile.session import run_float, with_outputs
 from qcompile.tape_weights import weights_of
 from qcompile.tunable import ActivationScale, Tunable, WeightScale, put, tunables, write
-from qcompile.tuned import Tuned, losses_of, outputs_ratio
+from qcompile.tuned import Tuned, kept_if_better
 from qcompile.tuning_loss import Loss
 from qcompile.tuning_samples import Samples
 from qcompile.verify_compensated import written_weight
@@ -87,13 +87,7 @@ def rebuild_blocks(
     if not kept:
         return Tuned(quantized, note)
     write(copy, tape, work.found)
-    feeds = held.feeds(_SAMPLES)
-    losses = losses_of(normalised, feeds, division)
-    found = Tuned(copy, note, feeds, losses, "reconstruct")
-    ratio = outputs_ratio(normalised, quantized, found, division)
-    if ratio is None or not ratio < 1:
-        return Tuned(quantized, f"{note}, the network's outputs did not: nothing is kept")
-    return replace(found, note=f"{note}; loss of the outputs {ratio:.3g} of that before")
+    return kept_if_better(quantized, copy, normalised, note, held.feeds(_SAMPLES), division)
 
 
 def _problem(quantized: ir.Model, data: Data, samples: Samples, held: Samples) -> str:

@@ -29,7 +29,7 @@ from qcompile.rebuild_blocks import rebuild_blocks
 from qcompile.rebuilt_layer import RebuiltLayer, layers_of
 from qcompile.recipe import Recipe
 from qcompile.session import with_outputs
-from qcompile.tuned import Tuned, losses_of, open_rounded, outputs_ratio
+from qcompile.tuned import Tuned, kept_if_better, open_rounded
 from qcompile.tuning_samples import Samples
 
 STEPS = {"quick": 500, "default": 2000, "best": 10000}  # of a layer; the paper takes 10,000
@@ -72,13 +72,7 @@ def reconstruct(
     note = f"{word}: {kept} of {len(layers)} layers gained on held-out samples"
     if not kept:
         return Tuned(quantized, note)
-    feeds = held.feeds(work.per_run)
-    losses = losses_of(normalised, feeds, division)
-    found = Tuned(copy, note, feeds, losses, "reconstruct")
-    ratio = outputs_ratio(normalised, quantized, found, division)
-    if ratio is None or not ratio < 1:
-        return Tuned(quantized, f"{note}, the network's outputs did not: nothing is kept")
-    return replace(found, note=f"{note}; loss of the outputs {ratio:.3g} of that before")
+    return kept_if_better(quantized, copy, normalised, note, held.feeds(work.per_run), division)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tuned: what tune gives, and the loss of its graph in ONNX Runtime."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -72,6 +72,23 @@ def open_rounded(model: ir.Model) -> ort.InferenceSession:
     if any(n.domain == DOMAIN for n in nodes_of(model)):
         runtime_ops.register(options)
     return open_own(model, "the QDQ graph", options)
+
+
+def kept_if_better(
+    quantized: ir.Model,
+    rebuilt: ir.Model,
+    normalised: ir.Model,
+    note: str,
+    held: list[Feed],
+    division: Division,
+) -> Tuned:
+    """The rebuilt graph where the loss of the network's outputs falls on held-out samples."""
+    losses = losses_of(normalised, held, division)
+    found = Tuned(rebuilt, note, held, losses, "reconstruct")
+    ratio = outputs_ratio(normalised, quantized, found, division)
+    if ratio is None or not ratio < 1:
+        return Tuned(quantized, f"{note}, the network's outputs did not: nothing is kept")
+    return replace(found, note=f"{note}; loss of the outputs {ratio:.3g} of that before")
 
 
 def losses_of(normalised: ir.Model, held: list[Feed], division: Division) -> dict[str, Loss]:

@@ -4,6 +4,7 @@
 What comes back does not depend on how many there are; only the time does.
 """
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -80,11 +81,12 @@ class Workers:
     def _started(self, count: int) -> ProcessPoolExecutor:
         if self._pool is None:  # a fork would copy locks that threads of ONNX Runtime hold
             context = get_context("spawn")
-            self._pool = ProcessPoolExecutor(count, context, initializer=_one_thread)
+            self._pool = ProcessPoolExecutor(count, context, initializer=_begin)
         return self._pool
 
 
-def _one_thread() -> None:
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer
     threadpool_limits(1)
 
 

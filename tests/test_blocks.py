@@ -8,7 +8,7 @@ from qcompile import rebuild_blocks as module
 from qcompile.blocks import blocks_of
 from qcompile.rebuild_blocks import Rounded
 from qcompile.reverse import Tape, spec_of
-from qcompile.tuned import Tuned
+from qcompile.tuned import Tuned, outputs_ratio
 from qcompile.verify_compensated import written_weight
 from tests.pipeline.test_reconstruct import MORE, SHAPES, checks, rebuilt
 from tests.pipeline.test_tune import Net, arrays
@@ -69,7 +69,7 @@ def test_outputs_on_held_out_samples_are_nearer(net: Net) -> None:
     assert any(n.endswith("_codes") and "bias" not in n for n in changed)
     assert all(before[n].dtype == a.dtype and before[n].shape == a.shape for n, a in after.items())
     worse = Tuned(net.quantized, "", found.held, found.losses, "reconstruct")
-    assert not module.outputs_ratio(net.model, found.model, worse, net.division) < 1
+    assert not outputs_ratio(net.model, found.model, worse, net.division) < 1
 
 
 def test_the_layers_count(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from qcompile import rank_decay, saliency, sharpness
-from qcompile.rank_decay import RankDecay, low_rank
+from qcompile.passes.transform.saliency_rank import low_rank
+from qcompile.rank_decay import RankDecay
 from qcompile.recipe import TUNING_WORDS
 from qcompile.reverse import Tape
 from qcompile.saliency import Saliency

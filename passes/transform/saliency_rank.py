@@ -48,10 +48,20 @@ def saliency_rank(
     """inner [r, K] and outer [N, r] of a weight [N, K]; second: E[x²] of its inputs, [K]."""
     size = sizes_of(second)
     error = weight.astype(np.float64) - coded.decode()
-    u, s, v = np.linalg.svd(error * size, full_matrices=False)
+    outer, inner = low_rank(error * size, rank)
+    return (inner / size).astype(np.float32), outer.astype(np.float32)
+
+
+def low_rank(matrix: NDArray, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """L [N, rank] and R [rank, K] of the least ‖matrix − L R‖ (Eckart and Young 1936).
+
+    >>> left, right = low_rank(np.diag([3.0, 1.0]), 1)
+    >>> (left @ right).round(3).tolist()
+    [[3.0, 0.0], [0.0, 0.0]]
+    """
+    u, s, v = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
     root = np.sqrt(s[:rank])
-    outer, inner = u[:, :rank] * root, root[:, None] * v[:rank] / size
-    return inner.astype(np.float32), outer.astype(np.float32)
+    return u[:, :rank] * root, root[:, None] * v[:rank]
 
 
 def sizes_of(second: NDArray[np.float32]) -> NDArray[np.float64]:

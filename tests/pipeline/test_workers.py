@@ -2,6 +2,7 @@
 """Results of worker processes: in order, as without them, within the memory, and their errors."""
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -69,6 +70,11 @@ def test_one_worker_or_no_memory_for_two_is_this_process(count: int, memory: int
 def test_a_worker_that_dies_is_an_error_that_says_what_to_do() -> None:
     with Workers(2) as workers, pytest.raises(InputError, match="fewer --workers"):
         list(workers.results([Job(0, os._exit, lambda: (9,))], MEMORY))
+
+
+def test_ctrl_c_is_left_to_the_first_process(two: Workers) -> None:
+    asked = [Job(0, signal.getsignal, lambda: (signal.SIGINT,))]
+    assert list(two.results(asked, MEMORY)) == [(0, signal.SIG_IGN)]
 
 
 def test_errors_of_a_job_come_back(two: Workers) -> None:
