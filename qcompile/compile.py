@@ -40,6 +40,7 @@ from qcompile.recipe import Recipe
 from qcompile.recurrent import split_for
 from qcompile.rotate import planned, rotate
 from qcompile.session import open_model, session_options
+from qcompile.settle_formats import settle_formats
 from qcompile.stage import Inspector
 from qcompile.synthetic import LENGTH, made_up
 from qcompile.targets.target import Target
@@ -114,6 +115,7 @@ def compile(
         threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
         plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
+        plan = settle_formats(normalised, plan)
         shown = data or _made_up(path, normalised, recipe, budget, shown_to)
         division = Division(budget, Footprint.of(normalised, shown), workers)
         division.check()
@@ -122,7 +124,7 @@ def compile(
         rotated = run(rotate, normalised, plan, recipe, data, division)
         unrotated, normalised = normalised, rotated.model
         if rotated.is_changed:
-            plan = annotate(normalised, recipe, chosen, has_data=True)
+            plan = settle_formats(normalised, annotate(normalised, recipe, chosen, has_data=True))
         plan = replace(plan, rotations=rotated.rows)
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         if recipe.activation_polish is not None:

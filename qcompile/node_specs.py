@@ -5,6 +5,7 @@ import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
+from qcompile.formats.block import block_format, stored_scales
 from qcompile.graph import attribute, is_op, static_shape
 from qcompile.products import is_depthwise, weight_of
 from qcompile.recipe import Preset, Recipe
@@ -21,12 +22,18 @@ def weight_spec_of(
     """Conv and static products: one symmetric scale an output.
 
     Others below 8 bits: blocks of 32 with f16 scales and zero points; ternary in blocks of 160. One
-    bit means ±1 (`binary`), because int1 has only 0 and −1.
+    bit means ±1 (`binary`), because int1 has only 0 and −1. asked: a format or a block format, of
+    which a product with one scale an output takes the element. Integer products have entries of at
+    most 16 bits.
     """
     by_output = is_op(node, "Conv") or activation == "static"
     blocked = not by_output and (bits < 8 or block_size is not None)
+    scale = "f16"
     if asked is not None:
-        chosen = formats.get(asked)
+        found = block_format(asked)
+        chosen, scale = found.element, found.scale or scale
+        chosen = chosen if activation == "float" else chosen.in_int16()
+        block_size = block_size or found.block_size
         blocked = not by_output and (chosen.bits < 8 or block_size is not None)
         symmetric = chosen.is_signed
     elif bits == 1:
@@ -36,7 +43,8 @@ def weight_spec_of(
         chosen = formats.get(f"{'int' if symmetric else 'uint'}{bits}")
     if blocked or (block_size is not None and not is_op(node, "Conv")):
         usual = BLOCK_SIZE if chosen.levels is None else TERNARY_BLOCK_SIZE
-        return QuantSpec(chosen, "block", 1, block_size or usual, symmetric, "f16")
+        stored = stored_scales(chosen, scale)
+        return QuantSpec(chosen, "block", 1, block_size or usual, symmetric, stored)
     return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
 
 

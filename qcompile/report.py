@@ -11,7 +11,8 @@ from rich.table import Table
 from qcompile.artifact import Artifact
 from qcompile.bodies import nodes_of
 from qcompile.compare import Comparison
-from qcompile.formats import FORMATS
+from qcompile.formats import FORMATS, scale_format
+from qcompile.formats.scales import BYTES as SCALE_BYTES
 from qcompile.imported_plan import AS_THE_MODEL_SAYS
 from qcompile.node_specs import request_of
 from qcompile.plan import NodePlan, Plan
@@ -250,7 +251,8 @@ def code_bytes(plan: NodePlan, request: Request) -> int:
     assert plan.weight is not None
     n = plan.num_elements // max(request.K, 1)
     per_row = -(-request.K // plan.weight.block_size) if plan.weight.granularity == "block" else 1
-    scale = (2 if plan.weight.scale_format == "f16" else 4) + (not plan.weight.is_symmetric)
+    stored_as = scale_format(plan.weight.scale_format).stored_as
+    scale = SCALE_BYTES[stored_as] + (not plan.weight.is_symmetric)
     return -(-plan.num_elements * plan.weight.bits // 8) + n * per_row * scale
 
 

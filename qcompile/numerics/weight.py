@@ -63,9 +63,11 @@ class CodedWeight:
         """The packed form of the codes (docs/layouts.md), uint8 [N, K]."""
         return (self.codes + self.format.offset).astype(np.uint8)
 
-    def values(self) -> NDArray[np.int32]:
-        """`code − zero_point`, or the table's value: int32 [N, K], unscaled."""
-        values = self.format.values[self.codes - self.format.code_min].astype(np.int32)
+    def values(self) -> NDArray[np.signedinteger]:
+        """`code − zero_point`, or the table's value: int32 [N, K], unscaled; int64 beyond int16."""
+        found = self.format.values[self.codes - self.format.code_min]
+        kind = np.int32 if self.format.entry_bits <= 16 else np.int64
+        values: NDArray[np.signedinteger] = found.astype(kind)
         return values if self.zero_point is None else values - self.per_column(self.zero_point)
 
     def per_column(self, per_block: NDArray) -> NDArray:
