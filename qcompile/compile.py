@@ -22,6 +22,7 @@ from qcompile.data import Data, check_source, read_data
 from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
+from qcompile.exact_weights import keep_exact
 from qcompile.improve import improve
 from qcompile.layer_cache import LayerCache
 from qcompile.load import external_tensors
@@ -115,7 +116,7 @@ def compile(
         threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
         plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
-        plan = settle_formats(normalised, plan)
+        plan = settle_formats(normalised, keep_exact(normalised, plan, recipe, chosen))
         shown = data or _made_up(path, normalised, recipe, budget, shown_to)
         division = Division(budget, Footprint.of(normalised, shown), workers)
         division.check()
@@ -184,6 +185,7 @@ def plan_only(
     normalised = normalise(source, None, split_for(recipe, source, has_data=has_data))
     data = _data(calibration_data, list(normalised.graph.inputs), recipe)
     plan = annotate(normalised, recipe, chosen, has_data=data is not None)
+    plan = settle_formats(normalised, keep_exact(normalised, plan, recipe, chosen))
     if data is None:
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
     elif note := will_tune(plan, recipe):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qcompile.memory import row_slices
 from qcompile.numerics.weight import CodedWeight
+from qcompile.observers.grid_of import exact_codes
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.array_file import ArrayFile
 from qcompile.passes.transform.stats import Work
@@ -44,11 +45,15 @@ class CodeStore:
         self._kept_bytes = 0
         self._lock = Lock()  # rungs of verify read weights in threads
 
-    def add(self, name: str, tensor: ir.TensorProtocol, spec: QuantSpec) -> None:
+    def add(
+        self, name: str, tensor: ir.TensorProtocol, spec: QuantSpec, *, is_exact: bool = False
+    ) -> None:
         """Remember how to code a weight: as the data says, else to the nearest code.
 
-        Its tensor is read when needed and not kept.
+        Its tensor is read when needed and not kept. is_exact: it lies on the grid of the spec.
         """
+        if is_exact:
+            return self.keep(name, lambda: exact_codes(as_matrix(tensor), spec))
         compensated = self.work.stats.compensated.get(name)
         method = scale_method(spec, self.work.recipe.weight_scale_method)
         self._makers[name] = (
