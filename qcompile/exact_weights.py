@@ -34,9 +34,9 @@ def keep_exact(model: ir.Model, plan: Plan, recipe: Recipe, target: Target) -> P
                 readers.setdefault(planned.weight_name, []).append(node)
     nodes = dict(plan.nodes)
     for name, found in readers.items():
-        planned = [nodes[node.name or ""] for node in found]
+        plans = [nodes[node.name or ""] for node in found]
         is_whole = sum(p.weight_name == name for p in nodes.values()) == len(found)
-        spec = _exact_spec(found, planned, target) if is_whole else None
+        spec = _exact_spec(found, plans, target) if is_whole else None
         for node in found if spec is not None else ():
             kept = replace(nodes[node.name or ""], weight=spec, rule=RULE, is_exact=True)
             nodes[node.name or ""] = kept
