@@ -11,7 +11,7 @@ from rich.table import Table
 from qcompile.artifact import Artifact
 from qcompile.bodies import nodes_of
 from qcompile.compare import Comparison
-from qcompile.formats import FORMATS, scale_format
+from qcompile.formats import scale_format
 from qcompile.formats.scales import BYTES as SCALE_BYTES
 from qcompile.imported_plan import AS_THE_MODEL_SAYS
 from qcompile.node_specs import request_of
@@ -268,14 +268,3 @@ def comparison(result: Comparison, console: Console) -> None:
             worst.add_row(name, f"{value:.2f}")
         console.print(worst)
     console.print(f"{result.num_samples} samples")
-
-
-def format_rows(console: Console) -> None:
-    """`qcompile formats`."""
-    rows = table("format", "bits", "codes", "values", right=(1,))
-    for f in FORMATS.values():
-        values = f"{f.values.min() * f.table_scale:g} … {f.values.max() * f.table_scale:g}"
-        rows.add_row(
-            f.name, str(f.bits), "table" if f.is_table else f"{f.code_min} … {f.code_max}", values
-        )
-    console.print(rows)

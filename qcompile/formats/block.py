@@ -70,7 +70,7 @@ def stored_scales(element: Format, scale: str) -> str:
     ('f16*0.00390625', 'e8m0_floor(1.5)')
     """
     largest = element.absmax(symmetric=True)
-    if scale == "f16" and largest > 128:
+    if scale == "f16" and element.is_table and largest > 128:
         return f"f16*{2.0 ** -((largest - 1) // 128).bit_length()!r}"
     if scale == "e8m0_floor":
         return f"e8m0_floor({largest / 2 ** (largest.bit_length() - 1)!r})"
