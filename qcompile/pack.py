@@ -2,6 +2,7 @@
 """pack: plain codes become the target's byte layout; equal weights are packed once."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -61,20 +62,25 @@ def layout_of(node: ir.Node, shared: set[str]) -> str:
 
 def _gathered_and_multiplied(graph: ir.Graph) -> set[str]:
     """Codes that a QGather and a QMatMul read with scales of one kind: one tensor serves both."""
-    readers: dict[tuple[str, str], set[str]] = {}
+    readers: dict[tuple[str, tuple], set[str]] = {}
     for node in graph:
         if node.domain == DOMAIN and node.op_type in PACKED_OPS:
             codes = node.inputs[CODES]
-            key = (codes.name or "" if codes is not None else "", attribute(node, "scale_format"))
+            key = (codes.name or "" if codes is not None else "", _scales(node))
             readers.setdefault(key, set()).add(node.op_type)
     return {name for (name, _), kinds in readers.items() if {"QGather", "QMatMul"} <= kinds}
+
+
+def _scales(node: ir.Node) -> tuple:
+    """How a node's scales are stored."""
+    return attribute(node, "scale_format"), float(attribute(node, "tensor_scale", 1.0))
 
 
 def _pack_node(graph: ir.Graph, node: ir.Node, layout: str, done: dict[tuple, ir.Value]) -> None:
     codes = node.inputs[CODES]
     assert codes is not None
     group = int(attribute(node, "group", 1)) if layout == N16K4.name else 1
-    key = (codes.name, layout, attribute(node, "scale_format"), group)
+    key = (codes.name, layout, _scales(node), group)
     if key not in done:
         done[key] = add_initializer(graph, f"{codes.name}_packed", _lazy(node, layout, group))
     node.replace_input_with(CODES, done[key])
@@ -93,8 +99,8 @@ def _lazy(node: ir.Node, layout: str, group: int) -> ir.LazyTensor:
     format, block_size = format_of(node), int(attribute(node, "block_size"))
     scale_format = attribute(node, "scale_format")
     n, k = int(attribute(node, "N")), int(attribute(node, "K"))
-    has_zero_point = bool(attribute(node, "has_zero_point"))
-    shape = Shape(n // group, k, format, block_size, scale_format, has_zero_point)
+    tensor_scale = float(attribute(node, "tensor_scale", 1.0))
+    shape = _shape_of(node, n // group)
     size = LAYOUTS[layout].num_bytes(shape) * group
 
     def packed() -> ir.TensorProtocol:
@@ -103,7 +109,9 @@ def _lazy(node: ir.Node, layout: str, group: int) -> ir.LazyTensor:
         out, at = np.empty(size, np.uint8), 0
         parts = _parts(layout, n, k) if group == 1 else row_groups(n, group)
         for rows in parts:
-            weight = coded_weight(format, block_size, scale_format, codes, scale, zero_point, rows)
+            weight = coded_weight(
+                format, block_size, scale_format, codes, scale, zero_point, rows, tensor_scale
+            )
             data = LAYOUTS[layout].pack(weight)
             out[at : at + data.size] = data
             at += data.size
@@ -129,7 +137,11 @@ def format_of(node: ir.Node) -> Format:
     if name in FORMATS:
         return FORMATS[name]
     signed = bool(attribute(node, "is_signed"))
-    return Format(name, int(attribute(node, "bits")), signed, tuple(table) if table else None)
+    bits, table = int(attribute(node, "bits")), tuple(table) if table else None
+    if not attribute(node, "has_special", 0):
+        return Format(name, bits, signed, table)
+    code, specials = int(attribute(node, "special_code")), tuple(attribute(node, "specials"))
+    return Format(name, bits, signed, table, special_code=code, specials=specials)
 
 
 def weight_of_packed(node: ir.Node) -> CodedWeight:
@@ -140,14 +152,12 @@ def weight_of_packed(node: ir.Node) -> CodedWeight:
 def _joined(parts: list[CodedWeight]) -> CodedWeight:
     if len(parts) == 1:
         return parts[0]
-    return CodedWeight(
-        np.concatenate([p.codes for p in parts]),
-        np.concatenate([p.scale for p in parts]) if parts[0].scale is not None else None,
-        np.concatenate([p.zero_point for p in parts]) if parts[0].zero_point is not None else None,
-        parts[0].format,
-        parts[0].block_size,
-        parts[0].scale_format,
-    )
+    def whole(name: str) -> NDArray | None:
+        found = [getattr(part, name) for part in parts]
+        return None if found[0] is None else np.concatenate(found)
+
+    names = ("codes", "scale", "zero_point", "special")
+    return replace(parts[0], **{name: whole(name) for name in names})
 
 
 def weight_parts(node: ir.Node) -> Iterator[tuple[slice, CodedWeight]]:
@@ -159,8 +169,9 @@ def weight_parts(node: ir.Node) -> Iterator[tuple[slice, CodedWeight]]:
     if layout == PLAIN:
         scale, point = constant(input_of(node, SCALE)), constant(input_of(node, ZERO_POINT))
         kind = format_of(node), int(attribute(node, "block_size")), attribute(node, "scale_format")
+        tensor_scale = float(attribute(node, "tensor_scale", 1.0))
         for rows in row_slices(n, k):
-            yield rows, coded_weight(*kind, data, scale, point, rows)
+            yield rows, coded_weight(*kind, data, scale, point, rows, tensor_scale)
         return
     grouped = layout == N16K4.name and group > 1
     at = 0
@@ -194,4 +205,6 @@ def _shape_of(node: ir.Node, n: int) -> Shape:
         int(attribute(node, "block_size")),
         attribute(node, "scale_format"),
         bool(attribute(node, "has_zero_point")),
+        float(attribute(node, "tensor_scale", 1.0)),
+        bool(attribute(node, "has_special", 0)),
     )

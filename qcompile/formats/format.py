@@ -16,7 +16,8 @@ class Format:
     a value for each index 0 … 2^bits − 1 in `table`; a code is an index. Values of a table are
     integers, so that packed kernels compute with them exactly: `table_scale` is what one unit of
     the table is worth in the format's own definition. `levels` is the number of codes where
-    that is no power of two.
+    that is no power of two. `special_code` is a code that means one of `specials` in each block
+    of a weight, which CodedWeight.special says (BitMoD); the table's entry of it is not used.
     """
 
     name: str
@@ -25,6 +26,8 @@ class Format:
     table: tuple[int, ...] | None = None
     table_scale: float = 1.0
     levels: int | None = None
+    special_code: int | None = None
+    specials: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
@@ -34,6 +37,8 @@ class Format:
                 f"format {self.name}: {len(self.table)} values for {self.bits} bits; "
                 f"needs {2**self.bits}"
             )
+        if (self.special_code is None) != (not self.specials):
+            raise ValueError(f"format {self.name}: special_code and specials come together")
 
     def __str__(self) -> str:
         return self.name
