@@ -50,8 +50,14 @@ def weight_attributes(weight: Weight, n: int, k: int, *, has_scale: bool) -> dic
         "K": k,
         "block_size": spec.block_size,
         "scale_format": spec.scale_format if has_scale else "none",
-        "has_zero_point": int(weight.zero_point is not None),
+        "has_zero_point": int(weight.zero_point is not None and not spec.format.specials),
     }
+    if has_scale and weight.tensor_scale != 1.0:
+        attributes["tensor_scale"] = float(weight.tensor_scale)
+    if spec.format.special_code is not None:
+        attributes["has_special"] = 1
+        attributes["special_code"] = spec.format.special_code
+        attributes["specials"] = list(spec.format.specials)
     if spec.format.levels is not None:
         attributes["levels"] = spec.format.levels
     if spec.format.table is not None:

@@ -41,12 +41,17 @@ class Dynamic:
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight's codes in its own shape, scales and zero points as initializers, and its spec."""
+    """A weight's codes in its own shape, scales and zero points as initializers, and its spec.
+
+    zero_point holds special values where the format has them. Every scale is one of the spec's scale
+    format times tensor_scale.
+    """
 
     codes: ir.Value
     scale: ir.Value
     zero_point: ir.Value | None
     spec: QuantSpec
+    tensor_scale: float = 1.0
 
 
 @dataclass(frozen=True)
