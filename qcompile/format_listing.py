@@ -29,10 +29,10 @@ ONNX_TYPES = {
     "e5m2": "FLOAT8E5M2",
 }
 KINDS = {  # what a product or a convolution takes: (op, activation)
-    "QMatMul f32": ("MatMul", None),
-    "QMatMul dynamic": ("MatMul", "int8/row/sym/f32"),
-    "QMatMul static": ("MatMul", "uint8/tensor/asym/f32"),
-    "QConv": ("Conv", "uint8/tensor/asym/f32"),
+    "a16": ("MatMul", None),
+    "a8-dynamic": ("MatMul", "int8/row/sym/f32"),
+    "a8": ("MatMul", "uint8/tensor/asym/f32"),
+    "conv": ("Conv", "uint8/tensor/asym/f32"),
 }
 
 
@@ -61,10 +61,11 @@ def print_listing(console: Console) -> None:
             f"{row['entries']}{error}",
             *(f"{row['sqnr_db'][name]:.1f}" for name in DISTRIBUTIONS),
             row["onnx"] or "",
-            "; ".join(f"{t}: {', '.join(k)}" for t, k in row["kernels"].items()),
+            "; ".join(f"{t} {_kinds(k)}" for t, k in row["kernels"].items()),
         )
     console.print(rows)
     console.print(
+        f"kernels: packed weights in products with {', '.join(KINDS)}; \n"
         "SQNR in dB of weights that are normal, Laplace and Student-t with 3 degrees of freedom, "
         "in the blocks and with the scales of the format, f16 and 32 where it names none; any "
         "e<E>m<M>, posit<n>_<es> of at most 8 bits and NAME[integers] are formats, too"
@@ -101,7 +102,8 @@ def _row(name: str, samples: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
 def _bits_with_scales(spec: QuantSpec) -> float:
     """Bits a weight of the packed bytes of a large weight."""
     n, k = 64, 64 * spec.block_size
-    shape = Shape(n, k, spec.format, spec.block_size, spec.scale_format, not spec.is_symmetric)
+    stored = scale_format(spec.scale_format).stored_as
+    shape = Shape(n, k, spec.format, spec.block_size, stored, not spec.is_symmetric)
     return 8 * N16K4.num_bytes(shape) / (n * k)
 
 
@@ -118,7 +120,7 @@ def _kernels(spec: QuantSpec) -> dict[str, list[str]]:
         for kind, (op, activation) in KINDS.items():
             form = spec.format if activation is None else spec.format.in_int16()
             asked = replace(spec, format=form)
-            if kind in ("QMatMul static", "QConv"):
+            if kind in ("a8", "conv"):
                 asked = QuantSpec(form, "axis", is_symmetric=spec.is_symmetric)
             given = None if activation is None else QuantSpec.parse(activation)
             if target.refuse(Request(op, asked, given, 1024)) is None:
@@ -126,6 +128,10 @@ def _kernels(spec: QuantSpec) -> dict[str, list[str]]:
         if kinds:
             found[name] = kinds
     return found
+
+
+def _kinds(kinds: list[str]) -> str:
+    return "all" if len(kinds) == len(KINDS) else "+".join(kinds)
 
 
 def _sqnr(weight: NDArray[np.float32], spec: QuantSpec) -> float:

@@ -12,8 +12,8 @@ from qcompile.artifact import Artifact
 from qcompile.bodies import nodes_of
 from qcompile.compare import Comparison
 from qcompile.formats import scale_format
-from qcompile.formats.scales import BYTES as SCALE_BYTES
 from qcompile.imported_plan import AS_THE_MODEL_SAYS
+from qcompile.layouts.scales import scale_bytes
 from qcompile.node_specs import request_of
 from qcompile.plan import NodePlan, Plan
 from qcompile.report_network import kernel_rows, network_lines
@@ -252,7 +252,7 @@ def code_bytes(plan: NodePlan, request: Request) -> int:
     n = plan.num_elements // max(request.K, 1)
     per_row = -(-request.K // plan.weight.block_size) if plan.weight.granularity == "block" else 1
     stored_as = scale_format(plan.weight.scale_format).stored_as
-    scale = SCALE_BYTES[stored_as] + (not plan.weight.is_symmetric)
+    scale = scale_bytes(stored_as) + (not plan.weight.is_symmetric)
     return -(-plan.num_elements * plan.weight.bits // 8) + n * per_row * scale
 
 

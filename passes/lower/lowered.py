@@ -51,13 +51,17 @@ def weight_attributes(weight: Weight, n: int, k: int, *, has_scale: bool) -> dic
         "K": k,
         "block_size": spec.block_size,
         "scale_format": "none",
-        "has_zero_point": int(weight.zero_point is not None),
+        "has_zero_point": int(weight.zero_point is not None and not spec.format.specials),
     }
     if has_scale:
         stored = scale_format(spec.scale_format)
         attributes["scale_format"] = stored.stored_as
         if stored.unit != 1:
             attributes["tensor_scale"] = float(stored.unit)
+    if spec.format.special_code is not None:
+        attributes["has_special"] = 1
+        attributes["special_code"] = spec.format.special_code
+        attributes["specials"] = list(spec.format.specials)
     if spec.format.levels is not None:
         attributes["levels"] = spec.format.levels
     if spec.format.table is not None:

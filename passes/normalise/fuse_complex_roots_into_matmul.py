@@ -119,7 +119,9 @@ class FuseComplexRootsIntoMatmul(NodePass):
             value = product.inputs[0]
             assert value is not None
             if factor is not None:
-                scale = add_initializer(graph, f"{output.name}_root_scale", np.array(factor, np.float32))
+                scale = add_initializer(
+                    graph, f"{output.name}_root_scale", np.array(factor, np.float32)
+                )
                 value = op("Mul", [value, scale])
             values.append(value)
         signed = [sign for sign, _ in terms]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qcompile.memory import row_slices
 from qcompile.numerics.weight import CodedWeight
 from qcompile.observers.grid_of import exact_codes
-from qcompile.observers.weight_range import code_weight
+from qcompile.observers.weight_range import code_weight, growths
 from qcompile.passes.transform.array_file import ArrayFile
 from qcompile.passes.transform.stats import Work
 from qcompile.spec import QuantSpec
@@ -28,9 +28,10 @@ def scale_method(spec: QuantSpec, asked: str | None) -> str:
     """Blocks are searched for the least squared error, whole rows take their extremes.
 
     The search lowers the weight error of whole rows too, but cost ResNet-20 accuracy at 3 bits
-    (docs/results.md).
+    (docs/results.md); tapered formats such as posits are searched always.
     """
-    return asked or ("mse" if spec.granularity == "block" else "minmax")
+    is_searched = spec.granularity == "block" or growths(spec.format)
+    return asked or ("mse" if is_searched else "minmax")
 
 
 class CodeStore:

@@ -20,6 +20,8 @@ class Format:
     format's own definition. `levels` is the number of codes where that is no power of two.
     `is_fitted`: the table is where a fit to each weight starts. `has_own_table`: the name alone
     does not say the table, so the text does.
+    `special_code` is a code that means one of `specials` in each block of a weight, which
+    CodedWeight.special says (BitMoD); the table's entry of it is not used.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Format:
     levels: int | None = None
     is_fitted: bool = False
     has_own_table: bool = False
+    special_code: int | None = None
+    specials: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
@@ -39,6 +43,8 @@ class Format:
                 f"format {self.name}: {len(self.table)} values for {self.bits} bits; "
                 f"needs {2**self.bits}"
             )
+        if (self.special_code is None) != (not self.specials):
+            raise ValueError(f"format {self.name}: special_code and specials come together")
 
     def __str__(self) -> str:
         if not self.has_own_table or self.table is None:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from qcompile.errors import InputError, nearest
 
 SCALE_FORMATS = ("f32", "f16", "bf16", "e8m0", "e8m0_floor", "ue4m3")
-BYTES = {"none": 0, "f32": 4, "f16": 2, "bf16": 2, "e8m0": 1, "ue4m3": 1}
 # The least and the largest scale that is stored. Below the least of f32 and bf16 kernels may flush.
 _ENDS = {
     "f32": (2.0**-126, float(np.finfo(np.float32).max)),
@@ -88,6 +87,15 @@ def scale_format(text: str) -> ScaleFormat:
     if not (np.isfinite(unit) and unit >= np.float32(2.0**-126)):
         raise InputError(f'scale format "{text}": the unit must be a positive, normal float32')
     return ScaleFormat(match["name"], unit, float(match["mantissa"] or 1))
+
+
+def with_unit(name: str, unit: float) -> str:
+    """The text of a scale format in a unit.
+
+    >>> with_unit("f16", 0.25), with_unit("e8m0", 1.0)
+    ('f16*0.25', 'e8m0')
+    """
+    return name if unit == 1 else f"{name}*{float(np.float32(unit))!r}"
 
 
 def _nearest_bf16(scale: NDArray[np.float32]) -> NDArray[np.float32]:
