@@ -152,12 +152,18 @@ def weight_of_packed(node: ir.Node) -> CodedWeight:
 def _joined(parts: list[CodedWeight]) -> CodedWeight:
     if len(parts) == 1:
         return parts[0]
+
     def whole(name: str) -> NDArray | None:
         found = [getattr(part, name) for part in parts]
         return None if found[0] is None else np.concatenate(found)
 
-    names = ("codes", "scale", "zero_point", "special")
-    return replace(parts[0], **{name: whole(name) for name in names})
+    return replace(
+        parts[0],
+        codes=np.concatenate([part.codes for part in parts]),
+        scale=whole("scale"),
+        zero_point=whole("zero_point"),
+        special=whole("special"),
+    )
 
 
 def weight_parts(node: ir.Node) -> Iterator[tuple[slice, CodedWeight]]:

@@ -43,8 +43,8 @@ class Dynamic:
 class Weight:
     """A weight's codes in its own shape, scales and zero points as initializers, and its spec.
 
-    zero_point holds special values where the format has them. Every scale is one of the spec's scale
-    format times tensor_scale.
+    zero_point holds special values where the format has them. Every scale is one of the spec's
+    scale format times tensor_scale.
     """
 
     codes: ir.Value

@@ -74,9 +74,12 @@ class Format:
         return np.arange(self.code_min, self.code_max + 1, dtype=np.int16)
 
     @cached_property
-    def values(self) -> NDArray[np.int16]:
-        """The value of every code, int16 [num_codes], in the order of `codes`."""
-        return self.codes if self.table is None else np.array(self.table, np.int16)
+    def values(self) -> NDArray:
+        """The value of every code [num_codes], in the order of `codes`: int16, else int32."""
+        if self.table is None:
+            return self.codes
+        fits = min(self.table) >= -(2**15) and max(self.table) < 2**15
+        return np.array(self.table, np.int16 if fits else np.int32)
 
     def quantized_range(self, *, symmetric: bool) -> tuple[int, int]:
         """Least and greatest *code* that quantization produces (N3).

@@ -9,15 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZES = {"none": 0, "e8m0": 1, "ue4m3": 1, "f16": 2, "bf16": 2, "f32": 4}
-FLOATS = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
+FLOATS: dict[str, np.dtype] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
 
 
 def _ue4m3_numbers() -> NDArray[np.float32]:
     """What the bytes 0 … 126 mean, ascending; 127 is NaN and never written."""
     exponent, mantissa = np.divmod(np.arange(127), 8)
-    numbers = np.where(
-        exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10.0)
-    )
+    numbers = np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10.0))
     return numbers.astype(np.float32)
 
 
@@ -67,7 +65,9 @@ def scale_from_bytes(
     unused = {"e8m0": 255, "ue4m3": 127}.get(scale_format)
     if unused is not None and (data >= unused).any():
         raise ValueError(f"a byte {data.max()} of {scale_format} scales is no number")
-    stored = data.view(FLOATS.get(scale_format, np.dtype("<u2" if scale_format == "bf16" else "u1")))
+    stored = data.view(
+        FLOATS.get(scale_format, np.dtype("<u2" if scale_format == "bf16" else "u1"))
+    )
     return _numbers(stored, scale_format) * np.float32(tensor_scale)
 
 
