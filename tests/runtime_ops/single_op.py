@@ -98,7 +98,12 @@ def random_weight(
     scale = None
     if scale_format != "none":
         scale = random_scales(rng, (n, blocks), scale_format) * np.float32(tensor_scale)
-        if scale_format in SIGNED and not block_size and not with_zero_point and not format.is_table:
+        if (
+            scale_format in SIGNED
+            and not block_size
+            and not with_zero_point
+            and not format.is_table
+        ):
             scale[1::3] *= -1  # as descent gives them (N3)
     points = None
     if with_zero_point:
@@ -119,7 +124,9 @@ def random_scales(
     """Numbers of a scale format: about 0.01 … 0.3; of a byte any of 40 that lie side by side."""
     if scale_bytes(scale_format) == 1:
         first = 110 if scale_format == "e8m0" else 0  # subnormal ones of ue4m3 among them
-        found = scale_from_bytes(rng.integers(first, first + 40, shape).astype(np.uint8), scale_format)
+        found = scale_from_bytes(
+            rng.integers(first, first + 40, shape).astype(np.uint8), scale_format
+        )
         assert found is not None
         return np.where(found == 0, np.float32(1), found)
     scale = rng.uniform(0.01, 0.3, shape).astype(np.float32)
