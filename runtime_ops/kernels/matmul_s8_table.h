@@ -176,12 +176,13 @@ void fused_table_rows(const TablePanel& tp, const Planes<kBits, kPlanes, kHasSpe
   }
 }
 
-template <int kPlanes>
-constexpr int kTableRowsAtOnce = kFusedRowsAtOnce / kPlanes > 1 ? kFusedRowsAtOnce / kPlanes : 1;
+// Rows that share the lookups, where registers hold their sums: some of the usual widths, else one.
+template <int kBits, int kPlanes>
+constexpr int kTableRowsAtOnce = kBits == 3 || kBits == 4 ? kFusedRowsAtOnce / kPlanes : 1;
 
 template <int kBits, int kPlanes, bool kHasSpecial, bool kIsWide, bool kIsFloat>
 void fused_table(const TablePanel& tp) {
-  constexpr int kMany = kTableRowsAtOnce<kPlanes>;
+  constexpr int kMany = kTableRowsAtOnce<kBits, kPlanes>;
   const Planes<kBits, kPlanes, kHasSpecial> planes(*tp.panel.weight);
   const int64_t num_rows = tp.panel.args->num_rows;
   for (int64_t row = 0; row < num_rows;) {
@@ -294,9 +295,11 @@ template <int kBits, int kPlanes, bool kHasSpecial, bool kIsWide, bool kIsFloat>
 void table_panel(const TablePanel& tp) {
   const Panel& p = tp.panel;
   const matmul_s8_n16k4_args& a = *p.args;
-  const bool is_fused = a.is_contiguous && a.num_rows <= 2 * kTableRowsAtOnce<kPlanes>;
-  if (is_fused && p.tiles == kPanelTiles) {
-    return fused_table<kBits, kPlanes, kHasSpecial, kIsWide, kIsFloat>(tp);
+  if constexpr (kHasManySums) {
+    const bool is_fused = a.is_contiguous && a.num_rows <= 2 * kTableRowsAtOnce<kBits, kPlanes> - 1;
+    if (is_fused && p.tiles == kPanelTiles) {
+      return fused_table<kBits, kPlanes, kHasSpecial, kIsWide, kIsFloat>(tp);
+    }
   }
   unpack_panel<kBits, false>(p, PlaneStore<kBits, kPlanes, kHasSpecial>{
                                     p.weight, Planes<kBits, kPlanes, kHasSpecial>(*p.weight),

@@ -75,7 +75,7 @@ void Activation::read_static(const Node& node) {
 }
 
 void Activation::check_sums(const WeightInput& weight) {
-  const Weight& w = weight.shape();
+  const Weight w = weight.weight(nullptr);
   if (!weight.has_integers()) {
     node_.refuse("the table of " + weight.format() + " reaches " + std::to_string(weight.absmax()),
                  "docs/ops.md: -32768 ... 32767 for integer products",

@@ -17,10 +17,12 @@ class WeightInput {
 
   // Checks the buffer; from then on weight(g) may be used with it.
   void check_buffer(const Tensor& buffer) const;
+  // Null: the weight without its data.
   Weight weight(const uint8_t* buffer, int64_t group = 0) const;
   LayoutKind layout() const { return layout_; }
   int64_t N() const { return shape_.N * groups_; }
   int64_t K() const { return shape_.K; }
+  // Sizes alone: neither data nor tables.
   const Weight& shape() const { return shape_; }
   const std::string& format() const { return format_; }
   // The greatest |code - zero_point| or |table value|.
