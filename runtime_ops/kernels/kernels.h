@@ -400,12 +400,12 @@ struct code_f32_args {
 #define QC_KERNEL_avx2(name) void name##__avx2(name##_args& args);
 #define QC_KERNEL_avxvnni(name) void name##__avxvnni(name##_args& args);
 #define QC_KERNEL_avx512vnni(name) void name##__avx512vnni(name##_args& args);
-#define QC_KERNEL_avx512vbmi(name) void name##__avx512vbmi(name##_args& args);
+#define QC_KERNEL_avx512vbmi2(name) void name##__avx512vbmi2(name##_args& args);
 #else
 #define QC_KERNEL_avx2(name)
 #define QC_KERNEL_avxvnni(name)
 #define QC_KERNEL_avx512vnni(name)
-#define QC_KERNEL_avx512vbmi(name)
+#define QC_KERNEL_avx512vbmi2(name)
 #endif
 #ifdef QC_ARM64
 #define QC_KERNEL_dotprod(name) void name##__dotprod(name##_args& args);
@@ -420,7 +420,7 @@ struct code_f32_args {
 #undef QC_KERNEL_avx2
 #undef QC_KERNEL_avxvnni
 #undef QC_KERNEL_avx512vnni
-#undef QC_KERNEL_avx512vbmi
+#undef QC_KERNEL_avx512vbmi2
 #undef QC_KERNEL_dotprod
 #undef QC_KERNEL_i8mm
 
@@ -467,7 +467,7 @@ inline bool needs_sums(const Kernels& k, const Weight& w, int64_t num_rows) {
 }
 
 enum class Isa : int {
-  scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3, avx512vbmi = 4, dotprod = 5, i8mm = 6
+  scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3, avx512vbmi2 = 4, dotprod = 5, i8mm = 6
 };
 constexpr int kNumIsas = 7;
 extern const char* const kIsaNames[kNumIsas];
