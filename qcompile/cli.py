@@ -92,6 +92,9 @@ def compile_command(
         str | None,
         typer.Option(help="auto (where it lowers the error on the data), learned or off"),
     ] = None,
+    sparsity: Annotated[
+        str | None, typer.Option(help="2:4: two of every four weights of narrow products (none)")
+    ] = None,
     low_rank: Annotated[
         float | None,
         typer.Option(help="rank of what is added to narrow products, a share of their size (0)"),
@@ -160,6 +163,7 @@ def compile_command(
         calibration_percentile=calibration_percentile,
         weight_rounding=weight_rounding,
         activation_polish=activation_polish,
+        sparsity=sparsity,
         low_rank=low_rank,
         rotation=rotation,
         effort=effort,

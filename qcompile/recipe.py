@@ -109,6 +109,7 @@ class Recipe:
     weight_scale_method: str | None = None
     weight_rounding: str | None = None
     rotation: str = "auto"
+    sparsity: str | None = None
     low_rank: float = 0.0
     effort: str = "default"
     tuning: str = "plain"
@@ -163,6 +164,7 @@ class Recipe:
             (WEIGHT_SCALE_METHODS, self.weight_scale_method, "weight scale method"),
             (WEIGHT_ROUNDINGS, self.weight_rounding, "weight rounding"),
             (ROTATIONS, self.rotation, "rotation"),
+            (SPARSITIES, self.sparsity, "sparsity"),
             (ACTIVATION_POLISHES, self.activation_polish, "activation polish"),
             (EFFORTS, self.effort, "effort"),
             (TUNING_WORDS, self.tuning, "tuning"),
@@ -212,6 +214,7 @@ WEIGHT_ROUNDINGS = (
     *("distribution", "kfac", "pv", "blocks", "light", "advanced"),
 )
 ACTIVATION_POLISHES = ("lognp",)
+SPARSITIES = ("2:4",)
 ROTATIONS = ("auto", "learned", "off")
 EFFORTS = ("quick", "default", "best")
 TUNING_WORDS = ("plain", "sharpness", "saliency", "rank-decay")

@@ -19,7 +19,7 @@ SCALE_FORMATS = ("f32", "f16")
 GRANULARITIES = ("tensor", "axis", "block", "row", "sample")
 _TEXT = re.compile(
     r"(?P<format>\w+)/(?P<kind>\w+)(\(axis=(?P<axis>\d+)(,size=(?P<size>\d+))?\))?"
-    r"/(?P<symmetry>sym|asym)/(?P<scale>\w+)"
+    r"/(?P<symmetry>sym|asym)/(?P<scale>\w+)(/(?P<sparsity>2:4))?"
 )
 
 
@@ -37,6 +37,7 @@ class QuantSpec:
     block_size: int = 0
     is_symmetric: bool = True
     scale_format: str = "f32"
+    sparsity: str | None = None  # 2:4: two of every four neighbours along the last axis are kept
 
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
@@ -62,7 +63,8 @@ class QuantSpec:
             "block": f"(axis={self.axis},size={self.block_size})",
         }.get(self.granularity, "")
         symmetry = "sym" if self.is_symmetric else "asym"
-        return f"{self.format}/{self.granularity}{where}/{symmetry}/{self.scale_format}"
+        text = f"{self.format}/{self.granularity}{where}/{symmetry}/{self.scale_format}"
+        return text if self.sparsity is None else f"{text}/{self.sparsity}"
 
     @classmethod
     def parse(cls, text: str) -> "QuantSpec":
@@ -80,4 +82,5 @@ class QuantSpec:
             int(match["size"] or 0),
             match["symmetry"] == "sym",
             match["scale"],
+            match["sparsity"],
         )

@@ -15,7 +15,8 @@ class CodedWeight:
 
     codes int16 [N, K] (the signed or unsigned integer, or the index into a table); scale float32
     [N, num_blocks], or None where a static product carries it in its multiplier; zero_point int16
-    [N, num_blocks] or None; block_size 0 = one block of K.
+    [N, num_blocks] or None; block_size 0 = one block of K. kept bool [N, K]: while codes are found,
+    which of them sparsity keeps; the others decode to 0.
     """
 
     codes: NDArray[np.int16]
@@ -24,6 +25,7 @@ class CodedWeight:
     format: Format
     block_size: int = 0
     scale_format: str = "f32"
+    kept: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n, _ = self.codes.shape
@@ -57,7 +59,16 @@ class CodedWeight:
         """These rows of the weight."""
         scale = None if self.scale is None else self.scale[chosen]
         point = None if self.zero_point is None else self.zero_point[chosen]
-        return replace(self, codes=self.codes[chosen], scale=scale, zero_point=point)
+        kept = None if self.kept is None else self.kept[chosen]
+        return replace(self, codes=self.codes[chosen], scale=scale, zero_point=point, kept=kept)
+
+    def masked(self, codes: NDArray[np.int16]) -> NDArray[np.int16]:
+        """The codes [N, K], those of 0 where this weight keeps none."""
+        if self.kept is None:
+            return codes
+        zero = np.int16(self.format.zero_code or 0)
+        points = zero if self.zero_point is None else self.per_column(self.zero_point)
+        return np.where(self.kept, codes, points).astype(np.int16)
 
     def unsigned(self) -> NDArray[np.uint8]:
         """The packed form of the codes (docs/layouts.md), uint8 [N, K]."""

@@ -16,7 +16,7 @@
 namespace qcompile {
 
 const char* const kIsaNames[kNumIsas] = {"scalar", "avx2", "avxvnni", "avx512vnni",
-                                         "dotprod", "i8mm"};
+                                         "avx512vbmi2", "dotprod", "i8mm"};
 
 #ifdef QC_X86
 namespace {
@@ -60,7 +60,9 @@ bool is_supported(Isa isa) {
   if (isa == Isa::avxvnni) return has_avx2 && bit(seven_one.eax, 4);
   const bool has_avx512 = bit(seven.ebx, 16) /* F */ && bit(seven.ebx, 17) /* DQ */ &&
                           bit(seven.ebx, 30) /* BW */ && bit(seven.ebx, 31) /* VL */;
-  return has_avx2 && (saved & 0xe6) == 0xe6 && has_avx512 && bit(seven.ecx, 11) /* VNNI */;
+  const bool has_vnni =
+      has_avx2 && (saved & 0xe6) == 0xe6 && has_avx512 && bit(seven.ecx, 11) /* VNNI */;
+  return has_vnni && (isa == Isa::avx512vnni || bit(seven.ecx, 6) /* VBMI2 */);
 }
 #elif defined(QC_ARM64)
 bool is_supported(Isa isa) {
@@ -85,10 +87,13 @@ void use_up_to(Isa isa, Kernels* k) {
   if (isa >= Isa::avxvnni) k->name = name##__avxvnni;
 #define QC_KERNEL_avx512vnni(name) \
   if (isa >= Isa::avx512vnni) k->name = name##__avx512vnni;
+#define QC_KERNEL_avx512vbmi2(name) \
+  if (isa >= Isa::avx512vbmi2) k->name = name##__avx512vbmi2;
 #else
 #define QC_KERNEL_avx2(name)
 #define QC_KERNEL_avxvnni(name)
 #define QC_KERNEL_avx512vnni(name)
+#define QC_KERNEL_avx512vbmi2(name)
 #endif
 #ifdef QC_ARM64
 #define QC_KERNEL_dotprod(name) \

@@ -78,6 +78,7 @@ struct matmul_s8_n16k4_args {
   void* y;               // element (row 0, the panel's first output)
   int64_t y_stride;      // elements from row to row
 };
+using matmul_s8_n16k4s_args = matmul_s8_n16k4_args;  // of sparse codes
 // A panel as bytes.
 inline int64_t n16k4_unpacked_bytes(const Weight& w) {
   return ((w.num_blocks - 1) * w.padded_columns_of(0) + w.padded_columns_of(w.num_blocks - 1)) *
@@ -103,6 +104,7 @@ struct matmul_f32_n16k4_args {
   int64_t y_stride;
   float* scratch;        // kFloatScratch floats, 64-byte aligned
 };
+using matmul_f32_n16k4s_args = matmul_f32_n16k4_args;  // of sparse codes
 // Columns that are unpacked to floats at a time: 128 * 64 floats are 32 KB of the first cache.
 constexpr int64_t kFloatSlice = 128;
 constexpr int64_t kFloatScratch = (kFloatSlice + 32) * kPanel;  // and the rest of a chunk
@@ -394,10 +396,12 @@ struct code_f32_args {
 #define QC_KERNEL_avx2(name) void name##__avx2(name##_args& args);
 #define QC_KERNEL_avxvnni(name) void name##__avxvnni(name##_args& args);
 #define QC_KERNEL_avx512vnni(name) void name##__avx512vnni(name##_args& args);
+#define QC_KERNEL_avx512vbmi2(name) void name##__avx512vbmi2(name##_args& args);
 #else
 #define QC_KERNEL_avx2(name)
 #define QC_KERNEL_avxvnni(name)
 #define QC_KERNEL_avx512vnni(name)
+#define QC_KERNEL_avx512vbmi2(name)
 #endif
 #ifdef QC_ARM64
 #define QC_KERNEL_dotprod(name) void name##__dotprod(name##_args& args);
@@ -412,6 +416,7 @@ struct code_f32_args {
 #undef QC_KERNEL_avx2
 #undef QC_KERNEL_avxvnni
 #undef QC_KERNEL_avx512vnni
+#undef QC_KERNEL_avx512vbmi2
 #undef QC_KERNEL_dotprod
 #undef QC_KERNEL_i8mm
 
@@ -419,6 +424,8 @@ struct code_f32_args {
 struct Kernels {
   void (*matmul_s8_n16k4)(matmul_s8_n16k4_args&);
   void (*matmul_f32_n16k4)(matmul_f32_n16k4_args&);
+  void (*matmul_s8_n16k4s)(matmul_s8_n16k4_args&);
+  void (*matmul_f32_n16k4s)(matmul_f32_n16k4_args&);
   void (*depthwise_s8_kc)(depthwise_s8_kc_args&);
   void (*depthwise_u8_quads)(depthwise_u8_quads_args&);  // null where there is none
   void (*rowsum_s8)(rowsum_s8_args&);
@@ -454,10 +461,18 @@ inline bool needs_sums(const Kernels& k, const Weight& w, int64_t num_rows) {
   return !k.multiplies_words || !is_wide(w) || num_rows <= kFewRows;
 }
 
+// The integer and the float product of a weight's codes.
+inline auto integer_product_of(const Kernels& k, const Weight& w) {
+  return is_sparse(w.bits) ? k.matmul_s8_n16k4s : k.matmul_s8_n16k4;
+}
+inline auto float_product_of(const Kernels& k, const Weight& w) {
+  return is_sparse(w.bits) ? k.matmul_f32_n16k4s : k.matmul_f32_n16k4;
+}
+
 enum class Isa : int {
-  scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3, dotprod = 4, i8mm = 5
+  scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3, avx512vbmi2 = 4, dotprod = 5, i8mm = 6
 };
-constexpr int kNumIsas = 6;
+constexpr int kNumIsas = 7;
 extern const char* const kIsaNames[kNumIsas];
 
 bool is_supported(Isa isa);                 // by this processor and this build

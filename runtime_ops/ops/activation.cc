@@ -74,7 +74,7 @@ void Activation::check_sums(const WeightInput& weight) {
   // One int32 accumulator holds a block, and in static products all of K with x - x_zero_point.
   const bool block_fits = w.block_size * 128 * int64_t{w.max_byte} < kLimit;
   const bool sum_fits = !is_static() || w.K * 255 * int64_t{weight.absmax()} < kLimit;
-  product_ = block_fits && sum_fits ? kernels().matmul_s8_n16k4 : matmul_s8_n16k4__scalar;
+  product_ = block_fits && sum_fits ? integer_product_of(kernels(), w) : matmul_s8_n16k4__scalar;
 }
 
 void Activation::check_x(const Tensor& x) const {

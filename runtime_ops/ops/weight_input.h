@@ -29,6 +29,7 @@ class WeightInput {
 
  private:
   void read_shape();
+  int packing() const;
   void read_table();
   int64_t expected_bytes() const;  // of one group
   const Node node_;

@@ -2,6 +2,7 @@
 """Models of one com.qcompile node, and the weights that the tests put in them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,14 @@ def random_weight(
     if with_zero_point:
         points = rng.integers(format.code_min, format.code_max + 1, (n, blocks)).astype(np.int16)
     return CodedWeight(codes, scale, points, format, block_size, scale_format)
+
+
+def sparse(rng: np.random.Generator, weight: CodedWeight) -> CodedWeight:
+    """Two random codes of every four columns, the others those of 0."""
+    n, k = weight.shape
+    order = np.argsort(rng.random((n, -(-k // 4), 4)), axis=2).reshape(n, -1)[:, :k]
+    kept = replace(weight, kept=order < 2)
+    return replace(weight, codes=kept.masked(weight.codes))
 
 
 def weight_attributes(weight: CodedWeight, layout: str = "n16k4/1") -> dict[str, Any]:
