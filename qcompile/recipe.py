@@ -213,10 +213,8 @@ WEIGHT_ROUNDINGS = (
     *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
     *("distribution", "kfac", "pv", "blocks", "light", "advanced"),
 )
-ACTIVATION_POLISHES = ("lognp",)
-SPARSITIES = ("2:4",)
-ROTATIONS = ("auto", "learned", "off")
-EFFORTS = ("quick", "default", "best")
+ACTIVATION_POLISHES, SPARSITIES = ("lognp",), ("2:4",)
+ROTATIONS, EFFORTS = ("auto", "learned", "off"), ("quick", "default", "best")
 TUNING_WORDS = ("plain", "sharpness", "saliency", "rank-decay")
 _KINDS: dict[type, str] = {
     str: "a word",

@@ -148,7 +148,7 @@ def codes_of_steps(steps: Codes) -> Codes:
 
 
 def field_bytes(steps: Codes, bits: int) -> Codes:
-    """Bit fields of codes [chunk, tile, step, V] in vectors of V bytes: [chunk, tile, vector, V]."""
+    """Bit fields of codes [chunk, tile, step, V]: vectors of V bytes [chunk, tile, vector, V]."""
     parts, shift = [], 0
     for width in FIELDS[bits]:
         field = (steps >> shift) & (2**width - 1)

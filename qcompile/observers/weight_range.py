@@ -28,9 +28,9 @@ def code_weight(
     Works in slices of rows, so memory stays bounded. The mse search shrinks both ends of the range
     alike and refits the scale to the codes by least squares; it keeps the best of all that it
     tried, minmax among them. slim (slim.py) has one range for all rows, of symmetric formats;
-    others are searched as by mse. codes: where they go, [N, K]; a new array if it is None. kept: of a
-    sparse spec, the weights [N, K] that stay, by default those of largest magnitude; others are 0,
-    and no scale but slim's, which is found before, has seen them.
+    others are searched as by mse. codes: where they go, [N, K]; a new array if it is None. kept: of
+    a sparse spec, the weights [N, K] that stay, by default those of largest magnitude; others are
+    0, and no scale but slim's, which is found before, has seen them.
     """
     n, k = weight.shape
     block = {"block": spec.block_size, "axis": max(k, 1)}.get(spec.granularity, max(k, 1))

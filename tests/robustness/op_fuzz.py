@@ -2,6 +2,7 @@
 """Random nodes of com.qcompile, right ones of every operator."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def weight(rng: Generator, n: int, k: int, may_have_blocks: bool = True) -> Code
 def denser(rng: Generator, w: CodedWeight) -> tuple[CodedWeight, str]:
     """A weight and a layout: where it can, one that is smaller than n16k4."""
     if w.format.name == "balanced2" and w.shape[1] % 2 and w.block_size == 0:
-        return w, "n16k4q/1"
+        return replace(w, codes=np.minimum(w.codes, 4)), "n16k4q/1"
     if w.format.bits in (3, 4) and w.format.zero_code is not None and rng.random() < 0.5:
         return one.sparse(rng, w), "n16k4s/1"
     return w, "n16k4/1"
