@@ -59,8 +59,7 @@ void Activation::read_static(const Node& node) {
 
 void Activation::check_sums(const WeightInput& weight) {
   const Weight& w = weight.shape();
-  const bool has_table = !node_.integers("table").empty();
-  if (has_table && !weight.has_byte_table()) {
+  if (!weight.fits_bytes()) {
     node_.refuse("the table of " + weight.format() + " reaches " + std::to_string(weight.absmax()),
                  "docs/ops.md: -128 ... 127 for integer products",
                  "Use activation f32, or a table that fits.");

@@ -25,7 +25,7 @@ class WeightInput {
   const std::string& format() const { return format_; }
   // The greatest |code - zero_point| or |table value|.
   int32_t absmax() const { return absmax_; }
-  bool has_byte_table() const { return !byte_table_.empty(); }
+  bool fits_bytes() const { return !has_table_ || !byte_table_.empty(); }
 
  private:
   void read_shape();
