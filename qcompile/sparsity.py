@@ -66,8 +66,9 @@ def _why_not(node: ir.Node | None, planned: NodePlan, readers: list[NodePlan]) -
         return "in bodies of If, Loop or Scan"
     if any(reader.op_type == "Conv" for reader in readers):
         return "of a Conv, whose columns change their order when they are packed"
-    if any(reader.op_type != "MatMul" for reader in readers):
-        return f"that {' and '.join(sorted({r.op_type for r in readers} - {'MatMul'}))} reads"
+    others = {reader.op_type for reader in readers} - {"MatMul", "Gemm"}
+    if others:
+        return f"that {' and '.join(sorted(others))} reads"
     if planned.weight.bits not in n16k4s.BITS or planned.weight.format.zero_code is None:
         return f"of {planned.weight.format}: sparse codes have 3 or 4 bits and one that is 0"
     weight = weight_of(node)

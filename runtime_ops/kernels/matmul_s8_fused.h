@@ -165,7 +165,8 @@ QC_INLINE void add_trits(const uint8_t*& codes, int64_t num_chunks, const int8_t
 struct QuintRests {
   template <int kGroupIndex, int>
   QC_INLINE Bytes group(const uint8_t* tile) const {
-    return bit_xor(quint_rest<kGroupIndex>(tile), set_bytes(128));
+    const Bytes number = bit_xor(quint_number<kGroupIndex>(tile), set_bytes(128));
+    return times_five<kGroupIndex % kQuintsOfNumber>(number);
   }
 };
 

@@ -127,11 +127,11 @@ QC_INLINE Bytes times_five(Bytes v) {
     return add_bytes(before, add_bytes(twice, twice));
   }
 }
-// What is left of the number of a group's quints, from its own one on: with 128 too much.
+// The number of a group's quints as a byte, with 128 too much, which times_five keeps.
 template <int kGroupIndex>
-QC_INLINE Bytes quint_rest(const uint8_t* tile) {
+QC_INLINE Bytes quint_number(const uint8_t* tile) {
   const Bytes number = decode_fields<kQuintBits, kGroupIndex / kQuintsOfNumber>(tile);
-  return times_five<kGroupIndex % kQuintsOfNumber>(add_bytes(number, number));
+  return add_bytes(number, number);
 }
 
 // Bit fields of 32 outputs' halves: two codes of each of 16 outputs.
@@ -160,7 +160,8 @@ QC_INLINE Bytes decode_group(const uint8_t* tile, Bytes zeros) {
   if constexpr (kBits == kTrits) {
     return high_trits(tripled<kGroupIndex>(load_bytes(tile)));
   } else if constexpr (kBits == kQuints) {
-    return high_quints(quint_rest<kGroupIndex>(tile));
+    constexpr int kTimes = kGroupIndex % kQuintsOfNumber;
+    return high_quints(times_five<kTimes>(quint_number<kGroupIndex>(tile)));
   } else if constexpr (is_sparse(kBits)) {
     const uint8_t* mask = tile + tile_field_bytes(kBits) + 8 * kGroupIndex;
     return expand(decode_half<code_bits(kBits), kGroupIndex>(tile), mask, zeros);
