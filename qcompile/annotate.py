@@ -19,6 +19,7 @@ from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
 from qcompile.products import odd_groups, weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.recurrent import origin, plan_recurrent, recurrent_notes, rule_for, why_left
+from qcompile.sparsity import sparsify
 from qcompile.spec import QuantSpec
 from qcompile.spread import keep_float_at_poles, spread_activations
 from qcompile.targets.target import Target
@@ -87,6 +88,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     plan = plan_attention(model.graph, plan, recipe, preset, target)
     if recipe.activation_format is None:
         plan = widen(model.graph, plan, preset)
+    plan = sparsify(model.graph, plan, recipe, target)
     plan = _with_origin(plan, recipe, has_data=has_data)
     return check_plan(plan, model.graph, target, recipe)
 

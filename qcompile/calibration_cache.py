@@ -39,7 +39,7 @@ _SEEN_IN_THE_PLAN = (
     *("calibration_method", "calibration_percentile", "num_calibration_samples"),
     *("calibration_select", "calibration_groups"),
     *("op_types_to_quantize", "weight_scale_method", "weight_rounding", "input_range"),
-    *("rotation", "effort", "tuning", "low_rank", "activation_polish"),
+    *("rotation", "effort", "tuning", "low_rank", "sparsity", "activation_polish"),
 )
 
 

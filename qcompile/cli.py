@@ -54,9 +54,7 @@ def compile_command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an artifact that exists")] = False,
     preset: Annotated[str | None, typer.Option(help="w<1-8>a<2-8|16|4-dynamic|8-dynamic>")] = None,
-    edge_bits: Annotated[
-        int | None, typer.Option(help="bits of first and last weights (8)")
-    ] = None,
+    edge_bits: Annotated[int | None, typer.Option(help="first and last weights' (8)")] = None,
     weight_format: Annotated[str | None, typer.Option(help="see `qcompile formats`")] = None,
     activation_format: Annotated[str | None, typer.Option(help="of static activations")] = None,
     block_size: Annotated[int | None, typer.Option(help="weights that share a scale")] = None,
@@ -92,6 +90,7 @@ def compile_command(
         str | None,
         typer.Option(help="auto (where it lowers the error on the data), learned or off"),
     ] = None,
+    sparsity: Annotated[str | None, typer.Option(help="2:4, of narrow products (none)")] = None,
     low_rank: Annotated[
         float | None,
         typer.Option(help="rank of what is added to narrow products, a share of their size (0)"),
@@ -160,6 +159,7 @@ def compile_command(
         calibration_percentile=calibration_percentile,
         weight_rounding=weight_rounding,
         activation_polish=activation_polish,
+        sparsity=sparsity,
         low_rank=low_rank,
         rotation=rotation,
         effort=effort,

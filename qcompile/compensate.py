@@ -76,6 +76,8 @@ def compensate_weights(
 ) -> Stats:
     """The statistics with compensated weights; as they are without data or for "nearest".
 
+    Of sparse weights "nearest", too, has a choice: which ones the inputs say to keep.
+
     layers: those that are there are not computed again.
     """
     if data is None and ROUNDINGS[recipe.weight_rounding or "nearest"].rounders:
@@ -83,7 +85,8 @@ def compensate_weights(
             f"weight rounding {recipe.weight_rounding} needs inputs: give --calibration-data, or "
             "leave it out for rounding to nearest"
         )
-    if data is None or not rounding_of(recipe.weight_rounding).rounders:
+    is_asked = recipe.sparsity is not None or rounding_of(recipe.weight_rounding).rounders
+    if data is None or not is_asked:
         return stats
     is_signed = not plan.is_integer_only
     work = _Work(model, recipe, data, division, layers, ArrayFile(), is_signed)

@@ -13,9 +13,11 @@ from qcompile.errors import InputError
 from qcompile.formats import Format, get
 from qcompile.formats.scales import with_unit
 from qcompile.graph import DOMAIN, add_initializer, attribute, constant, input_of
-from qcompile.layouts import LAYOUTS, Shape
+from qcompile.layouts import LAYOUTS, Shape, n16k4q, n16k4s
 from qcompile.layouts.kc import KC
 from qcompile.layouts.n16k4 import N16K4
+from qcompile.layouts.n16k4q import N16K4Q
+from qcompile.layouts.n16k4s import N16K4S
 from qcompile.layouts.rows import ROWS
 from qcompile.memory import row_slices
 from qcompile.numerics.weight import CodedWeight, coded_weight
@@ -23,6 +25,7 @@ from qcompile.passes.lower.lowered import CODES, PLAIN, SCALE, ZERO_POINT
 from qcompile.targets.target import Target
 
 PACKED_OPS = ("QConv", "QMatMul", "QGather")
+PANELS = (N16K4.name, N16K4S.name, N16K4Q.name)  # layouts of products
 
 
 def pack(lowered: ir.Model, target: Target) -> ir.Model:
@@ -50,7 +53,10 @@ def _pack_graph(graph: ir.Graph) -> None:
 
 
 def layout_of(node: ir.Node, shared: set[str]) -> str:
-    """kc for depthwise, rows for tables that only Gather reads, n16k4 for the rest."""
+    """kc for depthwise, rows for tables that only Gather reads, n16k4 for the rest.
+
+    Of these n16k4q for five levels, n16k4s where two of every four columns are 0.
+    """
     codes = node.inputs[CODES]
     if node.op_type == "QConv":
         group, n = int(attribute(node, "group", 1)), int(attribute(node, "N"))
@@ -59,6 +65,15 @@ def layout_of(node: ir.Node, shared: set[str]) -> str:
             return KC.name
     if node.op_type == "QGather" and codes is not None and codes.name not in shared:
         return ROWS.name
+    return _panels_of(node)
+
+
+def _panels_of(node: ir.Node) -> str:
+    shape = _shape_of(node, int(attribute(node, "N")) // int(attribute(node, "group", 1)))
+    if n16k4q.saves(shape):
+        return N16K4Q.name
+    if n16k4s.saves(shape) and all(n16k4s.holds(part) for _, part in weight_parts(node)):
+        return N16K4S.name
     return N16K4.name
 
 
@@ -81,7 +96,7 @@ def _scales(node: ir.Node) -> str:
 def _pack_node(graph: ir.Graph, node: ir.Node, layout: str, done: dict[tuple, ir.Value]) -> None:
     codes = node.inputs[CODES]
     assert codes is not None
-    group = int(attribute(node, "group", 1)) if layout == N16K4.name else 1
+    group = int(attribute(node, "group", 1)) if layout in PANELS else 1
     key = (codes.name, layout, _scales(node), group)
     if key not in done:
         done[key] = add_initializer(graph, f"{codes.name}_packed", _lazy(node, layout, group))
@@ -182,7 +197,7 @@ def weight_parts(node: ir.Node) -> Iterator[tuple[slice, CodedWeight]]:
         for rows in row_slices(n, k):
             yield rows, coded_weight(*kind, data, scale, point, rows)
         return
-    grouped = layout == N16K4.name and group > 1
+    grouped = layout in PANELS and group > 1
     at = 0
     for rows in row_groups(n, group) if grouped else _parts(layout, n, k):
         shape = _shape_of(node, rows.stop - rows.start)

@@ -229,7 +229,7 @@ class _Work:
             for name in scales:
                 self.found[name].t = moved.arrays[name]
         return {
-            n: each.levels.codes(rectified(moved.arrays[n])[0] >= 0.5)
+            n: each.start.masked(each.levels.codes(rectified(moved.arrays[n])[0] >= 0.5))
             for n, each in rounded.items()
         }
 

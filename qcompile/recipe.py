@@ -109,6 +109,7 @@ class Recipe:
     weight_scale_method: str | None = None
     weight_rounding: str | None = None
     rotation: str = "auto"
+    sparsity: str | None = None
     low_rank: float = 0.0
     effort: str = "default"
     tuning: str = "plain"
@@ -163,6 +164,7 @@ class Recipe:
             (WEIGHT_SCALE_METHODS, self.weight_scale_method, "weight scale method"),
             (WEIGHT_ROUNDINGS, self.weight_rounding, "weight rounding"),
             (ROTATIONS, self.rotation, "rotation"),
+            (SPARSITIES, self.sparsity, "sparsity"),
             (ACTIVATION_POLISHES, self.activation_polish, "activation polish"),
             (EFFORTS, self.effort, "effort"),
             (TUNING_WORDS, self.tuning, "tuning"),
@@ -211,9 +213,8 @@ WEIGHT_ROUNDINGS = (
     *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
     *("distribution", "kfac", "pv", "blocks", "light", "advanced"),
 )
-ACTIVATION_POLISHES = ("lognp",)
-ROTATIONS = ("auto", "learned", "off")
-EFFORTS = ("quick", "default", "best")
+ACTIVATION_POLISHES, SPARSITIES = ("lognp",), ("2:4",)
+ROTATIONS, EFFORTS = ("auto", "learned", "off"), ("quick", "default", "best")
 TUNING_WORDS = ("plain", "sharpness", "saliency", "rank-decay")
 _KINDS: dict[type, str] = {
     str: "a word",

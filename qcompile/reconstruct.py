@@ -127,6 +127,8 @@ class _Work:
         for rebuilder in rounding_of(recipe.weight_rounding).rebuilders:
             rows, held = rows.scaled(best.input_scale), held.scaled(best.input_scale)
             found = rebuilder(layer.weight, best.weight, best.bias, rows, setting)
+            codes = start.masked(found.weight.codes)
+            found = replace(found, weight=replace(found.weight, codes=codes))
             error = held.scaled(found.input_scale).error(found.weight, found.bias)
             if error < least:
                 scale = best.input_scale if found.input_scale is None else found.input_scale

@@ -18,7 +18,7 @@ from qcompile.formats import Format, scale_format
 GRANULARITIES = ("tensor", "axis", "block", "row", "sample")
 _TEXT = re.compile(
     r"(?P<format>\w+(\[[-+\d,]+\])?)/(?P<kind>\w+)(\(axis=(?P<axis>\d+)(,size=(?P<size>\d+))?\))?"
-    r"/(?P<symmetry>sym|asym)/(?P<scale>[^/]+)"
+    r"/(?P<symmetry>sym|asym)/(?P<scale>[^/]+)(/(?P<sparsity>2:4))?"
 )
 
 
@@ -36,6 +36,7 @@ class QuantSpec:
     block_size: int = 0
     is_symmetric: bool = True
     scale_format: str = "f32"
+    sparsity: str | None = None  # 2:4: two of every four neighbours along the last axis are kept
 
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
@@ -60,7 +61,8 @@ class QuantSpec:
             "block": f"(axis={self.axis},size={self.block_size})",
         }.get(self.granularity, "")
         symmetry = "sym" if self.is_symmetric else "asym"
-        return f"{self.format}/{self.granularity}{where}/{symmetry}/{self.scale_format}"
+        text = f"{self.format}/{self.granularity}{where}/{symmetry}/{self.scale_format}"
+        return text if self.sparsity is None else f"{text}/{self.sparsity}"
 
     @classmethod
     def parse(cls, text: str) -> "QuantSpec":
@@ -78,4 +80,5 @@ class QuantSpec:
             int(match["size"] or 0),
             match["symmetry"] == "sym",
             match["scale"],
+            match["sparsity"],
         )

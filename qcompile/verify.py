@@ -26,6 +26,7 @@ from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.progress import Counter
 from qcompile.session import open_model, run_float, session_options
+from qcompile.sparsity import check_sparse
 from qcompile.targets.target import Target
 from qcompile.tuned import Tuned
 from qcompile.verdict import Check, Verdict
@@ -205,6 +206,7 @@ def check_part(
     checks = check_kept(part.normalised, rounded, plan)
     checks += check_weights(part.normalised, rounded, plan, stats)
     count()
+    checks += check_sparse(rounded)
     checks += check_compensated(part.normalised, rounded, stats)
     checks += check_low_rank(part.normalised, rounded, stats)
     count()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compensated weights in the QDQ graph: judged by the layer's output, not weight by weight."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -62,7 +64,7 @@ def written_weight(node: ir.Node, codes: NDArray, spec: QuantSpec) -> CodedWeigh
         table = part if part.ndim == 2 else part.reshape(-1, 1)
         return np.broadcast_to(table, (rows, table.shape[1]))
 
-    return coded_weight(
+    found = coded_weight(
         spec.format,
         spec.block_size,
         spec.scale_format,
@@ -70,6 +72,7 @@ def written_weight(node: ir.Node, codes: NDArray, spec: QuantSpec) -> CodedWeigh
         by_row(scale),
         None if point is None else by_row(point),
     )
+    return found if spec.sparsity is None else replace(found, kept=found.values() != 0)
 
 
 def check_low_rank(normalised: ir.Model, quantized: ir.Model, stats: Stats) -> list[Check]:

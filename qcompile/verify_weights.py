@@ -77,6 +77,8 @@ def _rows_error(w: NDArray, c: NDArray, scale: NDArray, points: NDArray, spec: Q
     least = (min(ends[1]) if spec.format.is_table else ends[0][0]) - points
     most = (max(ends[1]) if spec.format.is_table else ends[0][1]) - points
     inside = (w >= least * scale) & (w <= most * scale)
+    if spec.sparsity is not None:
+        inside &= real != 0  # what sparsity leaves out is not near its code: check_sparse
     ordered = np.unique(values)
     step = float(np.diff(ordered).max()) if len(ordered) > 1 else 1.0
     # f32 division and products round: a tie may fall to the other side by that much

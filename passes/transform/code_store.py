@@ -95,14 +95,14 @@ class CodeStore:
     def _coded(self, weight: NDArray[np.float32], spec: QuantSpec, method: str) -> CodedWeight:
         """The nearest codes, in memory while the budget lasts, else mapped from the file."""
         if self._fits(2 * weight.size):
-            return code_weight(weight, spec, method)
+            return replace(code_weight(weight, spec, method), kept=None)
         found: list[CodedWeight] = []
         stored = self._stored_in().fill(
             weight.shape,
             np.int16,
             lambda out: found.append(code_weight(weight, spec, method, out)),
         )
-        return self._outside(replace(found[0], codes=stored.read()))
+        return self._outside(replace(found[0], codes=stored.read(), kept=None))
 
     def _fits(self, num_bytes: int) -> bool:
         """Whether so many bytes more stay within the budget; then they count."""

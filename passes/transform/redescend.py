@@ -36,7 +36,7 @@ def redescend(
     hessian = (x.swapaxes(1, 2) @ x) / np.float32(max(rows.num, 1))
     wanted = compensated(weight, hessian, x, y)
     spec = setting.spec
-    nearest = code_weight(wanted, spec, scale_method(spec, setting.method))
+    nearest = code_weight(wanted, spec, scale_method(spec, setting.method), kept=start.kept)
     found = descend(wanted, nearest, hessian, spec, is_signed=setting.is_signed) or start
     if bias is not None:
         bias = rows.mean_left(found)

@@ -7,12 +7,13 @@ rebuilder works on inputs and outputs themselves, once the network is quantized 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.numerics.weight import CodedWeight
+from qcompile.observers.kept_weights import kept_weights
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.adaquant import adaquant
 from qcompile.passes.transform.adaround import adaround
@@ -111,14 +112,21 @@ def quantize(
     """The codes of a weight [N, K] of any format with the least output error on held-out inputs.
 
     hessian [groups, K, K] as in gptq. held [num, groups, K]. method: of the nearest codes' scales.
-    is_signed: whether a scale of a whole row may be negative.
+    is_signed: whether a scale of a whole row may be negative. Of a sparse spec the nearest codes
+    keep the weights of largest magnitude, and all others those of the largest |w| √H_jj.
     """
     nearest = code_weight(weight, spec, scale_method(spec, method))
     before = output_error(weight, nearest, held)
     found = Quantized(nearest, before, before)
-    for rounder in rounding.rounders:
-        coded = rounder(weight, nearest, hessian, spec, is_signed=is_signed)
+    tried: list[CodedWeight] = []
+    if spec.sparsity is not None:
+        sizes = np.sqrt(np.diagonal(hessian, axis1=1, axis2=2))
+        kept = kept_weights(weight, sizes)
+        nearest = code_weight(weight, spec, scale_method(spec, method), kept=kept)
+        tried = [nearest]
+    made = (r(weight, nearest, hessian, spec, is_signed=is_signed) for r in rounding.rounders)
+    for coded in (*tried, *made):
         if coded is not None:
             error = output_error(weight, coded, held)
             found = Quantized(coded, error, before) if error < found.error else found
-    return found
+    return replace(found, weight=replace(found.weight, kept=None))

@@ -79,6 +79,7 @@ class Search:
             plain,
             scale=np.repeat(scales.reshape(groups, -1, 1), k, 2).astype(np.float32),
             zero_point=np.repeat(plain.zero_point, count, 1),
+            kept=None if plain.kept is None else np.repeat(plain.kept, count, 1),
         )
         wide = np.repeat(weight, count, 1)
         codes = self.factor.codes(wide, grid)
@@ -90,11 +91,12 @@ class Search:
     def best(self, weight: Real, nearest: CodedWeight) -> tuple[Grid, NDArray[np.int16]]:
         """Grid and codes of rows [groups, rows, K] whose nearest codes have one scale a row."""
         grid, codes, errors = self.tried(weight, nearest)
+        kept = None if nearest.kept is None else nearest.kept.reshape(weight.shape)
         first = np.arange(weight.shape[1]) * len(self.shares)
         chosen = (first + errors.argmin(2))[:, :, None]
         scale = np.take_along_axis(grid.scale, chosen, 1)
         point = np.take_along_axis(grid.zero_point, chosen, 1)
-        found = replace(grid, scale=scale, zero_point=point)
+        found = replace(grid, scale=scale, zero_point=point, kept=kept)
         return found, np.take_along_axis(codes, chosen, 1)
 
 

@@ -76,6 +76,12 @@ class Format:
         """What is added to a code to get the packed, unsigned one (docs/layouts.md)."""
         return -self.code_min
 
+    @property
+    def zero_code(self) -> int | None:
+        """The code whose value is 0, the first of several; None where there is none."""
+        found = np.flatnonzero(self.values == 0)
+        return self.code_min + int(found[0]) if len(found) else None
+
     @cached_property
     def codes(self) -> NDArray[np.int16]:
         """All codes, int16 [num_codes]."""

@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""n16k4/1: dense weights in the order of use (docs/layouts.md)."""
+"""n16k4/1: dense weights in the order of use (docs/layouts.md).
+
+n16k4s.py and n16k4q.py keep its panels and blocks and have codes of their own inside.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +26,7 @@ from qcompile.numerics.weight import CodedWeight
 TILE = 16
 PANEL_TILES = 4
 TRITS = 5  # codes of three levels in a byte
-NAME = "n16k4/1"
+Codes = NDArray[np.uint8]
 
 
 def chunk_columns(format: Format) -> int:
@@ -37,15 +44,45 @@ def chunk_bytes(format: Format) -> int:
     return TILE * 4 if format.levels == 3 else 2 * format.bits * chunk_columns(format)
 
 
-def padded_block(k: int, format: Format) -> int:
-    """k rounded up to whole chunks."""
-    chunk = chunk_columns(format)
-    return -(-k // chunk) * chunk
+@dataclass(frozen=True)
+class Coding:
+    """Codes inside a block.
+
+    to_bytes takes codes u [16·tiles, padded columns], and u of the value 0 as they are (None unless
+    needs_zeros); from_bytes takes a block's bytes, its tiles and these, and gives the codes back.
+    """
+
+    name: str
+    chunk_columns: Callable[[Format], int]
+    chunk_bytes: Callable[[Format], int]
+    to_bytes: Callable[[Codes, Codes | None, Format], Codes]
+    from_bytes: Callable[[Codes, int, Codes | None, Format], Codes]
+    needs_zeros: bool = False
+
+    def padded(self, k: int, format: Format) -> int:
+        """k rounded up to whole chunks."""
+        chunk = self.chunk_columns(format)
+        return -(-k // chunk) * chunk
+
+    def size(self, shape: Shape, tiles: int, columns: int) -> int:
+        """Bytes of the codes of one block of one panel."""
+        chunks = columns // self.chunk_columns(shape.format)
+        return tiles * chunks * self.chunk_bytes(shape.format)
+
+    def zeros(self, points: Codes | None, shape: Shape, columns: int) -> Codes | None:
+        """u of the value 0 [outputs, columns · blocks]; points [outputs, blocks]."""
+        if not self.needs_zeros:
+            return None
+        if points is not None:
+            return np.repeat(points, columns, axis=1)
+        return np.full((1, 1), zero_of(shape.format), np.uint8)
 
 
-def _code_size(shape: Shape, tiles: int, columns: int) -> int:
-    """Bytes of the codes of one block of one panel."""
-    return tiles * (columns // chunk_columns(shape.format)) * chunk_bytes(shape.format)
+def zero_of(format: Format) -> int:
+    """u of the value 0 where there is no zero point; ValueError where the format has none."""
+    if format.zero_code is None:
+        raise ValueError(f"{format} has no code for 0, which sparse codes leave out")
+    return format.zero_code + format.offset
 
 
 def panels(n: int) -> list[tuple[int, int]]:
@@ -58,62 +95,72 @@ def panels(n: int) -> list[tuple[int, int]]:
     return [(first, -(-min(n - first, panel) // TILE)) for first in range(0, n, panel)]
 
 
-def blocks(shape: Shape) -> list[tuple[int, int, int]]:
-    """(block, first column, padded columns) of every block."""
-    return [
-        (i, first, padded_block(min(shape.block, shape.K - first), shape.format))
-        for i, first in enumerate(range(0, shape.K, shape.block))
-    ]
-
-
-def block_bytes(shape: Shape, tiles: int, columns: int) -> int:
+def _block_bytes(coding: Coding, shape: Shape, tiles: int, columns: int) -> int:
     """Bytes of one block of one panel: codes, scales, zero points."""
-    return _code_size(shape, tiles, columns) + tiles * TILE * shape.block_overhead
+    return coding.size(shape, tiles, columns) + tiles * TILE * shape.block_overhead
 
 
-def num_bytes(shape: Shape) -> int:
+def num_bytes(coding: Coding, shape: Shape) -> int:
     """Bytes of the whole buffer."""
     full, rest = divmod(-(-shape.N // TILE), PANEL_TILES)
     counts = ((full, PANEL_TILES), (int(rest > 0), rest))
-    sizes = [columns for _, _, columns in blocks(shape)]
-    return sum(n * block_bytes(shape, tiles, c) for n, tiles in counts if n for c in sizes)
+    sizes = [(run.stop - run.start, columns) for run, columns in _runs(coding, shape)]
+    return sum(
+        n * count * _block_bytes(coding, shape, tiles, columns)
+        for n, tiles in counts
+        if n
+        for count, columns in sizes
+    )
 
 
-def _runs(shape: Shape) -> list[tuple[slice, int]]:
+def _runs(coding: Coding, shape: Shape) -> list[tuple[slice, int]]:
     """(blocks, padded columns of each) of the full blocks, and of a short last one."""
     full = shape.K // shape.block
-    padded = padded_block(shape.block, shape.format)
+    padded = coding.padded(shape.block, shape.format)
     found = [(slice(0, full), padded)] if full else []
     if shape.K % shape.block:
-        short = padded_block(shape.K % shape.block, shape.format)
+        short = coding.padded(shape.K % shape.block, shape.format)
         found.append((slice(full, full + 1), short))
     return found
 
 
-def _check(shape: Shape) -> None:
-    chunk = chunk_columns(shape.format)
+def _check(coding: Coding, shape: Shape) -> None:
+    chunk = coding.chunk_columns(shape.format)
     if shape.num_blocks > 1 and shape.block % chunk:
         raise ValueError(
-            f"{NAME}: block size {shape.block} of {shape.format} is no multiple of {chunk}"
+            f"{coding.name}: block size {shape.block} of {shape.format} is no multiple of {chunk}"
         )
 
 
-def code_bytes(u: NDArray[np.uint8], format: Format) -> NDArray[np.uint8]:
-    """Codes u [16·tiles, padded columns] of one block to bytes."""
-    tiles, chunk = len(u) // TILE, chunk_columns(format)
-    # [tile, n, chunk, step, r] -> [chunk, tile, step, n, r]: a step is 4 columns of 16 outputs
-    steps = u.reshape(tiles, TILE, -1, chunk // 4, 4).transpose(2, 0, 3, 1, 4)
-    if format.levels == 3:
-        return trit_bytes(steps.reshape(*steps.shape[:3], TILE * 4)).ravel()
+def steps_of(u: Codes, chunk: int) -> Codes:
+    """Codes [16·tiles, padded columns] as [chunk, tile, step, 64]: 4 columns of 16 outputs."""
+    steps = u.reshape(len(u) // TILE, TILE, -1, chunk // 4, 4).transpose(2, 0, 3, 1, 4)
+    return steps.reshape(*steps.shape[:3], TILE * 4)
+
+
+def codes_of_steps(steps: Codes) -> Codes:
+    """The inverse of `steps_of`."""
+    chunks, tiles, count, _ = steps.shape
+    codes = steps.reshape(chunks, tiles, count, TILE, 4).transpose(1, 3, 0, 2, 4)
+    return codes.reshape(tiles * TILE, -1)
+
+
+def field_bytes(steps: Codes, bits: int) -> Codes:
+    """Bit fields of codes [chunk, tile, step, V]: vectors of V bytes [chunk, tile, vector, V]."""
     parts, shift = [], 0
-    for width in FIELDS[format.bits]:
+    for width in FIELDS[bits]:
         field = (steps >> shift) & (2**width - 1)
         slots = 8 // width
-        field = field.reshape(*field.shape[:2], -1, slots, TILE * 4)
+        field = field.reshape(*field.shape[:2], -1, slots, steps.shape[3])
         places = (np.arange(slots, dtype=np.uint8) * width)[:, None]
         parts.append(np.bitwise_or.reduce(field << places, axis=3))
         shift += width
-    return np.concatenate(parts, axis=2).ravel()
+    return np.concatenate(parts, axis=2)
+
+
+def _to_bytes(u: Codes, _: Codes | None, format: Format) -> Codes:
+    steps = steps_of(u, chunk_columns(format))
+    return (trit_bytes(steps) if format.levels == 3 else field_bytes(steps, format.bits)).ravel()
 
 
 def trit_bytes(steps: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -138,21 +185,19 @@ def trits_of(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate(found, axis=2)
 
 
-def codes_of(data: NDArray[np.uint8], tiles: int, format: Format) -> NDArray[np.uint8]:
-    """The inverse of `code_bytes`: uint8 [16·tiles, padded columns]."""
-    chunk = chunk_columns(format)
+def _from_bytes(data: Codes, tiles: int, _: Codes | None, format: Format) -> Codes:
     vectors = data.reshape(-1, tiles, chunk_bytes(format) // (TILE * 4), TILE * 4)
-    steps = trits_of(vectors) if format.levels == 3 else _fields_of(vectors, format)
-    steps = steps.reshape(len(vectors), tiles, chunk // 4, TILE, 4).transpose(1, 3, 0, 2, 4)
-    return steps.reshape(tiles * TILE, -1)
+    return codes_of_steps(
+        trits_of(vectors) if format.levels == 3 else steps_of_fields(vectors, format.bits)
+    )
 
 
-def _fields_of(vectors: NDArray[np.uint8], format: Format) -> NDArray[np.uint8]:
-    """Bit fields [chunk, tile, vectors, 64] to codes [chunk, tile, steps, 64]."""
-    chunk = chunk_columns(format)
-    u, at, shift = np.zeros((*vectors.shape[:2], chunk // 4, TILE * 4), np.uint8), 0, 0
-    for width in FIELDS[format.bits]:
-        count, slots = width * chunk // 32, 8 // width
+def steps_of_fields(vectors: Codes, bits: int) -> Codes:
+    """The inverse of `field_bytes`."""
+    steps = vectors.shape[2] * 8 // bits
+    u, at, shift = np.zeros((*vectors.shape[:2], steps, vectors.shape[3]), np.uint8), 0, 0
+    for width in FIELDS[bits]:
+        count, slots = width * steps // 8, 8 // width
         places = (np.arange(slots, dtype=np.uint8) * width)[:, None]
         field = (vectors[:, :, at : at + count, None, :] >> places) & (2**width - 1)
         u |= field.reshape(u.shape) << np.uint8(shift)
@@ -160,35 +205,40 @@ def _fields_of(vectors: NDArray[np.uint8], format: Format) -> NDArray[np.uint8]:
     return u
 
 
-def pack(weight: CodedWeight) -> NDArray[np.uint8]:
-    """The weight's bytes, uint8 [num_bytes]."""
-    shape = Shape.of(weight)
-    _check(shape)
+def pack(weight: CodedWeight, coding: Coding | None = None) -> NDArray[np.uint8]:
+    """The weight's bytes, uint8 [num_bytes]; coding: DENSE where it is None."""
+    shape, coding = Shape.of(weight), coding or DENSE
+    _check(coding, shape)
     u, all_scales, all_points = weight.unsigned(), scales_of(weight), point_bytes(weight)
     out = []
     for first, tiles in panels(shape.N):
         rows = slice(first, first + tiles * TILE)
-        for run, columns in _runs(shape):
+        for run, columns in _runs(coding, shape):
             count, height = run.stop - run.start, tiles * TILE
-            codes = np.zeros((height, count * columns), np.uint8)
             part = u[rows, run.start * shape.block : run.stop * shape.block]
+            points = None
+            if all_points is not None:
+                points = np.zeros((height, count), np.uint8)
+                points[: len(part)] = all_points[rows, run]
+            zeros = coding.zeros(points, shape, columns)
+            codes = np.zeros((height, count * columns), np.uint8)
+            if zeros is not None:
+                codes[:] = zeros
             codes[: part.shape[0], : part.shape[1]] = part
-            fields = [code_bytes(codes, shape.format).reshape(count, -1)]
+            fields = [coding.to_bytes(codes, zeros, shape.format).reshape(count, -1)]
             if all_scales is not None:
                 scales = np.zeros((count, height, all_scales.shape[2]), np.uint8)
                 scales[:, : len(part)] = all_scales[rows, run].transpose(1, 0, 2)
                 fields.append(scales.reshape(count, -1))
-            if all_points is not None:
-                points = np.zeros((count, height), np.uint8)
-                points[:, : len(part)] = all_points[rows, run].T
-                fields.append(points)
+            if points is not None:
+                fields.append(points.T)
             out.append(np.concatenate(fields, axis=1).ravel())
     return np.concatenate(out) if out else np.zeros(0, np.uint8)
 
 
-def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
+def unpack(coding: Coding, data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
     """The inverse of `pack`."""
-    _check(shape)
+    _check(coding, shape)
     u = np.zeros((shape.N, shape.K), np.uint8)
     sized = scale_bytes(shape.scale_format)
     scale = np.zeros((shape.N, shape.num_blocks), np.float32) if sized else None
@@ -197,20 +247,33 @@ def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
     for first, tiles in panels(shape.N):
         height = min(shape.N - first, tiles * TILE)
         rows = slice(first, first + height)
-        for run, columns in _runs(shape):
-            count, size = run.stop - run.start, _code_size(shape, tiles, columns)
-            end = at + count * block_bytes(shape, tiles, columns)
+        for run, columns in _runs(coding, shape):
+            count, size = run.stop - run.start, coding.size(shape, tiles, columns)
+            end = at + count * _block_bytes(coding, shape, tiles, columns)
             fields, at = data[at:end].reshape(count, -1), end
-            codes = codes_of(fields[:, :size].ravel(), tiles, shape.format)
+            begin, stored = size + tiles * TILE * sized, None
+            if points is not None:
+                stored = fields[:, begin : begin + tiles * TILE].T
+                points[rows, run] = stored[:height]
+            zeros = coding.zeros(stored, shape, columns)
+            codes = coding.from_bytes(fields[:, :size].ravel(), tiles, zeros, shape.format)
             part = u[rows, run.start * shape.block : run.stop * shape.block]
             part[:] = codes[:height, : part.shape[1]]
             if scale is not None:
                 raw = fields[:, size : size + height * sized]
                 scale[rows, run] = shape.scales(raw).T  # type: ignore[union-attr]
-            if points is not None:
-                begin = size + tiles * TILE * sized
-                points[rows, run] = fields[:, begin : begin + height].T
     return decode_parts(u, scale, points, shape)
 
 
-N16K4 = Layout(NAME, pack, unpack, num_bytes)
+def layout_of(coding: Coding) -> Layout:
+    """The layout with such codes."""
+    return Layout(
+        coding.name,
+        partial(pack, coding=coding),
+        partial(unpack, coding),
+        partial(num_bytes, coding),
+    )
+
+
+DENSE = Coding("n16k4/1", chunk_columns, chunk_bytes, _to_bytes, _from_bytes)
+N16K4 = layout_of(DENSE)

@@ -17,7 +17,8 @@ class CodedWeight:
     [N, num_blocks], or None where a static product carries it in its multiplier; zero_point int16
     [N, num_blocks] or None; block_size 0 = one block of K. scale_format: how scales are stored,
     with the unit that they are in (formats/scales.py). special int16 [N, num_blocks]: what the
-    format's special code means in each block, or None.
+    format's special code means in each block, or None. kept bool [N, K]: while codes are
+    found, which of them sparsity keeps; the others decode to 0.
     """
 
     codes: NDArray[np.int16]
@@ -27,6 +28,7 @@ class CodedWeight:
     block_size: int = 0
     scale_format: str = "f32"
     special: NDArray[np.int16] | None = None
+    kept: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n, _ = self.codes.shape
@@ -64,9 +66,17 @@ class CodedWeight:
         scale = None if self.scale is None else self.scale[chosen]
         point = None if self.zero_point is None else self.zero_point[chosen]
         special = None if self.special is None else self.special[chosen]
-        return replace(
-            self, codes=self.codes[chosen], scale=scale, zero_point=point, special=special
-        )
+        kept = None if self.kept is None else self.kept[chosen]
+        parts = {"scale": scale, "zero_point": point, "special": special, "kept": kept}
+        return replace(self, codes=self.codes[chosen], **parts)  # type: ignore[arg-type]
+
+    def masked(self, codes: NDArray[np.int16]) -> NDArray[np.int16]:
+        """The codes [N, K], those of 0 where this weight keeps none."""
+        if self.kept is None:
+            return codes
+        zero = np.int16(self.format.zero_code or 0)
+        points = zero if self.zero_point is None else self.per_column(self.zero_point)
+        return np.where(self.kept, codes, points).astype(np.int16)
 
     def unsigned(self) -> NDArray[np.uint8]:
         """The packed form of the codes (docs/layouts.md), uint8 [N, K]."""

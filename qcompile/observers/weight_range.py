@@ -10,6 +10,7 @@ from qcompile.formats import Format
 from qcompile.memory import in_threads
 from qcompile.numerics.quantize import dequantize, quantize, store_scale
 from qcompile.numerics.weight import CodedWeight
+from qcompile.observers.kept_weights import kept_weights
 from qcompile.observers.slim import slim_range
 from qcompile.spec import QuantSpec
 
@@ -23,13 +24,16 @@ def code_weight(
     spec: QuantSpec,
     method: str,
     codes: NDArray[np.int16] | None = None,
+    kept: NDArray[np.bool_] | None = None,
 ) -> CodedWeight:
     """Round-to-nearest codes of a weight [N, K]; method "minmax", "mse" or "slim".
 
     Works in slices of rows, so memory stays bounded. The mse search shrinks both ends of the range
     alike and refits the scale to the codes by least squares; it keeps the best of all that it
     tried, minmax among them. slim (slim.py) has one range for all rows, of symmetric formats;
-    others are searched as by mse. codes: where they go, [N, K]; a new array if it is None.
+    others are searched as by mse. codes: where they go, [N, K]; a new array if it is None. kept: of
+    a sparse spec, the weights [N, K] that stay, by default those of largest magnitude; others are
+    0, and no scale but slim's, which is found before, has seen them.
     """
     n, k = weight.shape
     block = {"block": spec.block_size, "axis": max(k, 1)}.get(spec.granularity, max(k, 1))
@@ -43,8 +47,13 @@ def code_weight(
         scale, zero_point = _params(weight.reshape(1, 1, -1), spec, method)
         whole = np.repeat(scale, n, 0), None if zero_point is None else np.repeat(zero_point, n, 0)
 
+    if spec.sparsity is not None and kept is None:
+        kept = kept_weights(weight)
+
     def code(rows: slice) -> Params:
         part = np.ascontiguousarray(weight[rows])
+        if kept is not None:
+            part = np.where(kept[rows], part, np.float32(0))
         if whole is None:
             scale, zero_point = _params(_blocks(part, block), spec, method)
         else:
@@ -56,7 +65,7 @@ def code_weight(
     scales = np.concatenate([p[0] for p in parts])
     points = None if parts[0][1] is None else np.concatenate([p[1] for p in parts])
     block_size = spec.block_size if spec.granularity == "block" else 0
-    return CodedWeight(codes, scales, points, spec.format, block_size, spec.scale_format)
+    return CodedWeight(codes, scales, points, spec.format, block_size, spec.scale_format, kept=kept)
 
 
 def _one_scale(alpha: float, rows: int, blocks: int, spec: QuantSpec) -> Params:

@@ -50,6 +50,14 @@ void gather_block(const Weight& w, const uint8_t* codes, int tiles, int64_t colu
     }
   }
 }
+// Of sparse codes and quints, read one by one; `codes` points at the block, n is in its panel.
+void gather_literally(const Weight& w, const uint8_t* codes, int tiles, int64_t n, int64_t columns,
+                      int32_t zero_point, float scale, float* y) {
+  for (int64_t k = 0; k < columns; ++k) {
+    y[k] = float_value(w, n16k4_code(w, codes, tiles, n, k, zero_point), zero_point) * scale;
+  }
+}
+
 using GatherBlock = void (*)(const Weight&, const uint8_t*, int, int64_t, int32_t, float, float*);
 constexpr GatherBlock kGatherBlock[] = {
     nullptr,         gather_block<1>, gather_block<2>, gather_block<3>, gather_block<4>,
@@ -63,14 +71,19 @@ void gather_f32_n16k4__scalar(gather_f32_n16k4_args& a) {
   const int tiles = n16k4_tiles(w, panel);
   const uint8_t* stream = n16k4_panel(w, panel);
   const int64_t tile_bytes = tile_chunk_bytes(w.bits);
+  const bool is_literal = is_sparse(w.bits) || w.bits == kQuints;
   float* y = a.y;
   for (int64_t block = 0; block < w.num_blocks; ++block) {
     const uint8_t* scales = stream + n16k4_block_code_bytes(w, block, tiles);
     const float scale = read_scale(w, scales, n);
     const int32_t zero_point = point_bytes(w) ? scales[tiles * kTile * w.scale_bytes + n] : 0;
     const int64_t columns = w.columns_of(block);
-    kGatherBlock[w.bits](w, stream + n / kTile * tile_bytes + n % kTile * kGroup, tiles, columns,
-                         zero_point, scale, y);
+    if (is_literal) {
+      gather_literally(w, stream, tiles, n, columns, zero_point, scale, y);
+    } else {
+      kGatherBlock[w.bits](w, stream + n / kTile * tile_bytes + n % kTile * kGroup, tiles, columns,
+                           zero_point, scale, y);
+    }
     y += columns;
     stream += n16k4_block_bytes(w, block, tiles);
   }

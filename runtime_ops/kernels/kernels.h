@@ -78,6 +78,7 @@ struct matmul_s8_n16k4_args {
   void* y;               // element (row 0, the panel's first output)
   int64_t y_stride;      // elements from row to row
 };
+using matmul_s8_n16k4s_args = matmul_s8_n16k4_args;  // of sparse codes
 // A panel as bytes.
 inline int64_t n16k4_unpacked_bytes(const Weight& w) {
   return ((w.num_blocks - 1) * w.padded_columns_of(0) + w.padded_columns_of(w.num_blocks - 1)) *
@@ -108,6 +109,7 @@ struct matmul_f32_n16k4_args {
   int64_t y_stride;
   float* scratch;        // kFloatScratch floats, 64-byte aligned
 };
+using matmul_f32_n16k4s_args = matmul_f32_n16k4_args;  // of sparse codes
 // Columns that are unpacked to floats at a time: 128 * 64 floats are 32 KB of the first cache.
 constexpr int64_t kFloatSlice = 128;
 constexpr int64_t kFloatScratch = (kFloatSlice + 32) * kPanel;  // and the rest of a chunk
@@ -429,6 +431,8 @@ struct Kernels {
   void (*matmul_s8_n16k4)(matmul_s8_n16k4_args&);
   void (*matmul_s8_table)(matmul_s8_table_args&);  // null where there is none
   void (*matmul_f32_n16k4)(matmul_f32_n16k4_args&);
+  void (*matmul_s8_n16k4s)(matmul_s8_n16k4_args&);
+  void (*matmul_f32_n16k4s)(matmul_f32_n16k4_args&);
   void (*depthwise_s8_kc)(depthwise_s8_kc_args&);
   void (*depthwise_u8_quads)(depthwise_u8_quads_args&);  // null where there is none
   void (*rowsum_s8)(rowsum_s8_args&);
@@ -464,6 +468,14 @@ constexpr int64_t kFewRows = 4;
 inline bool needs_sums(const Kernels& k, const Weight& w, int64_t num_rows) {
   if (w.high_table || w.has_special) return true;  // matmul_s8_table
   return !k.multiplies_words || !is_wide(w) || num_rows <= kFewRows;
+}
+
+// The integer and the float product of a weight's codes.
+inline auto integer_product_of(const Kernels& k, const Weight& w) {
+  return is_sparse(w.bits) ? k.matmul_s8_n16k4s : k.matmul_s8_n16k4;
+}
+inline auto float_product_of(const Kernels& k, const Weight& w) {
+  return is_sparse(w.bits) ? k.matmul_f32_n16k4s : k.matmul_f32_n16k4;
 }
 
 enum class Isa : int {

@@ -20,7 +20,7 @@ void matmul_f32_n16k4__scalar(matmul_f32_n16k4_args& a) {
             point_bytes(w) ? scales[tiles * kTile * w.scale_bytes + n] : 0;
         float part = 0;
         for (int64_t k = 0; k < w.columns_of(block); ++k) {
-          const uint32_t code = n16k4_code(stream, tiles, w.bits, n, k);
+          const uint32_t code = n16k4_code(w, stream, tiles, n, k, zero_point);
           part += a.x_rows[m][block * w.block_size + k] * float_value(w, code, zero_point);
         }
         sum += scale * part;

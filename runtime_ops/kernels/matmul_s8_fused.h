@@ -11,9 +11,10 @@ namespace {
 template <int kBits, bool kIsTable>
 struct Codes {
   Bytes table;
-  template <int kGroupIndex>
+  const Bytes* zeros;  // of every tile
+  template <int kGroupIndex, int kTile>
   QC_INLINE Bytes group(const uint8_t* tile) const {
-    const Bytes u = decode_group<kBits, kGroupIndex>(tile);
+    const Bytes u = decode_group<kBits, kGroupIndex>(tile, zeros[is_sparse(kBits) ? kTile : 0]);
     return kIsTable ? lookup16(table, u) : u;
   }
 };
@@ -34,7 +35,7 @@ QC_INLINE void fused_chunks(const uint8_t*& codes, int64_t num_chunks, const Dec
         unroll<kRows>(QC_UNROLLED(r) { xs[r] = set_ints(load_int(x[r] + column + 4 * g)); });
         unroll<kAtOnce>(QC_UNROLLED(i) {
           constexpr std::integral_constant<int, turn * kAtOnce + i> t;
-          const Bytes u = decode.template group<g>(codes + t * kBytes);
+          const Bytes u = decode.template group<g, t>(codes + t * kBytes);
           unroll<kRows>(QC_UNROLLED(r) { sum(r, t, g, u, xs[r]); });
         });
       });
@@ -50,9 +51,9 @@ QC_INLINE void clear(Vector (&sums)[kCount][kTiles]) {
 }
 
 template <int kBits, bool kIsTable, bool kIsWide, int kRows, int kTiles>
-QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table,
-                           const int8_t* const (&x)[kRows], int64_t column,
-                           Ints (&acc)[kRows][kTiles]) {
+QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks,
+                           const Codes<kBits, kIsTable>& decode, const int8_t* const (&x)[kRows],
+                           int64_t column, Ints (&acc)[kRows][kTiles]) {
   constexpr int kChains = kRows == 1 ? 2 : 1;  // independent sums hide the latency of dot
   Ints other[kRows][kTiles];
   clear(other);
@@ -61,7 +62,6 @@ QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table
     Ints& sum = g % kChains ? other[r][t] : acc[r][t];
     sum = dot<kIsWide>(sum, u, xs);
   };
-  const Codes<kBits, kIsTable> decode{table};
   fused_chunks<kBits, kRows, kTiles>(codes, num_chunks, decode, x, column, add_dot);
   if constexpr (kChains > 1) {
     unroll<kTiles>(QC_UNROLLED(t) { acc[0][t] = add(acc[0][t], other[0][t]); });
@@ -70,12 +70,14 @@ QC_INLINE void fused_block(const uint8_t* codes, int64_t num_chunks, Bytes table
 
 // Sums of pairs stay in 16 bits over `most` chunks, as in short_block; acc is touched once for them.
 template <int kBits, bool kIsTable, int kRows, int kTiles>
-void fused_short_block(const uint8_t* codes, int64_t num_chunks, int64_t most, Bytes table,
-                       const int8_t* const (&x)[kRows], int64_t column, Ints (&acc)[kRows][kTiles]);
+void fused_short_block(const uint8_t* codes, int64_t num_chunks, int64_t most,
+                       const Codes<kBits, kIsTable>& decode, const int8_t* const (&x)[kRows],
+                       int64_t column, Ints (&acc)[kRows][kTiles]);
 #ifdef QC_HAS_WORDS
 template <int kBits, bool kIsTable, int kRows, int kTiles>
 QC_INLINE void fused_short_block(const uint8_t* codes, int64_t num_chunks, int64_t most,
-                                 Bytes table, const int8_t* const (&x)[kRows], int64_t column,
+                                 const Codes<kBits, kIsTable>& decode,
+                                 const int8_t* const (&x)[kRows], int64_t column,
                                  Ints (&acc)[kRows][kTiles]) {
   while (num_chunks > 0) {
     const int64_t taken = num_chunks < most ? num_chunks : most;
@@ -86,7 +88,6 @@ QC_INLINE void fused_short_block(const uint8_t* codes, int64_t num_chunks, int64
                                __attribute__((always_inline)) {
       sums[r][t] = add_words(sums[r][t], sum_pairs(u, xs));
     };
-    const Codes<kBits, kIsTable> decode{table};
     fused_chunks<kBits, kRows, kTiles>(codes, taken, decode, x, column, add_pairs);
     unroll<kRows>(QC_UNROLLED(r) {
       unroll<kTiles>(QC_UNROLLED(t) {
@@ -97,8 +98,9 @@ QC_INLINE void fused_short_block(const uint8_t* codes, int64_t num_chunks, int64
 }
 #endif
 
-// One row of bits or trits without a table, where registers hold many sums and `dot` takes all bytes.
-constexpr bool has_row_block(int bits) { return bits == 1 || bits == kTrits; }
+// One row of bits, trits or quints without a table, where registers hold many sums and `dot` takes
+// all bytes.
+constexpr bool has_row_block(int bits) { return bits == 1 || bits == kTrits || bits == kQuints; }
 template <int kBits, int kTiles>
 void fused_row_block(const uint8_t* codes, int64_t num_chunks, const int8_t* const (&x)[1],
                      int64_t column, Ints (&acc)[1][kTiles]);
@@ -107,7 +109,7 @@ void fused_row_block(const uint8_t* codes, int64_t num_chunks, const int8_t* con
 // stands for one of every vector; for 2 and 4 bits more sums were slower than shifts.
 struct PlacedBits {
   static constexpr int kPlaces = 4;
-  template <int kGroupIndex>
+  template <int kGroupIndex, int>
   QC_INLINE Bytes group(const uint8_t* tile) const {
     const Bytes half = shift_right<kGroupIndex / kPlaces * kPlaces>(load_bytes(tile));
     return bit_and(half, set_bytes(1 << kGroupIndex % kPlaces));
@@ -134,7 +136,7 @@ QC_INLINE void add_bits(const uint8_t*& codes, int64_t num_chunks, const int8_t*
 
 // What is left of five trits when some are taken off, v = (their fraction of 243) * 256.
 struct TritRests {
-  template <int kGroupIndex>
+  template <int kGroupIndex, int>
   QC_INLINE Bytes group(const uint8_t* tile) const {
     return tripled<kGroupIndex>(bit_xor(load_bytes(tile), set_bytes(128)));
   }
@@ -158,6 +160,32 @@ QC_INLINE void add_trits(const uint8_t*& codes, int64_t num_chunks, const int8_t
   });
 }
 
+// What is left of a number of quints, v = (their fraction of 125) * 256, as above: 5 * v is 256 *
+// quint + the next v.
+struct QuintRests {
+  template <int kGroupIndex, int>
+  QC_INLINE Bytes group(const uint8_t* tile) const {
+    const Bytes number = bit_xor(quint_number<kGroupIndex>(tile), set_bytes(128));
+    return times_five<kGroupIndex % kQuintsOfNumber>(number);
+  }
+};
+
+template <int kTiles>
+QC_INLINE void add_quints(const uint8_t*& codes, int64_t num_chunks, const int8_t* const (&x)[1],
+                          int64_t& column, Ints (&acc)[1][kTiles]) {
+  Ints sums[2][kTiles];
+  clear(sums);
+  const auto add_dots = [&](auto, auto t, auto, Bytes v, Ints xs) __attribute__((always_inline)) {
+    sums[0][t] = dot<false>(sums[0][t], v, xs);
+    sums[1][t] = dot<false>(sums[1][t], times_five<1>(v), xs);
+  };
+  fused_chunks<kQuints, 1, kTiles>(codes, num_chunks, QuintRests(), x, column, add_dots);
+  unroll<kTiles>(QC_UNROLLED(t) {
+    const Ints five = add(sums[0][t], shift_left<2>(sums[0][t]));
+    acc[0][t] = add(acc[0][t], shift_right_signed<8>(sub(five, sums[1][t])));
+  });
+}
+
 template <int kBits, int kTiles>
 QC_INLINE void fused_row_block(const uint8_t* codes, int64_t num_chunks,
                                const int8_t* const (&x)[1], int64_t column,
@@ -169,6 +197,8 @@ QC_INLINE void fused_row_block(const uint8_t* codes, int64_t num_chunks,
     num_chunks -= taken;
     if constexpr (kBits == kTrits) {
       add_trits(codes, taken, x, column, acc);
+    } else if constexpr (kBits == kQuints) {
+      add_quints(codes, taken, x, column, acc);
     } else {
       add_bits(codes, taken, x, column, acc);
     }
@@ -184,8 +214,9 @@ void fused_rows(const Panel& p, int64_t row) {
   const int32_t* x_sums[kRows];
   take_rows<kRows>(*p.args, row, x, x_sums);
   alignas(16) uint8_t entries[16] = {};
-  if (kIsTable) std::memcpy(entries, w.byte_table, size_t{1} << kBits);
-  const Bytes table = repeat16(entries);
+  if (kIsTable) std::memcpy(entries, w.byte_table, size_t{1} << code_bits(kBits));
+  Bytes zeros[kTiles];
+  const Codes<kBits, kIsTable> decode{repeat16(entries), zeros};
   Floats floats[kRows][kTiles];
   Ints ints[kRows][kTiles];
   unroll<kRows>(QC_UNROLLED(r) {
@@ -203,17 +234,20 @@ void fused_rows(const Panel& p, int64_t row) {
     unroll<kRows>(QC_UNROLLED(r) {
       unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = start(p, parts, t, x_sums[r][b]); });
     });
+    unroll<kTiles>(QC_UNROLLED(t) {
+      if (is_sparse(kBits) || b == 0) zeros[t] = zeros_of<kBits>(w, parts.zero_points + t * kTile);
+    });
     const int64_t column = b * w.block_size;
     if constexpr (kIsByRow) {
       fused_row_block<kBits>(block, num_chunks, x, column, acc);
     } else if constexpr (kHasWords && !kIsWide) {
       if (short_chunks > 0) {
-        fused_short_block<kBits, kIsTable>(block, num_chunks, short_chunks, table, x, column, acc);
+        fused_short_block<kBits, kIsTable>(block, num_chunks, short_chunks, decode, x, column, acc);
       } else {
-        fused_block<kBits, kIsTable, kIsWide>(block, num_chunks, table, x, column, acc);
+        fused_block<kBits, kIsTable, kIsWide>(block, num_chunks, decode, x, column, acc);
       }
     } else {
-      fused_block<kBits, kIsTable, kIsWide>(block, num_chunks, table, x, column, acc);
+      fused_block<kBits, kIsTable, kIsWide>(block, num_chunks, decode, x, column, acc);
     }
     unroll<kTiles>(QC_UNROLLED(t) {
       Floats scale = set_floats(0);

@@ -26,7 +26,7 @@ int64_t block_sum(const matmul_s8_n16k4_args& a, const BlockView& view, int64_t 
   for (int64_t r = block ? a.run_ends[block - 1] : 0; r < a.run_ends[block]; ++r) {
     const int8_t* x = a.x_rows[m] + a.runs[r].x_offset;
     for (int64_t i = 0; i < a.runs[r].num_groups * kGroup && k < w.columns_of(block); ++i, ++k) {
-      acc += x[i] * integer_value(w, n16k4_code(view.codes, tiles, w.bits, n, k), zero_point);
+      acc += x[i] * integer_value(w, n16k4_code(w, view.codes, tiles, n, k, zero_point), zero_point);
     }
   }
   return acc;

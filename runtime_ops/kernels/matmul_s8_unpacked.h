@@ -40,7 +40,7 @@ void unpack_panel(const Panel& p, const Store& store) {
   Bytes tables[16];
   if (kIsTable) {
     alignas(64) uint8_t entries[256] = {};
-    std::memcpy(entries, w.byte_table, size_t{1} << kBits);
+    std::memcpy(entries, w.byte_table, size_t{1} << code_bits(kBits));
     for (int i = 0; i < 16; ++i) tables[i] = repeat16(entries + 16 * i);
   }
   const uint8_t* block = p.stream;
@@ -49,11 +49,15 @@ void unpack_panel(const Panel& p, const Store& store) {
   for (int64_t b = 0; b < w.num_blocks; ++b) {
     const uint8_t* codes = block;
     const BlockParts parts(p, block, n16k4_block_code_bytes(w, b, p.tiles));
+    Bytes zeros[kPanelTiles];
+    for (int t = 0; t < p.tiles; ++t) {
+      zeros[t] = zeros_of<kBits>(w, parts.zero_points + t * kTile);
+    }
     for (int64_t c = 0; c < w.padded_columns_of(b) / chunk_columns(kBits); ++c) {
       for (int t = 0; t < p.tiles; ++t, codes += kTileChunkBytes<kBits>) {
         unroll<kGroups>(QC_UNROLLED(g) {
-          Bytes u = decode_group<kBits, g>(codes);
-          if constexpr (kIsTable) u = lookup<kBits>(tables, u);
+          Bytes u = decode_group<kBits, g>(codes, zeros[t]);
+          if constexpr (kIsTable) u = lookup<code_bits(kBits)>(tables, u);
           store(parts, t, at + g * p.tiles + t, u);
         });
       }

@@ -133,13 +133,64 @@ QC_INLINE Bytes tripled(Bytes v) {
   }
 }
 
+// As above, v · 5^kTimes mod 256.
+template <int kTimes>
+QC_INLINE Bytes times_five(Bytes v) {
+  if constexpr (kTimes == 0) {
+    return v;
+  } else {
+    const Bytes before = times_five<kTimes - 1>(v), twice = add_bytes(before, before);
+    return add_bytes(before, add_bytes(twice, twice));
+  }
+}
+// The number of a group's quints as a byte, with 128 too much, which times_five keeps.
+template <int kGroupIndex>
+QC_INLINE Bytes quint_number(const uint8_t* tile) {
+  const Bytes number = decode_fields<kQuintBits, kGroupIndex / kQuintsOfNumber>(tile);
+  return add_bytes(number, number);
+}
+
+// Bit fields of 32 outputs' halves: two codes of each of 16 outputs.
+template <int kWidth, int kFirstVector, int kTo, int kGroupIndex>
+QC_INLINE Half decode_half_field(const uint8_t* tile) {
+  constexpr int kSlots = 8 / kWidth, kShift = kGroupIndex % kSlots * kWidth;
+  const Half v = load_half(tile + kGroupBytes / 2 * (kFirstVector + kGroupIndex / kSlots));
+  return and_half(shift_half<kShift - kTo>(v), set_half(((1 << kWidth) - 1) << kTo));
+}
 template <int kBits, int kGroupIndex>
-QC_INLINE Bytes decode_group(const uint8_t* tile) {
+QC_INLINE Half decode_half(const uint8_t* tile) {
+  constexpr BitFields kFields = kBitFields[kBits];
+  constexpr int kSmallest = smallest_field(kBits);
+  constexpr int kA = kFields.width[0], kB = kFields.width[1];
+  static_assert(kFields.width[2] == 0, "sparse codes have at most two fields");
+  Half u = decode_half_field<kA, 0, 0, kGroupIndex>(tile);
+  if constexpr (kB > 0) {
+    u = or_half(u, decode_half_field<kB, kA / kSmallest, kA, kGroupIndex>(tile));
+  }
+  return u;
+}
+
+// `zeros`: u of the columns that sparse codes leave out; others do not read it.
+template <int kBits, int kGroupIndex>
+QC_INLINE Bytes decode_group(const uint8_t* tile, Bytes zeros) {
   if constexpr (kBits == kTrits) {
     return high_trits(tripled<kGroupIndex>(load_bytes(tile)));
+  } else if constexpr (kBits == kQuints) {
+    constexpr int kTimes = kGroupIndex % kQuintsOfNumber;
+    return high_quints(times_five<kTimes>(quint_number<kGroupIndex>(tile)));
+  } else if constexpr (is_sparse(kBits)) {
+    const uint8_t* mask = tile + tile_field_bytes(kBits) + 8 * kGroupIndex;
+    return expand(decode_half<code_bits(kBits), kGroupIndex>(tile), mask, zeros);
   } else {
     return decode_fields<kBits, kGroupIndex>(tile);
   }
+}
+// `zeros` of a tile whose zero points lie at `zero_points`.
+template <int kBits>
+QC_INLINE Bytes zeros_of(const Weight& w, const uint8_t* zero_points) {
+  if constexpr (!is_sparse(kBits)) return set_bytes(0);
+  if (!w.has_zero_point) return set_bytes(w.zero_code);
+  return as_bytes(mul(widen(zero_points), set_ints(0x01010101)));
 }
 template <int kBits>
 constexpr int kGroupsOfChunk = chunk_columns(kBits) / kGroup;

@@ -63,6 +63,14 @@ QC_INLINE __m256i high_trits256(__m256i v) {
   return _mm256_sub_epi8(_mm256_sub_epi8(_mm256_setzero_si256(), one), two);
 }
 QC_INLINE Bytes high_trits(Bytes v) { return {high_trits256(v.a), high_trits256(v.b)}; }
+QC_INLINE __m256i high_quints256(__m256i v) {
+  __m256i quint = _mm256_setzero_si256();
+  for (int8_t border : kQuintBorders) {
+    quint = _mm256_sub_epi8(quint, _mm256_cmpgt_epi8(v, _mm256_set1_epi8(border)));
+  }
+  return quint;
+}
+QC_INLINE Bytes high_quints(Bytes v) { return {high_quints256(v.a), high_quints256(v.b)}; }
 QC_INLINE void keep(Bytes& v) { __asm__("" : "+x"(v.a), "+x"(v.b)); }
 QC_INLINE void keep(Floats& v) { __asm__("" : "+x"(v.a), "+x"(v.b)); }
 QC_INLINE Bytes set_bytes(int v) {
@@ -102,6 +110,45 @@ QC_INLINE Bytes replace_where(Bytes v, Bytes index, int code, Bytes other) {
           _mm256_blendv_epi8(v.b, other.b, _mm256_cmpeq_epi8(index.b, wanted))};
 }
 
+// Half a vector: the two codes that 16 outputs keep of four columns.
+using Half = __m256i;
+QC_INLINE Half load_half(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+QC_INLINE Half set_half(int v) { return _mm256_set1_epi8(static_cast<char>(v)); }
+QC_INLINE Half and_half(Half a, Half b) { return _mm256_and_si256(a, b); }
+QC_INLINE Half or_half(Half a, Half b) { return _mm256_or_si256(a, b); }
+template <int kBits>
+QC_INLINE Half shift_half(Half v) {
+  if constexpr (kBits > 0) return _mm256_srli_epi16(v, kBits);
+  if constexpr (kBits < 0) return _mm256_slli_epi16(v, -kBits);
+  return v;
+}
+// 8 outputs: `mask` has 32 bits, `kept` 8 codes in each 128-bit lane.
+QC_INLINE __m256i expand256(__m256i kept, const uint8_t* mask, __m256i zeros) {
+  int32_t bits;
+  std::memcpy(&bits, mask, 4);
+  const __m256i bytes = _mm256_shuffle_epi8(
+      _mm256_set1_epi32(bits),
+      _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3,
+                       3, 3, 3, 3, 3, 3));
+  const __m256i own = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
+  const __m256i before = _mm256_set1_epi64x(0x7030100007030100);
+  const __m256i is_kept = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, own), own);
+  const __m256i is_first =
+      _mm256_cmpeq_epi8(_mm256_and_si256(bytes, before), _mm256_setzero_si256());
+  const __m256i seconds = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(1, 1, 1, 1, 3, 3, 3, 3, 5, 5, 5, 5, 7, 7, 7, 7));
+  const __m256i codes = _mm256_shuffle_epi8(kept, _mm256_add_epi8(seconds, is_first));
+  return _mm256_blendv_epi8(zeros, codes, is_kept);
+}
+// Of every four bytes the two that `mask` (64 bits) has, in their order; else those of `zeros`.
+QC_INLINE Bytes expand(Half kept, const uint8_t* mask, Bytes zeros) {
+  return {expand256(_mm256_permute4x64_epi64(kept, 0x50), mask, zeros.a),
+          expand256(_mm256_permute4x64_epi64(kept, 0xfa), mask + 4, zeros.b)};
+}
+QC_INLINE Bytes as_bytes(Bytes v) { return v; }
+
 QC_INLINE Ints set_ints(int32_t v) {
   const __m256i one = _mm256_set1_epi32(v);
   return {one, one};
@@ -137,7 +184,6 @@ QC_INLINE Ints min(Ints x, Ints y) {
   return {_mm256_min_epi32(x.a, y.a), _mm256_min_epi32(x.b, y.b)};
 }
 QC_INLINE Ints and_ints(Ints x, Ints y) { return bit_and(x, y); }
-QC_INLINE Bytes as_bytes(Ints v) { return v; }
 template <int kBits>
 QC_INLINE Ints shift_right_signed(Ints v) {
   return {_mm256_srai_epi32(v.a, kBits), _mm256_srai_epi32(v.b, kBits)};

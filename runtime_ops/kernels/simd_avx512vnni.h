@@ -56,6 +56,14 @@ QC_INLINE Bytes high_trits(Bytes v) {
   const __mmask64 two = _mm512_cmpgt_epi8_mask(v, set_bytes(kTritBorders[1]));
   return _mm512_mask_add_epi8(_mm512_maskz_mov_epi8(one, ones), two, ones, ones);
 }
+QC_INLINE Bytes high_quints(Bytes v) {
+  const Bytes ones = set_bytes(1);
+  Bytes quint = _mm512_setzero_si512();
+  for (int8_t border : kQuintBorders) {
+    quint = _mm512_mask_add_epi8(quint, _mm512_cmpgt_epi8_mask(v, set_bytes(border)), quint, ones);
+  }
+  return quint;
+}
 QC_INLINE Bytes bit_and(Bytes a, Bytes b) { return _mm512_and_si512(a, b); }
 QC_INLINE Bytes bit_or(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
 QC_INLINE Bytes bit_xor(Bytes a, Bytes b) { return _mm512_xor_si512(a, b); }
@@ -88,6 +96,42 @@ QC_INLINE Bytes lookup256(const Bytes (&t)[4], Bytes index) {
 }
 #endif
 
+// Half a vector: the two codes that 16 outputs keep of four columns.
+using Half = __m256i;
+QC_INLINE Half load_half(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+QC_INLINE Half set_half(int v) { return _mm256_set1_epi8(static_cast<char>(v)); }
+QC_INLINE Half and_half(Half a, Half b) { return _mm256_and_si256(a, b); }
+QC_INLINE Half or_half(Half a, Half b) { return _mm256_or_si256(a, b); }
+template <int kBits>
+QC_INLINE Half shift_half(Half v) {
+  if constexpr (kBits > 0) return _mm256_srli_epi16(v, kBits);
+  if constexpr (kBits < 0) return _mm256_slli_epi16(v, -kBits);
+  return v;
+}
+// Of every four bytes the two that `mask` (64 bits) has, in their order; else those of `zeros`.
+QC_INLINE Bytes expand(Half kept, const uint8_t* mask, Bytes zeros) {
+  uint64_t bits;
+  std::memcpy(&bits, mask, 8);
+  const Bytes codes = _mm512_zextsi256_si512(kept);
+#ifdef __AVX512VBMI2__
+  return _mm512_mask_expand_epi8(zeros, _cvtu64_mask64(bits), codes);
+#else
+  const uint64_t second = bits & ((bits << 1 & 0xeeeeeeeeeeeeeeeeu) |
+                                  (bits << 2 & 0xccccccccccccccccu) |
+                                  (bits << 3 & 0x8888888888888888u));
+  const Bytes firsts = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6));
+  const Bytes places =
+      _mm512_mask_add_epi8(firsts, _cvtu64_mask64(second), firsts, set_bytes(1));
+  // 8 codes to each 128-bit lane.
+  const Bytes lanes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), codes);
+  return _mm512_mask_shuffle_epi8(zeros, _cvtu64_mask64(bits), lanes, places);
+#endif
+}
+QC_INLINE Bytes as_bytes(__m512i v) { return v; }
+
 QC_INLINE Ints set_ints(int32_t v) { return _mm512_set1_epi32(v); }
 QC_INLINE Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
 QC_INLINE Ints widen(const uint8_t* p) {
@@ -109,7 +153,6 @@ QC_INLINE Ints shift_right_signed(Ints v) {
 QC_INLINE Ints max(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
 QC_INLINE Ints min(Ints a, Ints b) { return _mm512_min_epi32(a, b); }
 QC_INLINE Ints and_ints(Ints a, Ints b) { return _mm512_and_si512(a, b); }
-QC_INLINE Bytes as_bytes(Ints v) { return v; }
 QC_INLINE int32_t max_of(Ints v) { return _mm512_reduce_max_epi32(v); }
 QC_INLINE int32_t sum_of(Ints v) { return _mm512_reduce_add_epi32(v); }
 // acc + a * b where the upper half of every lane of b is 0 or a and b are below 2^15

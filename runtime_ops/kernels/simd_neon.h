@@ -70,6 +70,15 @@ QC_INLINE Bytes high_trits(Bytes v) {
   }
   return v;
 }
+QC_INLINE Bytes high_quints(Bytes v) {
+  for (int i = 0; i < 4; ++i) {
+    const int8x16_t s = vreinterpretq_s8_u8(v.q[i]);
+    uint8x16_t quint = vdupq_n_u8(0);
+    for (int8_t border : kQuintBorders) quint = vsubq_u8(quint, vcgtq_s8(s, vdupq_n_s8(border)));
+    v.q[i] = quint;
+  }
+  return v;
+}
 QC_INLINE Bytes bit_and(Bytes x, Bytes y) {
   for (int i = 0; i < 4; ++i) x.q[i] = vandq_u8(x.q[i], y.q[i]);
   return x;
@@ -124,6 +133,41 @@ QC_INLINE Bytes lookup256(const Bytes (&t)[4], Bytes index) {
   return v;
 }
 
+// Half a vector: the two codes that 16 outputs keep of four columns.
+struct Half {
+  uint8x16_t q[2];
+};
+QC_INLINE Half load_half(const uint8_t* p) { return {{vld1q_u8(p), vld1q_u8(p + 16)}}; }
+QC_INLINE Half set_half(int v) {
+  const uint8x16_t one = vdupq_n_u8(static_cast<uint8_t>(v));
+  return {{one, one}};
+}
+QC_INLINE Half and_half(Half x, Half y) {
+  return {{vandq_u8(x.q[0], y.q[0]), vandq_u8(x.q[1], y.q[1])}};
+}
+QC_INLINE Half or_half(Half x, Half y) {
+  return {{vorrq_u8(x.q[0], y.q[0]), vorrq_u8(x.q[1], y.q[1])}};
+}
+template <int kBits>
+QC_INLINE Half shift_half(Half v) {
+  return {{shift_right128<kBits>(v.q[0]), shift_right128<kBits>(v.q[1])}};
+}
+// Of every four bytes the two that `mask` (64 bits) has, in their order; else those of `zeros`.
+QC_INLINE Bytes expand(Half kept, const uint8_t* mask, Bytes zeros) {
+  const uint8x16_t all = vcombine_u8(vld1_u8(mask), vdup_n_u8(0));
+  const uint8x16_t own = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+  const uint8x16_t before = vreinterpretq_u8_u64(vdupq_n_u64(0x7030100007030100u));
+  const uint8x16_t firsts = vreinterpretq_u8_u64(
+      vcombine_u64(vdup_n_u64(0x0202020200000000u), vdup_n_u64(0x0606060604040404u)));
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t index = vcombine_u8(vdup_n_u8(2 * i), vdup_n_u8(2 * i + 1));
+    const uint8x16_t bytes = vqtbl1q_u8(all, index);
+    const uint8x16_t is_second = vtstq_u8(bytes, before);  // 255, which is -1
+    const uint8x16_t from = vsubq_u8(vaddq_u8(firsts, vdupq_n_u8(i % 2 * 8)), is_second);
+    zeros.q[i] = vbslq_u8(vtstq_u8(bytes, own), vqtbl1q_u8(kept.q[i / 2], from), zeros.q[i]);
+  }
+  return zeros;
+}
 QC_INLINE Ints set_ints(int32_t v) {
   const int32x4_t one = vdupq_n_s32(v);
   return {{one, one, one, one}};

@@ -30,12 +30,32 @@ constexpr int kTrits = 9;
 constexpr int kTritsOfByte = 5;
 // The first trit of a byte, as a signed one, is how many of these it is above.
 constexpr int8_t kTritBorders[2] = {-43, 42};
+// In the place of bits, in n16k4q alone: three codes of 0 ... 4 in 7 bits.
+constexpr int kQuints = 10;
+constexpr int kQuintBits = 7;
+constexpr int kQuintsOfNumber = 3;
+// The first quint of a number's byte, as a signed one, is how many of these it is above.
+constexpr int8_t kQuintBorders[4] = {-77, -26, 25, 76};
+// Added to the bits of a code, in n16k4s alone: two codes of every four columns, and a mask.
+constexpr int kSparse = 16;
+constexpr bool is_sparse(int bits) { return bits >= kSparse; }
+constexpr int code_bits(int bits) { return bits % kSparse; }
 constexpr int chunk_columns(int bits) {
-  return bits == kTrits ? kTritsOfByte * kGroup : 32 / smallest_field(bits);
+  return bits == kTrits    ? kTritsOfByte * kGroup
+         : bits == kQuints ? kQuintsOfNumber * 32
+                           : 32 / smallest_field(code_bits(bits));
 }
-// Bytes of a chunk of one tile.
+// Bytes of the bit fields of a chunk of one tile.
+constexpr int tile_field_bytes(int bits) {
+  const int dense = kGroupBytes * code_bits(bits) / smallest_field(code_bits(bits));
+  return is_sparse(bits) ? dense / 2 : dense;
+}
+// Bytes of a chunk of one tile: where codes are sparse 8 bytes of mask a group, behind the fields.
 constexpr int tile_chunk_bytes(int bits) {
-  return bits == kTrits ? kGroupBytes : kGroupBytes * bits / smallest_field(bits);
+  return bits == kTrits    ? kGroupBytes
+         : bits == kQuints ? kGroupBytes * kQuintBits
+         : is_sparse(bits) ? tile_field_bytes(bits) + chunk_columns(bits) / kGroup * 8
+                           : tile_field_bytes(bits);
 }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -54,7 +74,7 @@ struct Weight {
   int64_t N = 0, K = 0;
   int64_t block_size = 0;   // columns of a full block; K where the attribute is 0
   int64_t num_blocks = 0;
-  int bits = 0;
+  int bits = 0;             // or kTrits, kQuints, kSparse + bits
   ScaleFormat scale_format = ScaleFormat::kNone;
   int scale_bytes = 0;      // of one scale
   float tensor_scale = 1;   // what every stored scale is multiplied by, in one rounding
@@ -66,6 +86,7 @@ struct Weight {
   // Integer products: value = byte - offset, byte = table ? byte_table[u] : u. With zero points the
   // stored one takes the place of offset.
   int32_t offset = 0;
+  int32_t zero_code = 0;    // sparse codes without zero points: u of the columns left out
   int32_t max_byte = 0;     // the largest byte: 127 or less fits a signed operand and vpmaddubsw
   const uint8_t* byte_table = nullptr;
   // Of tables beyond int8: value = 256 * (high byte - high_offset) + byte, both by a table.

@@ -77,29 +77,58 @@ inline uint32_t trit_of(uint32_t byte, int64_t index) {
   return static_cast<uint32_t>(first > kTritBorders[0]) + (first > kTritBorders[1]);
 }
 
-// Code of output `n` of a panel, column `k` of a block; `block` points at the block's bytes.
-inline uint32_t n16k4_code(const uint8_t* block, int tiles, int bits, int64_t n, int64_t k) {
-  if (bits == kTrits) {
-    const int64_t chunk = chunk_columns(kTrits);
-    const uint8_t* vector = block + (k / chunk * tiles + n / kTile) * kGroupBytes;
-    return trit_of(vector[n % kTile * kGroup + k % kGroup], k % chunk / kGroup);
-  }
-  const int smallest = smallest_field(bits), chunk = chunk_columns(bits);
-  const int vectors = bits / smallest;
-  const int64_t group = (k % chunk) / kGroup;
-  const uint8_t* vector = block + ((k / chunk) * tiles + n / kTile) * vectors * 64;
-  const int64_t byte = (n % kTile) * 4 + k % kGroup;
+// Quint `index` of a number's byte, 2 * number.
+inline uint32_t quint_of(uint32_t byte, int64_t index) {
+  for (; index > 0; --index) byte = 5 * byte & 255u;
+  const int first = static_cast<int8_t>(byte);
+  uint32_t quint = 0;
+  for (int border : kQuintBorders) quint += first > border;
+  return quint;
+}
+
+// The code in `slot` of byte `byte` of bit fields in vectors of `vector_bytes`.
+inline uint32_t fields_code(const uint8_t* vector, int bits, int vector_bytes, int64_t slot,
+                            int64_t byte) {
+  const int smallest = smallest_field(bits);
   uint32_t code = 0;
   int shift = 0;
   for (int width : kBitFields[bits].width) {
     if (width == 0) break;
     const int64_t slots = 8 / width;
-    const uint32_t field = vector[(group / slots) * 64 + byte] >> ((group % slots) * width);
+    const uint32_t field = vector[slot / slots * vector_bytes + byte] >> (slot % slots * width);
     code |= (field & ((1u << width) - 1)) << shift;
     shift += width;
-    vector += width / smallest * 64;
+    vector += width / smallest * vector_bytes;
   }
   return code;
+}
+
+// Of a chunk of one tile: the code of output n and column k, which a mask may leave out. A mask of
+// a damaged file may have more than two bits of four: the last code of the output serves for them.
+inline uint32_t sparse_code(const Weight& w, const uint8_t* chunk, int64_t n, int64_t k,
+                            int32_t zero_point) {
+  const int bits = code_bits(w.bits);
+  const uint8_t* mask = chunk + tile_field_bytes(w.bits) + k / kGroup * 8;
+  const uint32_t four = mask[n / 2] >> (n % 2 * kGroup) & 15u, bit = 1u << k % kGroup;
+  if (!(four & bit)) return static_cast<uint32_t>(w.has_zero_point ? zero_point : w.zero_code);
+  const int64_t before = (four & (bit - 1)) != 0;
+  return fields_code(chunk, bits, kGroupBytes / 2, k / kGroup, 2 * n + before);
+}
+
+// Code of output `n` of a panel, column `k` of a block; `block` points at the block's bytes.
+inline uint32_t n16k4_code(const Weight& w, const uint8_t* block, int tiles, int64_t n, int64_t k,
+                           int32_t zero_point) {
+  const int64_t columns = chunk_columns(w.bits), group = k % columns / kGroup;
+  const uint8_t* chunk = block + (k / columns * tiles + n / kTile) * tile_chunk_bytes(w.bits);
+  const int64_t byte = n % kTile * kGroup + k % kGroup;
+  if (w.bits == kTrits) return trit_of(chunk[byte], group);
+  if (w.bits == kQuints) {
+    const uint32_t number =
+        fields_code(chunk, kQuintBits, kGroupBytes, group / kQuintsOfNumber, byte);
+    return quint_of(2 * number, group % kQuintsOfNumber);
+  }
+  if (is_sparse(w.bits)) return sparse_code(w, chunk, n % kTile, k % columns, zero_point);
+  return fields_code(chunk, w.bits, kGroupBytes, group, byte);
 }
 
 // value - zero_point of an integer, or the table's value: what integer products multiply. `point`

@@ -18,10 +18,10 @@ using Product = void (*)(matmul_s8_n16k4_args&);
 Product product_of(const Weight& w) {
   const Kernels& k = kernels();
   const bool is_only = w.high_table || w.has_special;
-  if (k.matmul_s8_table && (is_only || (k.looks_up_bytes && w.byte_table && w.bits > 4))) {
-    return k.matmul_s8_table;
-  }
-  return is_only ? matmul_s8_n16k4__scalar : k.matmul_s8_n16k4;
+  const bool is_dense = !is_sparse(w.bits);
+  const bool is_long = is_dense && k.looks_up_bytes && w.byte_table && w.bits > 4;
+  if (k.matmul_s8_table && (is_long || (is_only && is_dense))) return k.matmul_s8_table;
+  return is_only ? matmul_s8_n16k4__scalar : integer_product_of(k, w);
 }
 
 }  // namespace

@@ -185,6 +185,7 @@ class QMatMul final : public OpKernel {
                      const Epilogue& epilogue, const Tensor& y) const {
     const int64_t M = x.count / w.K;
     const float** rows = float_rows(w, x, M);
+    const auto product = float_product_of(kernels(), w);
     const Split split(w.K, num_panels_, 4 * M);  // a float product does a quarter a cycle
     context.parallel(split.tasks, [&](int64_t task) {
       static thread_local Scratch scratch;
@@ -195,7 +196,7 @@ class QMatMul final : public OpKernel {
         const float* bias = epilogue.bias ? epilogue.bias + panel * kPanel : nullptr;
         matmul_f32_n16k4_args args{&w, panel, rows, M, bias, epilogue.clip_min, epilogue.clip_max,
                                    static_cast<float*>(y.data) + panel * kPanel, w.N, memory};
-        kernels().matmul_f32_n16k4(args);
+        product(args);
       }
     });
   }

@@ -15,6 +15,10 @@ constexpr int64_t kMaxDim = int64_t{1} << 31;
 const char* const kScaleFormats[] = {"none", "e8m0", "ue4m3", "f16", "bf16", "f32"};
 constexpr int kNumScaleFormats = 6;
 
+const char* const kSparseName = "n16k4s/1";
+const char* const kQuintsName = "n16k4q/1";
+const std::vector<int64_t> kQuintTable{-2, -1, 0, 1, 2, 2, 2, 2};
+
 }  // namespace
 
 WeightInput::WeightInput(const Node& node, int64_t groups) : node_(node), groups_(groups) {
@@ -23,14 +27,15 @@ WeightInput::WeightInput(const Node& node, int64_t groups) : node_(node), groups
     node_.refuse("abi = " + std::to_string(abi) + "; this library has abi 1", "docs/ops.md", kAgain);
   }
   layout_name_ = node_.text("layout");
-  if (layout_name_ == "n16k4/1") {
+  if (layout_name_ == "n16k4/1" || layout_name_ == kSparseName || layout_name_ == kQuintsName) {
     layout_ = LayoutKind::kN16K4;
   } else if (layout_name_ == "kc/1") {
     layout_ = LayoutKind::kKC;
   } else if (layout_name_ == "rows/1") {
     layout_ = LayoutKind::kRows;
   } else {
-    node_.refuse("layout = \"" + layout_name_ + "\"; this library has n16k4/1, kc/1 and rows/1",
+    node_.refuse("layout = \"" + layout_name_ + "\"; this library has n16k4/1, n16k4s/1, "
+                     "n16k4q/1, kc/1 and rows/1",
                  "docs/layouts.md", kAgain);
   }
   format_ = node_.text("format");
@@ -59,18 +64,20 @@ void WeightInput::read_shape() {
                  "Use block_size 0.");
   }
   const int num_codes = node_.num_codes();
-  const bool is_trits = num_codes == 3 && layout_ == LayoutKind::kN16K4;
-  const int64_t chunk = chunk_columns(is_trits ? kTrits : w.bits);
+  const int64_t stated_bits = w.bits;
+  if (layout_ == LayoutKind::kN16K4) w.bits = packing();
+  const int64_t chunk = chunk_columns(w.bits);
   if (w.num_blocks > 1 && layout_ == LayoutKind::kN16K4 && w.block_size % chunk) {
-    node_.refuse("block_size = " + std::to_string(block_size) + " of " + std::to_string(w.bits) +
-                     " bits is no multiple of " + std::to_string(chunk), "docs/layouts.md: n16k4/1",
+    node_.refuse("block_size = " + std::to_string(block_size) + " of " +
+                     std::to_string(stated_bits) + " bits is no multiple of " +
+                     std::to_string(chunk), "docs/layouts.md: " + layout_name_,
                  "Use a block size that is one.");
   }
   read_scales();
   w.has_zero_point = node_.integer_between("has_zero_point", 0, 1);
   w.max_byte = num_codes - 1;
   w.offset = is_signed ? (w.max_byte + 1) / 2 : 0;
-  if (is_trits) w.bits = kTrits;
+  w.zero_code = w.offset;
   absmax_ = w.has_zero_point ? w.max_byte : std::max(w.offset, w.max_byte - w.offset);
 }
 
@@ -91,8 +98,33 @@ void WeightInput::read_scales() {
   }
 }
 
+// Weight::bits of a dense layout.
+int WeightInput::packing() const {
+  const int bits = shape_.bits, num_codes = node_.num_codes();
+  if (layout_name_ == kSparseName) {
+    if (bits == 3 || bits == 4) return kSparse + bits;
+    node_.refuse("bits = " + std::to_string(bits), "docs/layouts.md: n16k4s/1 has 3 or 4", kAgain);
+  }
+  if (layout_name_ == kQuintsName) {
+    if (bits == 3) return kQuints;
+    node_.refuse("bits = " + std::to_string(bits), "docs/layouts.md: n16k4q/1 has 3", kAgain);
+  }
+  return num_codes == 3 ? kTrits : bits;
+}
+
 void WeightInput::read_table() {
   const std::vector<int64_t> table = node_.integers("table");
+  if (shape_.bits == kQuints) {
+    if (table != kQuintTable || shape_.offset || shape_.has_zero_point) {
+      node_.refuse("format " + format_ + " is not -2, -1, 0, 1, 2, 2, 2, 2 without sign and zero "
+                   "point", "docs/layouts.md: n16k4q/1", kAgain);
+    }
+    // Codes are values less 2: no table is needed.
+    shape_.offset = 2;
+    shape_.max_byte = 4;
+    absmax_ = 2;
+    return;
+  }
   read_special(table);
   if (table.empty()) return;
   has_table_ = true;
@@ -108,6 +140,12 @@ void WeightInput::read_table() {
   values.insert(values.end(), specials_.begin(), specials_.end());
   const int64_t low = *std::min_element(values.begin(), values.end());
   const int64_t high = *std::max_element(values.begin(), values.end());
+  const auto zero = std::find(table.begin(), table.end(), 0);
+  if (is_sparse(shape_.bits) && zero == table.end()) {
+    node_.refuse("table of " + format_ + " without 0", "docs/layouts.md: n16k4s/1 leaves zeros out",
+                 kAgain);
+  }
+  shape_.zero_code = static_cast<int32_t>(zero - table.begin());
   float_table_.assign(table.begin(), table.end());
   for (size_t i = 0; i < size; ++i) {
     if (static_cast<double>(float_table_[i]) == static_cast<double>(table[i]) &&
@@ -171,7 +209,7 @@ void WeightInput::check_buffer(const Tensor& buffer) const {
   if (buffer.type != ort::kUint8 || buffer.count != expected) {
     node_.refuse("W has " + std::to_string(buffer.count) + " bytes; " + layout_name_ + " of N = " +
                      std::to_string(N()) + ", K = " + std::to_string(K()) + ", " + format_ + " (" +
-                     std::to_string(shape_.bits) + " bits), block_size " +
+                     std::to_string(node_.integer("bits")) + " bits), block_size " +
                      std::to_string(shape_.block_size) + " needs " + std::to_string(expected),
                  "docs/layouts.md", kAgain);
   }

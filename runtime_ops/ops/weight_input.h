@@ -33,6 +33,7 @@ class WeightInput {
  private:
   void read_shape();
   void read_scales();
+  int packing() const;
   void read_table();
   void read_special(const std::vector<int64_t>& table);
   void make_planes(const std::vector<int64_t>& table, int64_t low, int64_t high);

@@ -9,7 +9,7 @@ import pytest
 
 from qcompile.formats import FORMATS, get, scale_format
 from qcompile.formats.block import BLOCK_FORMATS, block_format
-from qcompile.layouts.n16k4 import code_bytes
+from qcompile.layouts.n16k4 import field_bytes, steps_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 
@@ -20,7 +20,8 @@ def test_the_worked_bytes() -> None:
     codes = np.zeros((16, 8), np.uint8)
     codes[0] = [0x6, 0xE, 0x1, 0x0, 0x7, 0xF, 0x2, 0x0]
     (line,) = re.findall(r"^byte\s+((?:[0-9a-f]{2}\s*)+)$", TEXT, re.MULTILINE)
-    assert code_bytes(codes, get("e2m1"))[:4].tobytes().hex(" ") == " ".join(line.split())
+    packed = field_bytes(steps_of(codes, 8), 4).ravel()
+    assert packed[:4].tobytes().hex(" ") == " ".join(line.split())
     for half, columns in (("low", codes[0, :4]), ("high", codes[0, 4:])):
         (values,) = re.findall(rf"value of the {half} half\s+(.*)$", TEXT, re.MULTILINE)
         real = get("e2m1").values[columns] * get("e2m1").table_scale

@@ -98,6 +98,7 @@ ORDER = (
         *(
             "improve",
             "low_rank",
+            "sparsity",
             "move_codes",
             "output_curvature",
             "polish",

@@ -15,7 +15,21 @@ Change = Callable[[onnx.ModelProto], Any]
 INTEGERS = (0, 1, -1, 2, 3, 7, 31, 33, 255, 2**15, 2**31 - 1, 2**31, -(2**31), 2**40, 2**63 - 1)
 FLOATS = (0.0, -1.0, 1e-45, 1e38, -1e38, float("inf"), float("-inf"), float("nan"))
 WORDS = (
-    *("", "x", "\x00", "é" * 40, "n16k4/1", "kc/1", "rows/1", "n16k4/2", "none", "f16", "f32"),
+    *(
+        "",
+        "x",
+        "\x00",
+        "é" * 40,
+        "n16k4/1",
+        "n16k4s/1",
+        "n16k4q/1",
+        "kc/1",
+        "rows/1",
+        "n16k4/2",
+        "none",
+        "f16",
+        "f32",
+    ),
     *("static", "dynamic", "codes", "max", "average", "half_pixel", "asymmetric", "align_corners"),
     *("tensor", "axis", "block", "row", "sample"),
 )

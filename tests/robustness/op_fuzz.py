@@ -2,6 +2,7 @@
 """Random nodes of com.qcompile, right ones of every operator."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,12 +79,21 @@ def weight_format(rng: Generator) -> Format:
     return Format("any", bits, True, tuple(values.tolist()))
 
 
+def denser(rng: Generator, w: CodedWeight) -> tuple[CodedWeight, str]:
+    """A weight and a layout: where it can, one that is smaller than n16k4."""
+    if w.format.name == "balanced2" and w.shape[1] % 2 and w.block_size == 0:
+        return replace(w, codes=np.minimum(w.codes, 4)), "n16k4q/1"
+    if w.format.bits in (3, 4) and w.format.zero_code is not None and rng.random() < 0.5:
+        return one.sparse(rng, w), "n16k4s/1"
+    return w, "n16k4/1"
+
+
 def matmul(rng: Generator) -> Case:
     """QMatMul."""
-    w = weight(rng, pick(rng, SIZES), pick(rng, SIZES))
+    w, layout = denser(rng, weight(rng, pick(rng, SIZES), pick(rng, SIZES)))
     case = product(rng, w, (*pick(rng, ((), (2,), (1, 9), (0,), (17,))), w.shape[1]))
-    case.op, case.inputs[1] = "QMatMul", one.pack(w)
-    case.attributes |= one.weight_attributes(w)
+    case.op, case.inputs[1] = "QMatMul", one.pack(w, layout)
+    case.attributes |= one.weight_attributes(w, layout)
     if w.scale is not None and rng.random() < 0.3:
         case.attributes["activation"] = "f32"
     if w.scale is not None and w.shape[1] > 1 and rng.random() < 0.3:
@@ -122,7 +132,8 @@ def convolution(rng: Generator) -> Case:
 
 def gather(rng: Generator) -> Case:
     """QGather."""
-    w, layout = weight(rng, pick(rng, SIZES), pick(rng, SIZES)), pick(rng, ("n16k4/1", "rows/1"))
+    w, layout = denser(rng, weight(rng, pick(rng, SIZES), pick(rng, SIZES)))
+    layout = pick(rng, (layout, "rows/1"))
     n = w.shape[0]
     indices = rng.integers(-n, n, pick(rng, ((), (3,), (2, 2), (0,)))).astype(np.int64)
     scale = rng.random(n).astype(np.float32) if w.scale is None else None

@@ -12,7 +12,10 @@
 #include <limits>
 
 #define QC_EMULATED
-#ifdef QC_EMULATE_avx512vnni
+#ifdef QC_EMULATE_avx512vbmi2
+#define __AVX512VNNI__ 1
+#define __AVX512VBMI2__ 1
+#elif defined(QC_EMULATE_avx512vnni)
 #define __AVX512VNNI__ 1
 #else
 #define __AVXVNNI__ 1
@@ -140,6 +143,25 @@ inline __m512i emulated_max_epu8(const __m512i& a, const __m512i& b) {
 inline __m512i emulated_permutexvar_epi32(const __m512i& index, const __m512i& v) {
   Lanes<int32_t> from(index), x(v);
   return each<int32_t>([&](int i) { return x[from[i] & 15]; });
+}
+inline __m512i emulated_permutexvar_epi64(const __m512i& index, const __m512i& v) {
+  Lanes<int64_t> from(index), x(v);
+  return each<int64_t>([&](int i) { return x[from[i] & 7]; });
+}
+inline __m512i emulated_mask_expand_epi8(const __m512i& from, uint64_t mask, const __m512i& v) {
+  Lanes<uint8_t> old(from), x(v);
+  int next = 0;
+  return each<uint8_t>([&](int i) { return mask >> i & 1 ? x[next++] : old[i]; });
+}
+inline __m512i zero_extended(const __m256i& v) {
+  Lanes<uint8_t> out;
+  std::memcpy(out.lane, &v, 32);
+  return out;
+}
+template <class... T>
+inline __m512i listed64(T... values) {
+  const int64_t lanes[8] = {values...};
+  return loaded<__m512i>(lanes);
 }
 template <class... T>
 inline __m512i listed(T... values) {
@@ -330,7 +352,12 @@ inline __m512 shuffled(const __m512& v, bool parts) {
 #define _mm512_min_epu8 emulated_min_epu8
 #define _mm512_max_epu8 emulated_max_epu8
 #define _mm512_permutexvar_epi32 emulated_permutexvar_epi32
-#undef _mm512_setr_epi32  // gcc has a macro
+#define _mm512_permutexvar_epi64 emulated_permutexvar_epi64
+#define _mm512_mask_expand_epi8 emulated_mask_expand_epi8
+#define _mm512_zextsi256_si512 zero_extended
+#undef _mm512_setr_epi64  // gcc has macros
+#define _mm512_setr_epi64 listed64
+#undef _mm512_setr_epi32
 #define _mm512_setr_epi32 listed
 #define _mm512_castsi512_si128(v) loaded<__m128i>(&static_cast<const __m512i&>(v))
 #define _mm512_set1_epi16(v) each<int16_t>([&](int) { return v; })
@@ -396,6 +423,11 @@ inline __m512 shuffled(const __m512& v, bool parts) {
 #define _mm512_shuffle_epi8 shuffled
 #define _mm512_maskz_shuffle_epi8(mask, table, index) \
   masked_load<uint8_t>(mask, &static_cast<const __m512i&>(shuffled(table, index)))
+#define _mm512_mask_shuffle_epi8(from, mask, table, index)                              \
+  each<uint8_t>([m = uint64_t{mask}, x = Lanes<uint8_t>(from),                          \
+                 y = Lanes<uint8_t>(shuffled(table, index))](int i) {                   \
+    return m >> i & 1 ? y.lane[i] : x.lane[i];                                          \
+  })
 #define _mm512_broadcast_i32x4(v) \
   each<int32_t>([x = loaded<Quarter>(&static_cast<const __m128i&>(v))](int i) { return x.lane[i % 4]; })
 #define _mm512_unpacklo_epi8(a, b) unpacked<int8_t>(a, b, 0)

@@ -45,13 +45,17 @@ def static_operands(
 
 
 def matmul_static(
-    rng: np.random.Generator, weight: CodedWeight, lead: tuple[int, ...], threads: int = 1
+    rng: np.random.Generator,
+    weight: CodedWeight,
+    lead: tuple[int, ...],
+    threads: int = 1,
+    layout: str = "n16k4/1",
 ) -> tuple[NDArray, NDArray]:
     """(got, expected), uint8."""
     x = rng.integers(0, 256, (*lead, weight.shape[1])).astype(np.uint8)
     bias, multiplier = static_operands(rng, weight)
-    attributes = one.weight_attributes(weight) | STATIC
-    inputs = [x, one.pack(weight), bias, multiplier]
+    attributes = one.weight_attributes(weight, layout) | STATIC
+    inputs = [x, one.pack(weight, layout), bias, multiplier]
     outputs = [(TensorProto.UINT8, x.ndim)]
     got = one.run("QMatMul", inputs, attributes, outputs, threads=threads)[0]
     return got, matmul.qmatmul_static(x, weight, bias, multiplier, 117, 40, 3, 250)
@@ -62,25 +66,34 @@ def matmul_scaled(
     weight: CodedWeight,
     lead: tuple[int, ...],
     x: NDArray[np.uint8] | None = None,
+    layout: str = "n16k4/1",
 ) -> tuple[NDArray, NDArray]:
     """(got, expected), float32 (N16)."""
     if x is None:
         x = rng.integers(0, 256, (*lead, weight.shape[1])).astype(np.uint8)
     bias, multiplier = static_operands(rng, weight)
-    inputs = [x, one.pack(weight), bias, multiplier]
+    inputs = [x, one.pack(weight, layout), bias, multiplier]
     outputs = [(TensorProto.FLOAT, x.ndim)]
-    got = one.run("QMatMul", inputs, one.weight_attributes(weight) | SCALED, outputs)[0]
+    got = one.run("QMatMul", inputs, one.weight_attributes(weight, layout) | SCALED, outputs)[0]
     return got, matmul.qmatmul_scaled(x, weight, bias, multiplier, 117, CLIP)
 
 
 def matmul_dyadic(
-    rng: np.random.Generator, weight: CodedWeight, lead: tuple[int, ...], threads: int = 1
+    rng: np.random.Generator,
+    weight: CodedWeight,
+    lead: tuple[int, ...],
+    threads: int = 1,
+    layout: str = "n16k4/1",
 ) -> list[tuple[NDArray, NDArray]]:
     """(got, expected) of codes (N12) and of int32 (N17)."""
     x = rng.integers(0, 256, (*lead, weight.shape[1])).astype(np.uint8)
     bias, multiplier = static_operands(rng, weight)
     multiplier = np.abs(multiplier)  # dyadic ones have no sign
-    pairs, packed, kind = as_operand(multiplier), one.pack(weight), one.weight_attributes(weight)
+    pairs, packed, kind = (
+        as_operand(multiplier),
+        one.pack(weight, layout),
+        one.weight_attributes(weight, layout),
+    )
     ratio = as_operand(multiplier / multiplier.max())
     codes = one.run(
         *("QMatMul", [x, packed, bias, pairs], kind | DYADIC, [(TensorProto.UINT8, x.ndim)]),
@@ -101,6 +114,7 @@ def matmul_real(
     lead: tuple[int, ...],
     bits: int | None = 8,
     threads: int = 1,
+    layout: str = "n16k4/1",
 ) -> tuple[NDArray, NDArray, NDArray]:
     """(got, expected, bound) of activations that are dynamic of `bits`, or f32 where None."""
     x = rng.standard_normal((*lead, weight.shape[1])).astype(np.float32)
@@ -108,8 +122,10 @@ def matmul_real(
     kind: dict[str, Any] = {"activation": "f32"}
     if bits is not None:
         kind = {"activation": "dynamic", "activation_bits": bits}
-    attributes = one.weight_attributes(weight) | kind | {"clip_min": -25.0, "clip_max": 30.0}
-    inputs = [x, one.pack(weight), bias, None]
+    attributes = (
+        one.weight_attributes(weight, layout) | kind | {"clip_min": -25.0, "clip_max": 30.0}
+    )
+    inputs = [x, one.pack(weight, layout), bias, None]
     outputs = [(TensorProto.FLOAT, x.ndim)]
     got = one.run("QMatMul", inputs, attributes, outputs, threads=threads)[0]
     if bits is None:

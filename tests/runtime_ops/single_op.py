@@ -2,6 +2,7 @@
 """Models of one com.qcompile node, and the weights that the tests put in them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,14 @@ def random_scales(
     if scale_format == "bf16":
         return (scale.view(np.uint32) & 0xFFFF0000).view(np.float32)
     return scale.astype(np.float16).astype(np.float32) if scale_format == "f16" else scale
+
+
+def sparse(rng: np.random.Generator, weight: CodedWeight) -> CodedWeight:
+    """Two random codes of every four columns, the others those of 0."""
+    n, k = weight.shape
+    order = np.argsort(rng.random((n, -(-k // 4), 4)), axis=2).reshape(n, -1)[:, :k]
+    kept = replace(weight, kept=order < 2)
+    return replace(weight, codes=kept.masked(weight.codes))
 
 
 def weight_attributes(weight: CodedWeight, layout: str = "n16k4/1") -> dict[str, Any]:

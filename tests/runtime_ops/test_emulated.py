@@ -28,7 +28,7 @@ print(*runtime_ops.supported_isas())
 """
 
 
-@pytest.mark.parametrize("isa", ["avxvnni", "avx512vnni"])
+@pytest.mark.parametrize("isa", ["avxvnni", "avx512vnni", "avx512vbmi2"])
 def test_emulated_kernels_equal_numerics(isa):
     plugin = ["-p", "no:cacheprovider", "-p", "tests.runtime_ops.other_library"]
     files = [*TESTS, str(ROOT / "tests/runtime_ops/test_dyadic.py")]
@@ -38,4 +38,5 @@ def test_emulated_kernels_equal_numerics(isa):
 
 def test_the_library_runs_all_of_x86():
     done = in_process(["-c", CHOSEN], **LIBRARY)
-    assert done.stdout.split() == ["scalar", "avx2", "avxvnni", "avx512vnni"], done.stderr[-2000:]
+    every = ["scalar", "avx2", "avxvnni", "avx512vnni", "avx512vbmi2"]
+    assert done.stdout.split() == every, done.stderr[-2000:]

@@ -38,7 +38,7 @@ def test_every_isa(isa):
         pytest.skip(f"this processor has no {isa}")
     if isa == runtime_ops.supported_isas()[-1]:
         pytest.skip(f"{isa} is what the plain run uses")
-    names = ("products", "elementwise", "rows", "attention", "dynamic_attention")
+    names = ("products", "denser_codes", "elementwise", "rows", "attention", "dynamic_attention")
     files = [str(HERE / f"test_{name}.py") for name in names]
     done = in_process(["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files], isa)
     assert done.returncode == 0, done.stdout[-3000:]
