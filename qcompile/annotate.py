@@ -16,11 +16,12 @@ from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
 from qcompile.observers import default_method
 from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
+from qcompile.poles import keep_float_at_poles
 from qcompile.products import odd_groups, weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.recurrent import origin, plan_recurrent, recurrent_notes, rule_for, why_left
 from qcompile.spec import QuantSpec
-from qcompile.spread import keep_float_at_poles, spread_activations
+from qcompile.spread import spread_activations
 from qcompile.targets.target import Target
 from qcompile.weighted import (
     FLOAT_OPS,

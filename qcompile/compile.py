@@ -31,6 +31,7 @@ from qcompile.lower import lower
 from qcompile.memory import Budget
 from qcompile.network_stage import finish_network, for_target, network_of, reference_folder
 from qcompile.normalise import normalise
+from qcompile.outlier_token import planned_split, split_token
 from qcompile.pack import pack
 from qcompile.plan import Plan
 from qcompile.polish import check_polish, polish
@@ -119,11 +120,12 @@ def compile(
         division.check()
         selected = run(select_samples, normalised, data, recipe, division)
         data, shown = selected.data, selected.data or shown
-        rotated = run(rotate, normalised, plan, recipe, data, division)
-        unrotated, normalised = normalised, rotated.model
+        split = run(split_token, normalised, plan, recipe, chosen, data, division)
+        rotated = run(rotate, split.model, split.plan, recipe, data, division)
+        unrotated, normalised, plan = normalised, rotated.model, split.plan
         if rotated.is_changed:
             plan = annotate(normalised, recipe, chosen, has_data=True)
-        plan = replace(plan, rotations=rotated.rows)
+        plan = replace(plan, rotations=(*rotated.rows, *split.rows))
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         if recipe.activation_polish is not None:
             plan, stats = run(polish, normalised, plan, recipe, data, stats, division)
@@ -186,7 +188,9 @@ def plan_only(
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
     elif note := will_tune(plan, recipe):
         plan = replace(plan, notes=(*plan.notes, note))
-    return replace(plan, rotations=planned(normalised, plan, recipe, data)), normalised
+    rows = () if data is None else planned_split(normalised, plan, recipe)
+    rows = (*planned(normalised, plan, recipe, data), *rows)
+    return replace(plan, rotations=rows), normalised
 
 
 def default_output(model: Path) -> Path:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a preset means for one node: the specs of its weight and its input, the target's request."""
 
+from dataclasses import replace
+
 import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
-from qcompile.graph import attribute, is_op, static_shape
+from qcompile.graph import TOKEN, attribute, is_op, static_shape
 from qcompile.products import is_depthwise, weight_of
 from qcompile.recipe import Preset, Recipe
 from qcompile.spec import QuantSpec
@@ -47,6 +49,8 @@ def activation_spec_of(node: ir.Node, preset: Preset, recipe: Recipe) -> QuantSp
     if preset.activation == "dynamic":
         granularity = "sample" if is_op(node, "Conv") else "row"
         return QuantSpec(formats.get(f"int{preset.activation_bits}"), granularity)
+    if TOKEN in node.metadata_props:  # one row, whose codes may be wide (outlier_token.py)
+        return static_spec(replace(preset, activation_bits=8), recipe)
     return static_spec(preset, recipe)
 
 

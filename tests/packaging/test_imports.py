@@ -130,6 +130,10 @@ ORDER = (
             "equalisable",
             "norm_outputs",
             "transform_choice",
+            "first_row",
+            "outlier_token",
+            "token_parts",
+            "token_samples",
         ),
         *("recurrent", "verify_recurrent", "verify_rotation", "integer_only", "node_specs"),
         *(
