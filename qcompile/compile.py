@@ -22,6 +22,7 @@ from qcompile.data import Data, check_source, read_data
 from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
+from qcompile.format_rotations import turn_formats
 from qcompile.improve import improve
 from qcompile.layer_cache import LayerCache
 from qcompile.load import external_tensors
@@ -125,7 +126,11 @@ def compile(
         unrotated, normalised, plan = normalised, rotated.model, split.plan
         if rotated.is_changed:
             plan = annotate(normalised, recipe, chosen, has_data=True)
-        plan = replace(plan, rotations=(*rotated.rows, *split.rows))
+        turned = run(turn_formats, normalised, plan, recipe)
+        if turned.is_changed:
+            normalised = turned.model
+            plan = annotate(normalised, recipe, chosen, has_data=data is not None)
+        plan = replace(plan, rotations=(*rotated.rows, *turned.rows, *split.rows))
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         if recipe.activation_polish is not None:
             plan, stats = run(polish, normalised, plan, recipe, data, stats, division)
@@ -189,7 +194,8 @@ def plan_only(
     elif note := will_tune(plan, recipe):
         plan = replace(plan, notes=(*plan.notes, note))
     rows = () if data is None else planned_split(normalised, plan, recipe)
-    rows = (*planned(normalised, plan, recipe, data), *rows)
+    turned = turn_formats(normalised, plan, recipe).rows
+    rows = (*planned(normalised, plan, recipe, data), *turned, *rows)
     return replace(plan, rotations=rows), normalised
 
 

@@ -17,6 +17,25 @@ BLOCK_SIZE = 32
 TERNARY_BLOCK_SIZE = 160  # 20 columns are a chunk; 1.7 bits a weight with the scales
 
 
+def asked_format(node: ir.Node, asked: str | None) -> str | None:
+    """What is asked of the weight; None for formats of turned rows where no input can be turned."""
+    if asked is None or formats.get(asked).turns is None:
+        return asked
+    value = node.inputs[0] if is_op(node, "MatMul", "Gemm") else None
+    size = value.shape[-1] if value is not None and value.shape else None
+    return asked if isinstance(size, int) and size > 1 else None
+
+
+def without_turns(recipe: Recipe) -> Recipe:
+    """The recipe for bodies, in which nothing is turned: the presets' own formats."""
+
+    def kept(asked: str | None) -> str | None:
+        return None if asked is None or formats.get(asked).turns is not None else asked
+
+    rules = tuple(replace(r, weight_format=kept(r.weight_format)) for r in recipe.rules)
+    return replace(recipe, rules=rules, weight_format=kept(recipe.weight_format))
+
+
 def weight_spec_of(
     node: ir.Node, bits: int, activation: str, asked: str | None, block_size: int | None
 ) -> QuantSpec:
@@ -29,7 +48,8 @@ def weight_spec_of(
     blocked = not by_output and (bits < 8 or block_size is not None)
     if asked is not None:
         chosen = formats.get(asked)
-        blocked = not by_output and (chosen.bits < 8 or block_size is not None)
+        is_row = chosen.turns is not None and not chosen.turns.block
+        blocked = not by_output and ((chosen.bits < 8 and not is_row) or block_size is not None)
         symmetric = chosen.is_signed
     elif bits == 1:
         chosen, symmetric = formats.get("binary"), True
@@ -38,6 +58,7 @@ def weight_spec_of(
         chosen = formats.get(f"{'int' if symmetric else 'uint'}{bits}")
     if blocked or (block_size is not None and not is_op(node, "Conv")):
         usual = BLOCK_SIZE if chosen.levels is None else TERNARY_BLOCK_SIZE
+        usual = chosen.turns.block if chosen.turns is not None else usual
         return QuantSpec(chosen, "block", 1, block_size or usual, symmetric, "f16")
     return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
 

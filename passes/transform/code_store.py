@@ -27,8 +27,10 @@ def scale_method(spec: QuantSpec, asked: str | None) -> str:
     """Blocks are searched for the least squared error, whole rows take their extremes.
 
     The search lowers the weight error of whole rows too, but cost ResNet-20 accuracy at 3 bits
-    (docs/results.md).
+    (docs/results.md). Of turned rows the norm is the scale (TurboQuant).
     """
+    if asked is None and spec.format.turns is not None and spec.granularity == "axis":
+        return "norm"
     return asked or ("mse" if spec.granularity == "block" else "minmax")
 
 

@@ -7,9 +7,13 @@ from qcompile.formats.binary import BINARY
 from qcompile.formats.e2m1 import E2M1
 from qcompile.formats.format import Format
 from qcompile.formats.integer import INTEGERS
+from qcompile.formats.rotated import ITQ3, ITQ3_TERNARY, TURBO
 from qcompile.formats.ternary import TERNARY
 
-FORMATS: dict[str, Format] = {f.name: f for f in [*INTEGERS, BINARY, TERNARY, BALANCED, E2M1]}
+_ROTATED = [ITQ3, ITQ3_TERNARY, *TURBO]
+FORMATS: dict[str, Format] = {
+    f.name: f for f in [*INTEGERS, BINARY, TERNARY, BALANCED, E2M1, *_ROTATED]
+}
 
 
 def get(name: str) -> Format:

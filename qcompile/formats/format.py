@@ -9,6 +9,16 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
+class Turns:
+    """How rows are turned before they are coded: blocks of so many columns (0: whole rows), and how
+    many rounds of random signs and a Hadamard transform.
+    """
+
+    block: int
+    rounds: int
+
+
+@dataclass(frozen=True)
 class Format:
     """How one number of at most 8 bits is coded.
 
@@ -16,7 +26,7 @@ class Format:
     a value for each index 0 … 2^bits − 1 in `table`; a code is an index. Values of a table are
     integers, so that packed kernels compute with them exactly: `table_scale` is what one unit of
     the table is worth in the format's own definition. `levels` is the number of codes where
-    that is no power of two.
+    that is no power of two. `turns`: the codes are those of turned rows.
     """
 
     name: str
@@ -25,6 +35,7 @@ class Format:
     table: tuple[int, ...] | None = None
     table_scale: float = 1.0
     levels: int | None = None
+    turns: Turns | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:

@@ -131,6 +131,7 @@ ORDER = (
             "norm_outputs",
             "transform_choice",
             "first_row",
+            "format_rotations",
             "outlier_token",
             "token_parts",
             "token_samples",
