@@ -10,18 +10,22 @@ from benchmarks.kernel_ort import products_model
 from benchmarks.kernel_rows import Row
 from benchmarks.work import DECODE_PRODUCTS, OURS, Run, rotated
 from qcompile import runtime_ops
-from qcompile.formats import get
+from qcompile.formats import Format, get
 from qcompile.layouts.n16k4 import pack
 from tests.runtime_ops import single_op as one
 
 PANEL = 64
 
 
-def ours(row: Row, threads: int) -> Candidate:
-    """One panel of random codes is repeated, for speed does not depend on them."""
+def ours(row: Row, threads: int, format: Format | None = None) -> Candidate:
+    """One panel of random codes is repeated, for speed does not depend on them.
+
+    format: another one than the row names, in benchmarks.kernel_formats.
+    """
+    chosen = format or get(row.format)
     rng = np.random.default_rng(0)
     weight = one.random_weight(
-        rng, PANEL, row.k, get(row.format), row.block, "f16", with_zero_point=row.asymmetric
+        rng, PANEL, row.k, chosen, row.block, "f16", with_zero_point=row.asymmetric
     )
     attributes = one.weight_attributes(weight) | {"N": row.n, "activation": row.activation}
     if row.activation == "dynamic":
@@ -37,4 +41,6 @@ def ours(row: Row, threads: int) -> Candidate:
         return bound(session, {"x": x})
 
     runs = rotated(packed.size, build, is_decode=row.m == 1)
-    return Candidate(OURS, runs, 1 / DECODE_PRODUCTS if row.m == 1 else 1.0)
+    return Candidate(
+        format.name if format else OURS, runs, 1 / DECODE_PRODUCTS if row.m == 1 else 1.0
+    )

@@ -59,6 +59,7 @@ from qcompile.passes.normalise.fold_data_op_into_weight import FoldDataOpIntoWei
 from qcompile.passes.normalise.fold_pad_into_conv import FoldPadIntoConv
 from qcompile.passes.normalise.fold_quantize_into_codes import FoldQuantizeIntoCodes
 from qcompile.passes.normalise.fold_shape_into_reshape import FoldShapeIntoReshape
+from qcompile.passes.normalise.fuse_complex_roots_into_matmul import FuseComplexRootsIntoMatmul
 from qcompile.passes.normalise.fuse_moments_into_layer_norm import FuseMomentsIntoLayerNorm
 from qcompile.passes.normalise.fuse_reciprocal_into_div import FuseReciprocalIntoDiv
 from qcompile.passes.normalise.fuse_softmax import FuseSoftmax
@@ -143,6 +144,7 @@ def NORMALISE(is_split: Callable[[ir.Node], bool] = lambda _: False) -> list[Pas
         SplitGemm(),
         SplitBatchedWeight(),
         MoveWeightToRight(),
+        FuseComplexRootsIntoMatmul(),
         MoveTransposeOutOfWeight(),
         FoldAutoPadIntoPads(),
         FoldPadIntoConv(),

@@ -17,7 +17,7 @@ from qcompile.compare import bench as run_bench
 from qcompile.compare import compare as run_compare
 from qcompile.compile import plan_only
 from qcompile.errors import InputError
-from qcompile.formats import FORMATS
+from qcompile.format_listing import listed, print_listing
 from qcompile.inspection import artifact_facts, model_facts
 from qcompile.op_libraries import use_op_library
 from qcompile.passes import LOWER_CPU, LOWER_ORT, NORMALISE, TRANSFORM
@@ -197,21 +197,10 @@ def list_targets(as_json: AsJson = False) -> None:
 
 def list_formats(as_json: AsJson = False) -> None:
     """Every number format."""
-    if not as_json:
-        render.format_rows(console())
-        return
-    print_json(
-        [
-            {
-                "name": f.name,
-                "bits": f.bits,
-                "codes": [f.code_min, f.code_max],
-                "is_table": f.is_table,
-                "values": [float(v) * f.table_scale for v in (f.values.min(), f.values.max())],
-            }
-            for f in FORMATS.values()
-        ]
-    )
+    if as_json:
+        print_json(listed())
+    else:
+        print_listing(console())
 
 
 def list_passes(as_json: AsJson = False) -> None:

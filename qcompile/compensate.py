@@ -238,7 +238,7 @@ def _sites(model: ir.Model, plan: Plan, recipe: Recipe) -> list[Site]:
     readers: dict[str, list[ir.Node]] = {}
     for node in model.graph:
         planned = plan.nodes.get(node.name or "")
-        if planned is not None and planned.is_rounded:
+        if planned is not None and planned.may_change:
             readers.setdefault(planned.weight_name, []).append(node)
     found = []
     for nodes in readers.values():

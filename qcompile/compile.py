@@ -22,6 +22,7 @@ from qcompile.data import Data, check_source, read_data
 from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
+from qcompile.exact_weights import keep_exact
 from qcompile.format_rotations import turn_formats
 from qcompile.improve import improve
 from qcompile.layer_cache import LayerCache
@@ -42,6 +43,7 @@ from qcompile.recipe import Recipe
 from qcompile.recurrent import split_for
 from qcompile.rotate import planned, rotate
 from qcompile.session import open_model, session_options
+from qcompile.settle_formats import settle_formats
 from qcompile.stage import Inspector
 from qcompile.synthetic import LENGTH, made_up
 from qcompile.targets.target import Target
@@ -116,20 +118,25 @@ def compile(
         threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
         plan = run(annotate, normalised, recipe, chosen, has_data=data is not None)
+        plan = settle_formats(normalised, keep_exact(normalised, plan, recipe, chosen))
         shown = data or _made_up(path, normalised, recipe, budget, shown_to)
         division = Division(budget, Footprint.of(normalised, shown), workers)
         division.check()
         selected = run(select_samples, normalised, data, recipe, division)
         data, shown = selected.data, selected.data or shown
         split = run(split_token, normalised, plan, recipe, chosen, data, division)
-        rotated = run(rotate, split.model, split.plan, recipe, data, division)
-        unrotated, normalised, plan = normalised, rotated.model, split.plan
+        if split.model is not normalised:
+            plan = keep_exact(split.model, split.plan, recipe, chosen)
+            plan = settle_formats(split.model, plan)
+        rotated = run(rotate, split.model, plan, recipe, data, division)
+        unrotated, normalised = normalised, rotated.model
         if rotated.is_changed:
-            plan = annotate(normalised, recipe, chosen, has_data=True)
+            plan = settle_formats(normalised, annotate(normalised, recipe, chosen, has_data=True))
         turned = run(turn_formats, normalised, plan, recipe)
         if turned.is_changed:
             normalised = turned.model
             plan = annotate(normalised, recipe, chosen, has_data=data is not None)
+            plan = settle_formats(normalised, plan)
         plan = replace(plan, rotations=(*rotated.rows, *turned.rows, *split.rows))
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         if recipe.activation_polish is not None:
@@ -189,6 +196,7 @@ def plan_only(
     normalised = normalise(source, None, split_for(recipe, source, has_data=has_data))
     data = _data(calibration_data, list(normalised.graph.inputs), recipe)
     plan = annotate(normalised, recipe, chosen, has_data=data is not None)
+    plan = settle_formats(normalised, keep_exact(normalised, plan, recipe, chosen))
     if data is None:
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
     elif note := will_tune(plan, recipe):

@@ -82,7 +82,7 @@ def _sites(model: ir.Model, plan: Plan) -> list[_Site]:
     found = []
     for node in model.graph:
         planned = plan.nodes.get(node.name or "")
-        if planned is None or not planned.is_rounded or not is_op(node, "MatMul"):
+        if planned is None or not planned.may_change or not is_op(node, "MatMul"):
             continue
         source, value = source_of(node), weight_of(node)
         is_narrow = planned.weight is not None and planned.weight.bits < 8

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
+from qcompile.formats.block import block_format, stored_scales
 from qcompile.graph import TOKEN, attribute, is_op, static_shape
 from qcompile.products import is_depthwise, weight_of
 from qcompile.recipe import Preset, Recipe
@@ -19,7 +20,7 @@ TERNARY_BLOCK_SIZE = 160  # 20 columns are a chunk; 1.7 bits a weight with the s
 
 def asked_format(node: ir.Node, asked: str | None) -> str | None:
     """What is asked of the weight; None for formats of turned rows where no input can be turned."""
-    if asked is None or formats.get(asked).turns is None:
+    if asked is None or block_format(asked).element.turns is None:
         return asked
     value = node.inputs[0] if is_op(node, "MatMul", "Gemm") else None
     size = value.shape[-1] if value is not None and value.shape else None
@@ -30,7 +31,7 @@ def without_turns(recipe: Recipe) -> Recipe:
     """The recipe for bodies, in which nothing is turned: the presets' own formats."""
 
     def kept(asked: str | None) -> str | None:
-        return None if asked is None or formats.get(asked).turns is not None else asked
+        return None if asked and block_format(asked).element.turns is not None else asked
 
     rules = tuple(replace(r, weight_format=kept(r.weight_format)) for r in recipe.rules)
     return replace(recipe, rules=rules, weight_format=kept(recipe.weight_format))
@@ -42,12 +43,18 @@ def weight_spec_of(
     """Conv and static products: one symmetric scale an output.
 
     Others below 8 bits: blocks of 32 with f16 scales and zero points; ternary in blocks of 160. One
-    bit means ±1 (`binary`), because int1 has only 0 and −1.
+    bit means ±1 (`binary`), because int1 has only 0 and −1. asked: a format or a block format, of
+    which a product with one scale an output takes the element. Integer products have entries of at
+    most 16 bits.
     """
     by_output = is_op(node, "Conv") or activation == "static"
     blocked = not by_output and (bits < 8 or block_size is not None)
+    scale = "f16"
     if asked is not None:
-        chosen = formats.get(asked)
+        found = block_format(asked)
+        chosen, scale = found.element, found.scale or scale
+        chosen = chosen if activation == "float" else chosen.in_int16()
+        block_size = block_size or found.block_size
         is_row = chosen.turns is not None and not chosen.turns.block
         blocked = not by_output and ((chosen.bits < 8 and not is_row) or block_size is not None)
         symmetric = chosen.is_signed
@@ -58,8 +65,9 @@ def weight_spec_of(
         chosen = formats.get(f"{'int' if symmetric else 'uint'}{bits}")
     if blocked or (block_size is not None and not is_op(node, "Conv")):
         usual = BLOCK_SIZE if chosen.levels is None else TERNARY_BLOCK_SIZE
-        usual = chosen.turns.block if chosen.turns is not None else usual
-        return QuantSpec(chosen, "block", 1, block_size or usual, symmetric, "f16")
+        usual = (chosen.turns.block if chosen.turns is not None else 0) or usual
+        stored = stored_scales(chosen, scale)
+        return QuantSpec(chosen, "block", 1, block_size or usual, symmetric, stored)
     return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
 
 

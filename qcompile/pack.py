@@ -2,13 +2,16 @@
 """pack: plain codes become the target's byte layout; equal weights are packed once."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.bodies import compiled_graphs
-from qcompile.formats import FORMATS, Format
+from qcompile.errors import InputError
+from qcompile.formats import Format, get
+from qcompile.formats.scales import with_unit
 from qcompile.graph import DOMAIN, add_initializer, attribute, constant, input_of
 from qcompile.layouts import LAYOUTS, Shape
 from qcompile.layouts.kc import KC
@@ -65,16 +68,21 @@ def _gathered_and_multiplied(graph: ir.Graph) -> set[str]:
     for node in graph:
         if node.domain == DOMAIN and node.op_type in PACKED_OPS:
             codes = node.inputs[CODES]
-            key = (codes.name or "" if codes is not None else "", attribute(node, "scale_format"))
+            key = (codes.name or "" if codes is not None else "", _scales(node))
             readers.setdefault(key, set()).add(node.op_type)
     return {name for (name, _), kinds in readers.items() if {"QGather", "QMatMul"} <= kinds}
+
+
+def _scales(node: ir.Node) -> str:
+    """How a node's scales are stored, as text with their unit."""
+    return with_unit(attribute(node, "scale_format"), attribute(node, "tensor_scale", 1.0))
 
 
 def _pack_node(graph: ir.Graph, node: ir.Node, layout: str, done: dict[tuple, ir.Value]) -> None:
     codes = node.inputs[CODES]
     assert codes is not None
     group = int(attribute(node, "group", 1)) if layout == N16K4.name else 1
-    key = (codes.name, layout, attribute(node, "scale_format"), group)
+    key = (codes.name, layout, _scales(node), group)
     if key not in done:
         done[key] = add_initializer(graph, f"{codes.name}_packed", _lazy(node, layout, group))
     node.replace_input_with(CODES, done[key])
@@ -91,10 +99,9 @@ def _lazy(node: ir.Node, layout: str, group: int) -> ir.LazyTensor:
         for v in (node.inputs[CODES], input_of(node, SCALE), input_of(node, ZERO_POINT))
     ]
     format, block_size = format_of(node), int(attribute(node, "block_size"))
-    scale_format = attribute(node, "scale_format")
+    scale_format = _scales(node)
     n, k = int(attribute(node, "N")), int(attribute(node, "K"))
-    has_zero_point = bool(attribute(node, "has_zero_point"))
-    shape = Shape(n // group, k, format, block_size, scale_format, has_zero_point)
+    shape = _shape_of(node, n // group)
     size = LAYOUTS[layout].num_bytes(shape) * group
 
     def packed() -> ir.TensorProtocol:
@@ -126,10 +133,19 @@ def format_of(node: ir.Node) -> Format:
     """The weight format that the node's attributes say."""
     name = attribute(node, "format")
     table = attribute(node, "table")
-    if name in FORMATS:
-        return FORMATS[name]
-    signed = bool(attribute(node, "is_signed"))
-    return Format(name, int(attribute(node, "bits")), signed, tuple(table) if table else None)
+    entries = None if table is None else tuple(table)
+    try:
+        known = get(name)
+    except InputError:
+        known = None
+    if known is not None and known.table == entries:
+        return known
+    bits, signed = int(attribute(node, "bits")), bool(attribute(node, "is_signed"))
+    made = Format(name, bits, signed, entries, has_own_table=entries is not None)
+    if not attribute(node, "has_special", 0):
+        return made
+    specials = tuple(attribute(node, "specials"))
+    return replace(made, special_code=int(attribute(node, "special_code")), specials=specials)
 
 
 def weight_of_packed(node: ir.Node) -> CodedWeight:
@@ -140,13 +156,17 @@ def weight_of_packed(node: ir.Node) -> CodedWeight:
 def _joined(parts: list[CodedWeight]) -> CodedWeight:
     if len(parts) == 1:
         return parts[0]
-    return CodedWeight(
-        np.concatenate([p.codes for p in parts]),
-        np.concatenate([p.scale for p in parts]) if parts[0].scale is not None else None,
-        np.concatenate([p.zero_point for p in parts]) if parts[0].zero_point is not None else None,
-        parts[0].format,
-        parts[0].block_size,
-        parts[0].scale_format,
+
+    def whole(found: list[NDArray | None]) -> NDArray | None:
+        held = [part for part in found if part is not None]
+        return np.concatenate(held) if held else None
+
+    return replace(
+        parts[0],
+        codes=np.concatenate([p.codes for p in parts]),
+        scale=whole([p.scale for p in parts]),
+        zero_point=whole([p.zero_point for p in parts]),
+        special=whole([p.special for p in parts]),
     )
 
 
@@ -158,7 +178,7 @@ def weight_parts(node: ir.Node) -> Iterator[tuple[slice, CodedWeight]]:
     assert data is not None
     if layout == PLAIN:
         scale, point = constant(input_of(node, SCALE)), constant(input_of(node, ZERO_POINT))
-        kind = format_of(node), int(attribute(node, "block_size")), attribute(node, "scale_format")
+        kind = format_of(node), int(attribute(node, "block_size")), _scales(node)
         for rows in row_slices(n, k):
             yield rows, coded_weight(*kind, data, scale, point, rows)
         return
@@ -194,4 +214,6 @@ def _shape_of(node: ir.Node, n: int) -> Shape:
         int(attribute(node, "block_size")),
         attribute(node, "scale_format"),
         bool(attribute(node, "has_zero_point")),
+        float(attribute(node, "tensor_scale", 1.0)),
+        bool(attribute(node, "has_special", 0)),
     )

@@ -15,7 +15,8 @@ QUANTIZED_OPS = (*WEIGHTED_OPS, *RECURRENT_OPS)
 class NodePlan:
     """A weighted node: its weight's spec and how it takes activations, or why it stays float.
 
-    is_imported: its codes are those of the user's model. part_of: name and op of the recurrent node
+    is_imported: its codes are those of the user's model. is_exact: its weight lies on the grid of
+    its spec, and stays what it is. part_of: name and op of the recurrent node
     that was split into it and others. activation is the spec of the input:
     static (`uint8/tensor`), dynamic (`int8/row`, `int8/sample`) or None (float).
     """
@@ -29,6 +30,7 @@ class NodePlan:
     reason: str = ""
     rule: str = ""
     is_imported: bool = False
+    is_exact: bool = False
     part_of: tuple[str, str] | None = None
 
     @property
@@ -45,6 +47,11 @@ class NodePlan:
     def is_rounded(self) -> bool:
         """Whether its codes are found here, from float weights."""
         return self.is_quantized and not self.is_imported
+
+    @property
+    def may_change(self) -> bool:
+        """Whether its weight may become another: it is rounded, with an error."""
+        return self.is_rounded and not self.is_exact
 
 
 @dataclass(frozen=True)

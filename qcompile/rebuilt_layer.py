@@ -149,7 +149,7 @@ def layers_of(quantized: ir.Model, normalised: ir.Model, plan: Plan) -> Iterator
     nodes = {n.name: n for n in quantized.graph}
     for node in normalised.graph:
         planned, twin = plan.nodes.get(node.name or ""), nodes.get(node.name)
-        if planned is None or twin is None or not planned.is_rounded or is_op(node, "Gather"):
+        if planned is None or twin is None or not planned.may_change or is_op(node, "Gather"):
             continue
         if f"{node.name}/inner" in nodes:  # its codes alone are not its result (low_rank.py)
             continue

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import qcompile.formats as formats
 from qcompile.errors import InputError, nearest
+from qcompile.formats.block import block_format
 from qcompile.input_range import parse
 from qcompile.observers import OBSERVERS
 from qcompile.plan import QUANTIZED_OPS
@@ -229,7 +229,7 @@ def _chosen_problems(preset: str | None, form: str | None, block_size: int | Non
     if preset is not None:
         found.append(_message(Preset.parse, preset))
     if form is not None:
-        found.append(_message(formats.get, form))
+        found.append(_message(block_format, form))
     if block_size is not None and (block_size < 32 or block_size % 32):
         found.append(f"block size {block_size}: must be a multiple of 32, at least 32")
     return [problem for problem in found if problem]

@@ -11,8 +11,9 @@ from rich.table import Table
 from qcompile.artifact import Artifact
 from qcompile.bodies import nodes_of
 from qcompile.compare import Comparison
-from qcompile.formats import FORMATS
+from qcompile.formats import scale_format
 from qcompile.imported_plan import AS_THE_MODEL_SAYS
+from qcompile.layouts.scales import scale_bytes
 from qcompile.node_specs import request_of
 from qcompile.plan import NodePlan, Plan
 from qcompile.report_network import kernel_rows, network_lines
@@ -250,7 +251,8 @@ def code_bytes(plan: NodePlan, request: Request) -> int:
     assert plan.weight is not None
     n = plan.num_elements // max(request.K, 1)
     per_row = -(-request.K // plan.weight.block_size) if plan.weight.granularity == "block" else 1
-    scale = (2 if plan.weight.scale_format == "f16" else 4) + (not plan.weight.is_symmetric)
+    stored_as = scale_format(plan.weight.scale_format).stored_as
+    scale = scale_bytes(stored_as) + (not plan.weight.is_symmetric)
     return -(-plan.num_elements * plan.weight.bits // 8) + n * per_row * scale
 
 
@@ -266,14 +268,3 @@ def comparison(result: Comparison, console: Console) -> None:
             worst.add_row(name, f"{value:.2f}")
         console.print(worst)
     console.print(f"{result.num_samples} samples")
-
-
-def format_rows(console: Console) -> None:
-    """`qcompile formats`."""
-    rows = table("format", "bits", "codes", "values", right=(1,))
-    for f in FORMATS.values():
-        values = f"{f.values.min() * f.table_scale:g} … {f.values.max() * f.table_scale:g}"
-        rows.add_row(
-            f.name, str(f.bits), "table" if f.is_table else f"{f.code_min} … {f.code_max}", values
-        )
-    console.print(rows)

@@ -118,7 +118,7 @@ def refusal(edge: Edge, readers: list[NodePlan], plan: Plan) -> RotationRow:
     """The row of an edge; with a reason where nothing is to be measured."""
     names = tuple(p.node for p in readers)
     row = RotationRow(edge.name, edge.kind, names, size=edge.block)
-    is_coded = any(p.is_imported for p in plan.nodes.values())
+    is_coded = any(p.is_imported or p.is_exact for p in plan.nodes.values())
     reason = IN_CODES if is_coded else edge.reason or shift_refusal(edge)
     factor, _ = split_size(max(edge.block, 1))
     if not reason and factor > LARGEST_FACTOR and not (edge.bend or edge.is_sorted):

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
-from qcompile.formats import Format
+from qcompile.formats import Format, scale_format
 
-SCALE_FORMATS = ("f32", "f16")
 GRANULARITIES = ("tensor", "axis", "block", "row", "sample")
 _TEXT = re.compile(
-    r"(?P<format>\w+)/(?P<kind>\w+)(\(axis=(?P<axis>\d+)(,size=(?P<size>\d+))?\))?"
-    r"/(?P<symmetry>sym|asym)/(?P<scale>\w+)"
+    r"(?P<format>\w+(\[[-+\d,]+\])?)/(?P<kind>\w+)(\(axis=(?P<axis>\d+)(,size=(?P<size>\d+))?\))?"
+    r"/(?P<symmetry>sym|asym)/(?P<scale>[^/]+)"
 )
 
 
@@ -41,8 +40,7 @@ class QuantSpec:
     def __post_init__(self) -> None:
         if self.granularity not in GRANULARITIES:
             raise InputError(f'unknown granularity "{self.granularity}"')
-        if self.scale_format not in SCALE_FORMATS:
-            raise InputError(f'unknown scale format "{self.scale_format}"')
+        scale_format(self.scale_format)
         if (self.granularity == "block") != (self.block_size > 0):
             raise InputError("granularity block needs a block size, and no other has one")
 

@@ -50,7 +50,7 @@ def tune(
     """
     if data is None or not is_asked(plan, recipe):
         return Tuned(quantized)
-    if any(p.is_imported for p in plan.nodes.values()):
+    if any(p.is_imported or p.is_exact for p in plan.nodes.values()):
         return Tuned(quantized, "not tuned: the model has codes of its own")
     copy = quantized.clone()
     tape = Tape.of(copy, plan)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qcompile.bodies import HOLDERS, Body
+from qcompile.formats import scale_format
 from qcompile.graph import (
     ROTATION,
     attribute,
@@ -73,9 +74,8 @@ def edge_nodes(graph: ir.Graph, weighted: list[ir.Node]) -> set[ir.Node]:
     return edges
 
 
-# By the format of the scales: a scale is at most the largest weight. Products of float32 weights
-# with activations up to 2^32 stay finite in sums of 2^30.
-LARGEST_WEIGHT = {"f16": 65504.0, "f32": 2.0**64}
+# Products of float32 weights with activations up to 2^32 stay finite in sums of 2^30.
+LARGEST_WEIGHT = 2.0**64
 
 
 def inside_other_graphs(graph: ir.Graph) -> dict[str, NodePlan]:
@@ -124,9 +124,13 @@ def num_elements(weight: ir.Value | None) -> int:
     return 0 if shape is None else math.prod(shape)
 
 
-def not_codable(node: ir.Node, scale_format: str) -> str:
-    """The message about a weight that no codes can stand for, or nothing."""
-    largest = LARGEST_WEIGHT[scale_format]
+def not_codable(node: ir.Node, form: str) -> str:
+    """The message about a weight that no codes can stand for, or nothing.
+
+    form: of the scales; a scale is at most the largest weight.
+    """
+    kind = scale_format(form)
+    largest = LARGEST_WEIGHT if kind.name == "ue4m3" else min(LARGEST_WEIGHT, kind.ends[1])
     for weight in (weight_of(node), input_of(node, 2) if is_op(node, "LSTM") else None):
         array = constant(weight)
         if weight is None or array is None:
@@ -135,7 +139,7 @@ def not_codable(node: ir.Node, scale_format: str) -> str:
         if np.isfinite(ends).all() and np.abs(ends).max() <= largest:
             continue
         held = (
-            f"{np.abs(ends).max():.3g}; with {scale_format} scales at most {largest:.3g} has codes"
+            f"{np.abs(ends).max():.3g}; with {form} scales at most {largest:.3g} has codes"
             if np.isfinite(ends).all()
             else "NaN or infinity"
         )

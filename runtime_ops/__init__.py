@@ -17,7 +17,7 @@ ABI = 1
 LAYOUT_VERSIONS = ("n16k4/1", "kc/1", "rows/1")
 MINIMUM_ORT = (1, 17)
 LIBRARY = "libqcompile_ops.so"
-ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "dotprod", "i8mm")
+ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "avx512vbmi2", "dotprod", "i8mm")
 
 _registered: "weakref.WeakKeyDictionary[Any, None]" = weakref.WeakKeyDictionary()
 

@@ -6,8 +6,8 @@ import itertools
 import pytest
 
 from qcompile.errors import InputError
-from qcompile.formats import FORMATS
-from qcompile.spec import SCALE_FORMATS, QuantSpec
+from qcompile.formats import FORMATS, SCALE_FORMATS
+from qcompile.spec import QuantSpec
 
 WHERE = {
     "tensor": [(0, 0)],
@@ -52,7 +52,7 @@ def test_text_prints_back(text: str) -> None:
         ),
         ("int9/tensor/sym/f32", 'unknown format "int9": did you mean "int8"?'),
         ("int4/group/sym/f32", 'unknown granularity "group"'),
-        ("int4/tensor/sym/f64", 'unknown scale format "f64"'),
+        ("int4/tensor/sym/f64", 'unknown scale format "f64": did you mean "f16"?'),
         ("int4/block/sym/f32", "granularity block needs a block size, and no other has one"),
         (
             "int4/axis(axis=0,size=32)/sym/f32",

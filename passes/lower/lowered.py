@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from qcompile.formats import scale_format
 from qcompile.graph import (
     DOMAIN,
     FLOAT,
@@ -49,9 +50,18 @@ def weight_attributes(weight: Weight, n: int, k: int, *, has_scale: bool) -> dic
         "N": n,
         "K": k,
         "block_size": spec.block_size,
-        "scale_format": spec.scale_format if has_scale else "none",
-        "has_zero_point": int(weight.zero_point is not None),
+        "scale_format": "none",
+        "has_zero_point": int(weight.zero_point is not None and not spec.format.specials),
     }
+    if has_scale:
+        stored = scale_format(spec.scale_format)
+        attributes["scale_format"] = stored.stored_as
+        if stored.unit != 1:
+            attributes["tensor_scale"] = float(stored.unit)
+    if spec.format.special_code is not None:
+        attributes["has_special"] = 1
+        attributes["special_code"] = spec.format.special_code
+        attributes["specials"] = list(spec.format.specials)
     if spec.format.levels is not None:
         attributes["levels"] = spec.format.levels
     if spec.format.table is not None:

@@ -41,7 +41,10 @@ class Dynamic:
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight's codes in its own shape, scales and zero points as initializers, and its spec."""
+    """A weight's codes in its own shape, scales and zero points as initializers, and its spec.
+
+    zero_point holds special values where the format has them.
+    """
 
     codes: ir.Value
     scale: ir.Value

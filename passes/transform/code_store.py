@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from qcompile.memory import row_slices
 from qcompile.numerics.weight import CodedWeight
-from qcompile.observers.weight_range import code_weight
+from qcompile.observers.grid_of import exact_codes
+from qcompile.observers.weight_range import code_weight, growths
 from qcompile.passes.transform.array_file import ArrayFile
 from qcompile.passes.transform.stats import Work
 from qcompile.spec import QuantSpec
@@ -27,11 +28,13 @@ def scale_method(spec: QuantSpec, asked: str | None) -> str:
     """Blocks are searched for the least squared error, whole rows take their extremes.
 
     The search lowers the weight error of whole rows too, but cost ResNet-20 accuracy at 3 bits
-    (docs/results.md). Of turned rows the norm is the scale (TurboQuant).
+    (docs/results.md); tapered formats such as posits are searched always. Of turned rows the norm
+    is the scale (TurboQuant).
     """
     if asked is None and spec.format.turns is not None and spec.granularity == "axis":
         return "norm"
-    return asked or ("mse" if spec.granularity == "block" else "minmax")
+    is_searched = spec.granularity == "block" or growths(spec.format)
+    return asked or ("mse" if is_searched else "minmax")
 
 
 class CodeStore:
@@ -46,11 +49,15 @@ class CodeStore:
         self._kept_bytes = 0
         self._lock = Lock()  # rungs of verify read weights in threads
 
-    def add(self, name: str, tensor: ir.TensorProtocol, spec: QuantSpec) -> None:
+    def add(
+        self, name: str, tensor: ir.TensorProtocol, spec: QuantSpec, *, is_exact: bool = False
+    ) -> None:
         """Remember how to code a weight: as the data says, else to the nearest code.
 
-        Its tensor is read when needed and not kept.
+        Its tensor is read when needed and not kept. is_exact: it lies on the grid of the spec.
         """
+        if is_exact:
+            return self.keep(name, lambda: exact_codes(as_matrix(tensor), spec))
         compensated = self.work.stats.compensated.get(name)
         method = scale_method(spec, self.work.recipe.weight_scale_method)
         self._makers[name] = (

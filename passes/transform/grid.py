@@ -59,7 +59,7 @@ class Grid:
     def units(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
         """What codes are worth in units of the scale, exactly."""
         values = self.format.values[codes - self.format.code_min]
-        return (values.astype(np.int32) - self.zero_point).astype(np.float32)
+        return (values.astype(np.int64) - self.zero_point).astype(np.float32)
 
     def real(self, codes: NDArray[np.int16]) -> Real:
         """What codes are worth: one float32 product, as kernels have it (N1)."""

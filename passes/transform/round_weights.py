@@ -58,10 +58,11 @@ class RoundWeights(NodePass):
             reader.replace_input_with(index, self._done[name])
 
     def _dequantized(self, node: ir.Node, value: ir.Value) -> ir.Value:
-        spec = self.work.plan.nodes[node.name or ""].weight
+        plan = self.work.plan.nodes[node.name or ""]
+        spec = plan.weight
         graph, tensor, name = node.graph, value.const_value, value.name or ""
         assert isinstance(graph, ir.Graph) and tensor is not None and spec is not None
-        self.store.add(name, tensor, spec)
+        self.store.add(name, tensor, spec, is_exact=plan.is_exact)
         codes, scale, zero_point = lazy_parts(self.store, name, tuple(value.shape or ()), spec)  # type: ignore[arg-type]
         inputs: list[ir.Value | None] = [
             add_initializer(graph, f"{name}_codes", codes),

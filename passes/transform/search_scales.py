@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from qcompile.formats import Format
 from qcompile.numerics.quantize import store_scale
 from qcompile.numerics.weight import CodedWeight
+from qcompile.observers.weight_range import growths
 from qcompile.passes.transform.fit_scales import fit_scales
 from qcompile.passes.transform.gptq import Factor
 from qcompile.passes.transform.grid import Grid, Real
@@ -52,7 +53,8 @@ class Search:
         is_signed: bool,
     ) -> "Search":
         """Of a weight [N, K]: of many rows with the likely shares."""
-        shares = np.geomspace(_LARGEST, _LEAST[nearest.format.bits], _NUM_SHARES)
+        most = max((_LARGEST, *growths(nearest.format)))
+        shares = np.geomspace(most, _LEAST[nearest.format.bits], _NUM_SHARES)
         search = cls(factor, hessian, is_signed, shares)
         groups, n = len(hessian), len(weight)
         if n <= 2 * _SAMPLE:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A number format is a table: the value of every code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+
+_INT8, _INT16 = 127, 32767
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,13 @@ class Format:
 
     Integer formats code the integers of `bits` bits; a code *is* its value (N1). Table formats name
     a value for each index 0 … 2^bits − 1 in `table`; a code is an index. Values of a table are
-    integers, so that packed kernels compute with them exactly: `table_scale` is what one unit of
-    the table is worth in the format's own definition. `levels` is the number of codes where
-    that is no power of two. `turns`: the codes are those of turned rows.
+    integers that float32 holds exactly: `table_scale` is what one unit of the table is worth in the
+    format's own definition. `levels` is the number of codes where that is no power of two.
+    `is_fitted`: the table is where a fit to each weight starts. `has_own_table`: the name alone
+    does not say the table, so the text does.
+    `special_code` is a code that means one of `specials` in each block of a weight, which
+    CodedWeight.special says (BitMoD); the table's entry of it is not used.
+    `turns`: the codes are those of turned rows.
     """
 
     name: str
@@ -35,6 +41,10 @@ class Format:
     table: tuple[int, ...] | None = None
     table_scale: float = 1.0
     levels: int | None = None
+    is_fitted: bool = False
+    has_own_table: bool = False
+    special_code: int | None = None
+    specials: tuple[int, ...] = ()
     turns: Turns | None = None
 
     def __post_init__(self) -> None:
@@ -45,9 +55,13 @@ class Format:
                 f"format {self.name}: {len(self.table)} values for {self.bits} bits; "
                 f"needs {2**self.bits}"
             )
+        if (self.special_code is None) != (not self.specials):
+            raise ValueError(f"format {self.name}: special_code and specials come together")
 
     def __str__(self) -> str:
-        return self.name
+        if not self.has_own_table or self.table is None:
+            return self.name
+        return f"{self.name}[{','.join(map(str, self.table))}]"
 
     @property
     def is_table(self) -> bool:
@@ -80,9 +94,45 @@ class Format:
         return np.arange(self.code_min, self.code_max + 1, dtype=np.int16)
 
     @cached_property
-    def values(self) -> NDArray[np.int16]:
-        """The value of every code, int16 [num_codes], in the order of `codes`."""
-        return self.codes if self.table is None else np.array(self.table, np.int16)
+    def values(self) -> NDArray[np.signedinteger]:
+        """The value of every code [num_codes], in the order of `codes`; int64 beyond int16."""
+        if self.table is None:
+            return self.codes
+        return np.array(self.table, np.int16 if self.entry_bits <= 16 else np.int64)
+
+    @property
+    def entry_bits(self) -> int:
+        """Bits of the integers that stand for its values: 8, 16 or 64."""
+        largest = max(map(abs, self.table)) if self.table is not None else 0
+        return 8 if largest <= _INT8 else 16 if largest <= _INT16 else 64
+
+    def in_int16(self) -> "Format":
+        """The same with entries of 16 bits, which integer kernels take; itself if they are.
+
+        Entries are divided by a power of two and rounded; `rounding_error` says what that loses.
+
+        >>> from qcompile.formats import get
+        >>> str(get("e4m3").in_int16()), get("e4m3").in_int16().values.max()
+        ('e4m3_int16', np.int16(28672))
+        """
+        if self.entry_bits <= 16 or self.table is None:
+            return self
+        largest = max(map(abs, self.table))
+        unit = 2 ** max((largest // (_INT16 + 1)).bit_length(), 1)
+        table = tuple(int(np.rint(v / unit)) for v in self.table)
+        return replace(
+            self, name=self.name + INT16, table=table, table_scale=self.table_scale * unit
+        )
+
+    def rounding_error(self, exact: "Format") -> float:
+        """The most that an entry is off that of the exact format, as a share of the greatest one.
+
+        >>> from qcompile.formats import get
+        >>> get("e4m3").in_int16().rounding_error(get("e4m3")) < 2**-15
+        True
+        """
+        ratio = exact.values.astype(np.float64) * (exact.table_scale / self.table_scale)
+        return float(np.abs(ratio - self.values).max() / np.abs(ratio).max())
 
     def quantized_range(self, *, symmetric: bool) -> tuple[int, int]:
         """Least and greatest *code* that quantization produces (N3).
@@ -107,4 +157,7 @@ class Format:
         """
         low, high = self.quantized_range(symmetric=symmetric)
         chosen = self.values[low - self.code_min : high - self.code_min + 1]
-        return int(np.abs(chosen.astype(np.int32)).max())
+        return int(np.abs(chosen.astype(np.int64)).max())
+
+
+INT16 = "_int16"  # what names of tables narrowed to int16 end in

@@ -37,3 +37,4 @@ TURBO = [
     Format(f"tq{bits}", bits, True, _levels(bits), _HALVES[bits][1], turns=_ROWS)
     for bits in _HALVES
 ]
+ROTATED = [ITQ3, ITQ3_TERNARY, *TURBO]

@@ -9,12 +9,11 @@ from qcompile.layouts.layout import (
     Shape,
     decode_parts,
     from_bits,
-    scale_as_bytes,
-    scale_bytes,
-    scale_from_bytes,
+    point_bytes,
+    scales_of,
     to_bits,
-    zero_point_bytes,
 )
+from qcompile.layouts.scales import scale_bytes
 from qcompile.numerics.weight import CodedWeight
 
 NAME = "kc/1"
@@ -22,8 +21,7 @@ NAME = "kc/1"
 
 def num_bytes(shape: Shape) -> int:
     """Bytes of the whole buffer."""
-    per_output = scale_bytes(shape.scale_format) + int(shape.has_zero_point)
-    return shape.K * -(-shape.N * shape.format.bits // 8) + shape.N * per_output
+    return shape.K * -(-shape.N * shape.format.bits // 8) + shape.N * shape.block_overhead
 
 
 def pack(weight: CodedWeight) -> NDArray[np.uint8]:
@@ -31,11 +29,11 @@ def pack(weight: CodedWeight) -> NDArray[np.uint8]:
     if weight.num_blocks > 1:
         raise ValueError(f"{NAME}: one scale a channel; {weight.num_blocks} blocks were given")
     parts = [to_bits(np.ascontiguousarray(weight.unsigned().T), weight.format.bits).ravel()]
-    if weight.scale is not None:
-        parts.append(scale_as_bytes(weight.scale[:, 0], weight.scale_format))
-    zero_point = zero_point_bytes(weight)
-    if zero_point is not None:
-        parts.append(zero_point[:, 0])
+    scales, points = scales_of(weight), point_bytes(weight)
+    if scales is not None:
+        parts.append(scales.ravel())
+    if points is not None:
+        parts.append(points[:, 0])
     return np.concatenate(parts)
 
 
@@ -44,8 +42,8 @@ def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
     at = shape.K * -(-shape.N * shape.format.bits // 8)
     u = from_bits(data[:at].reshape(shape.K, -1), shape.N, shape.format.bits).T
     end = at + shape.N * scale_bytes(shape.scale_format)
-    scale = scale_from_bytes(data[at:end].reshape(shape.N, -1), shape.scale_format)
-    points = data[end : end + shape.N][:, None] if shape.has_zero_point else None
+    scale = shape.scales(data[at:end].reshape(shape.N, -1))
+    points = data[end : end + shape.N][:, None] if shape.has_point else None
     return decode_parts(u, scale, points, shape)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every layout shares: bit fields, bit strings, and scales as bytes (docs/layouts.md)."""
+"""What every layout shares: bit fields, bit strings, and what a block holds besides codes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qcompile.formats import Format
+from qcompile.formats import Format, scale_format
+from qcompile.formats.scales import with_unit
+from qcompile.layouts.scales import scale_as_bytes, scale_bytes, scale_from_bytes
 from qcompile.numerics.weight import CodedWeight
 
 FIELDS = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
-SCALE_TYPES: dict[str, np.dtype] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Shape:
     block_size: int
     scale_format: str
     has_zero_point: bool
+    tensor_scale: float = 1.0
+    has_special: bool = False
 
     @property
     def block(self) -> int:
@@ -35,12 +38,36 @@ class Shape:
         """ceil(K / block_size)."""
         return -(-self.K // self.block)
 
+    @property
+    def block_overhead(self) -> int:
+        """Bytes of one output's block besides codes: its scale, zero point or special value."""
+        return scale_bytes(self.scale_format) + int(self.has_point)
+
+    @property
+    def has_point(self) -> bool:
+        """Whether there is a byte for a zero point or a special value."""
+        return self.has_zero_point or self.has_special
+
     @classmethod
     def of(cls, weight: CodedWeight) -> "Shape":
         """The shape of a weight."""
-        n, k = weight.shape
-        has_zero_point = weight.zero_point is not None
-        return cls(n, k, weight.format, weight.block_size, weight.scale_format, has_zero_point)
+        stored, unit = "none", 1.0
+        if weight.scale is not None:
+            form = scale_format(weight.scale_format)
+            stored, unit = form.stored_as, float(form.unit)
+        return cls(
+            *weight.shape,
+            weight.format,
+            weight.block_size,
+            stored,
+            weight.zero_point is not None,
+            unit,
+            weight.special is not None,
+        )
+
+    def scales(self, data: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Stored scales as numbers; None for "none"."""
+        return scale_from_bytes(data, self.scale_format, self.tensor_scale)
 
 
 @dataclass(frozen=True)
@@ -51,24 +78,6 @@ class Layout:
     pack: Callable[[CodedWeight], NDArray[np.uint8]]
     unpack: Callable[[NDArray[np.uint8], Shape], CodedWeight]
     num_bytes: Callable[[Shape], int]
-
-
-def scale_bytes(scale_format: str) -> int:
-    """Bytes of one scale; 0 for "none"."""
-    return 0 if scale_format == "none" else SCALE_TYPES[scale_format].itemsize
-
-
-def scale_as_bytes(scale: NDArray[np.float32], scale_format: str) -> NDArray[np.uint8]:
-    """Scales [..., n] as uint8 [..., n · bytes]."""
-    return np.ascontiguousarray(scale, SCALE_TYPES[scale_format]).view(np.uint8)
-
-
-def scale_from_bytes(data: NDArray[np.uint8], scale_format: str) -> NDArray[np.float32] | None:
-    """The inverse of `scale_as_bytes`; None for "none"."""
-    if scale_format == "none":
-        return None
-    stored: NDArray = np.ascontiguousarray(data).view(SCALE_TYPES[scale_format])
-    return stored.astype(np.float32)
 
 
 def to_bits(unsigned: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
@@ -91,22 +100,37 @@ def from_bits(rows: NDArray[np.uint8], count: int, bits: int) -> NDArray[np.uint
 def decode_parts(
     unsigned: NDArray[np.uint8],
     scale: NDArray[np.float32] | None,
-    zero_point: NDArray[np.uint8] | None,
+    points: NDArray[np.uint8] | None,
     shape: Shape,
 ) -> CodedWeight:
-    """Unpacked parts [N, …] as a weight."""
+    """Unpacked parts [N, …] as a weight; points are bytes of zero points or special values."""
+    offset = np.int16(shape.format.offset)
     return CodedWeight(
-        unsigned.astype(np.int16) - np.int16(shape.format.offset),
+        unsigned.astype(np.int16) - offset,
         scale,
-        None if zero_point is None else zero_point.astype(np.int16) - np.int16(shape.format.offset),
+        points.astype(np.int16) - offset if points is not None and shape.has_zero_point else None,
         shape.format,
         shape.block_size,
-        shape.scale_format,
+        with_unit(shape.scale_format, shape.tensor_scale),
+        np.ascontiguousarray(points).view(np.int8).astype(np.int16)
+        if points is not None and shape.has_special
+        else None,
     )
 
 
-def zero_point_bytes(weight: CodedWeight) -> NDArray[np.uint8] | None:
-    """Zero points in units of u, uint8 [N, num_blocks]."""
+def scales_of(weight: CodedWeight) -> NDArray[np.uint8] | None:
+    """Scales as stored, uint8 [N, num_blocks, bytes]; None where there are none."""
+    if weight.scale is None:
+        return None
+    form = scale_format(weight.scale_format)
+    stored = scale_as_bytes(weight.scale, form.stored_as, float(form.unit))
+    return stored.reshape(*weight.scale.shape, -1)
+
+
+def point_bytes(weight: CodedWeight) -> NDArray[np.uint8] | None:
+    """Zero points in units of u, or special values as signed bytes: uint8 [N, num_blocks]."""
+    if weight.special is not None:
+        return weight.special.astype(np.int8).view(np.uint8)
     if weight.zero_point is None:
         return None
     return (weight.zero_point + weight.format.offset).astype(np.uint8)

@@ -10,11 +10,10 @@ from qcompile.layouts.layout import (
     Layout,
     Shape,
     decode_parts,
-    scale_as_bytes,
-    scale_bytes,
-    scale_from_bytes,
-    zero_point_bytes,
+    point_bytes,
+    scales_of,
 )
+from qcompile.layouts.scales import scale_bytes
 from qcompile.numerics.weight import CodedWeight
 
 TILE = 16
@@ -69,8 +68,7 @@ def blocks(shape: Shape) -> list[tuple[int, int, int]]:
 
 def block_bytes(shape: Shape, tiles: int, columns: int) -> int:
     """Bytes of one block of one panel: codes, scales, zero points."""
-    per_output = scale_bytes(shape.scale_format) + int(shape.has_zero_point)
-    return _code_size(shape, tiles, columns) + tiles * TILE * per_output
+    return _code_size(shape, tiles, columns) + tiles * TILE * shape.block_overhead
 
 
 def num_bytes(shape: Shape) -> int:
@@ -166,7 +164,7 @@ def pack(weight: CodedWeight) -> NDArray[np.uint8]:
     """The weight's bytes, uint8 [num_bytes]."""
     shape = Shape.of(weight)
     _check(shape)
-    u, zero_point = weight.unsigned(), zero_point_bytes(weight)
+    u, all_scales, all_points = weight.unsigned(), scales_of(weight), point_bytes(weight)
     out = []
     for first, tiles in panels(shape.N):
         rows = slice(first, first + tiles * TILE)
@@ -176,13 +174,13 @@ def pack(weight: CodedWeight) -> NDArray[np.uint8]:
             part = u[rows, run.start * shape.block : run.stop * shape.block]
             codes[: part.shape[0], : part.shape[1]] = part
             fields = [code_bytes(codes, shape.format).reshape(count, -1)]
-            if weight.scale is not None:
-                scales = np.zeros((count, height), np.float32)
-                scales[:, : len(part)] = weight.scale[rows, run].T
-                fields.append(scale_as_bytes(scales, shape.scale_format))
-            if zero_point is not None:
+            if all_scales is not None:
+                scales = np.zeros((count, height, all_scales.shape[2]), np.uint8)
+                scales[:, : len(part)] = all_scales[rows, run].transpose(1, 0, 2)
+                fields.append(scales.reshape(count, -1))
+            if all_points is not None:
                 points = np.zeros((count, height), np.uint8)
-                points[:, : len(part)] = zero_point[rows, run].T
+                points[:, : len(part)] = all_points[rows, run].T
                 fields.append(points)
             out.append(np.concatenate(fields, axis=1).ravel())
     return np.concatenate(out) if out else np.zeros(0, np.uint8)
@@ -194,7 +192,7 @@ def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
     u = np.zeros((shape.N, shape.K), np.uint8)
     sized = scale_bytes(shape.scale_format)
     scale = np.zeros((shape.N, shape.num_blocks), np.float32) if sized else None
-    points = np.zeros((shape.N, shape.num_blocks), np.uint8) if shape.has_zero_point else None
+    points = np.zeros((shape.N, shape.num_blocks), np.uint8) if shape.has_point else None
     at = 0
     for first, tiles in panels(shape.N):
         height = min(shape.N - first, tiles * TILE)
@@ -208,7 +206,7 @@ def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
             part[:] = codes[:height, : part.shape[1]]
             if scale is not None:
                 raw = fields[:, size : size + height * sized]
-                scale[rows, run] = scale_from_bytes(raw, shape.scale_format).T  # type: ignore[union-attr]
+                scale[rows, run] = shape.scales(raw).T  # type: ignore[union-attr]
             if points is not None:
                 begin = size + tiles * TILE * sized
                 points[rows, run] = fields[:, begin : begin + height].T

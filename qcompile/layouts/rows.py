@@ -9,12 +9,11 @@ from qcompile.layouts.layout import (
     Shape,
     decode_parts,
     from_bits,
-    scale_as_bytes,
-    scale_bytes,
-    scale_from_bytes,
+    point_bytes,
+    scales_of,
     to_bits,
-    zero_point_bytes,
 )
+from qcompile.layouts.scales import scale_bytes
 from qcompile.numerics.weight import CodedWeight
 
 NAME = "rows/1"
@@ -22,8 +21,7 @@ NAME = "rows/1"
 
 def row_bytes(shape: Shape) -> int:
     """Bytes of one row: codes, scales, zero points."""
-    per_block = scale_bytes(shape.scale_format) + int(shape.has_zero_point)
-    return -(-shape.K * shape.format.bits // 8) + shape.num_blocks * per_block
+    return -(-shape.K * shape.format.bits // 8) + shape.num_blocks * shape.block_overhead
 
 
 def num_bytes(shape: Shape) -> int:
@@ -34,11 +32,11 @@ def num_bytes(shape: Shape) -> int:
 def pack(weight: CodedWeight) -> NDArray[np.uint8]:
     """The bytes of a table [N, K]."""
     parts = [to_bits(weight.unsigned(), weight.format.bits)]
-    if weight.scale is not None:
-        parts.append(scale_as_bytes(weight.scale, weight.scale_format))
-    zero_point = zero_point_bytes(weight)
-    if zero_point is not None:
-        parts.append(zero_point)
+    scales, points = scales_of(weight), point_bytes(weight)
+    if scales is not None:
+        parts.append(scales.reshape(len(scales), -1))
+    if points is not None:
+        parts.append(points)
     return np.concatenate(parts, axis=1).ravel()
 
 
@@ -49,8 +47,8 @@ def unpack(data: NDArray[np.uint8], shape: Shape) -> CodedWeight:
     u = from_bits(np.ascontiguousarray(table[:, :at]), shape.K, shape.format.bits)
     sized = scale_bytes(shape.scale_format)
     end = at + shape.num_blocks * sized
-    scale = scale_from_bytes(table[:, at:end], shape.scale_format)
-    points = table[:, end:] if shape.has_zero_point else None
+    scale = shape.scales(table[:, at:end])
+    points = table[:, end:] if shape.has_point else None
     return decode_parts(u, scale, points, shape)
 
 

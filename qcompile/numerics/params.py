@@ -34,7 +34,7 @@ def params_of_range(low: float, high: float, format: Format) -> QuantParams:
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     if high == low:
         return QuantParams(1.0, 0, format)
-    scale = np.float32(max((high - low) / format.code_max, float(SMALLEST_SCALE["f32"])))
+    scale = np.float32(max((high - low) / format.code_max, float(SMALLEST_SCALE)))
     zero_point = int(np.clip(np.rint(-low / float(scale)), 0, format.code_max))
     return QuantParams(float(scale), zero_point, format)
 
@@ -57,6 +57,6 @@ def params_of_channels(ranges: Sequence[tuple[float, float]], format: Format) ->
         needed = np.maximum(needed, -low / below)
     if above:
         needed = np.maximum(needed, high / above)
-    least = float(SMALLEST_SCALE["f32"])
+    least = float(SMALLEST_SCALE)
     scales = np.where(needed > 0, np.clip(needed, least, whole.scale), whole.scale)
     return QuantParams(whole.scale, whole.zero_point, format, scales.astype(np.float32))

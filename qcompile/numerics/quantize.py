@@ -4,10 +4,9 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qcompile.formats import Format
+from qcompile.formats import Format, scale_format
 
-SMALLEST_SCALE = {"f32": np.float32(2.0**-126), "f16": np.float32(2.0**-14)}
-LARGEST_SCALE = {"f32": np.finfo(np.float32).max, "f16": np.float32(65504.0)}
+SMALLEST_SCALE = np.float32(2.0**-126)  # of activations: f32, normal
 
 
 def quantize(
@@ -64,22 +63,28 @@ def dequantize(
     >>> dequantize([0, 255], 0.5, 128, get("uint8")).tolist()
     [-64.0, 63.5]
     """
-    value = format.values[np.asarray(code, np.int32) - format.code_min].astype(np.int32)
-    return (value - np.asarray(zero_point, np.int32)).astype(np.float32) * np.asarray(
+    value = format.values[np.asarray(code, np.int32) - format.code_min].astype(np.int64)
+    return (value - np.asarray(zero_point, np.int64)).astype(np.float32) * np.asarray(
         scale, np.float32
     )
 
 
-def store_scale(scale: ArrayLike, scale_format: str) -> NDArray[np.float32]:
-    """The scale as its format stores it, float32 (N6): normal, and at most the largest.
+def store_scale(scale: ArrayLike, form: str) -> NDArray[np.float32]:
+    """The scale as its format (formats/scales.py) stores it, float32 (N6).
+
+    It is normal and at most the largest; with a unit, the float32 product of that and the stored.
 
     >>> store_scale([0.1, 1e-9], "f16").tolist()
     [0.0999755859375, 6.103515625e-05]
+    >>> store_scale([0.1, 3.0], "e8m0").tolist(), store_scale([0.1], "ue4m3*0.5").tolist()
+    ([0.125, 4.0], [0.1015625])
     """
-    bounded = np.clip(
-        np.asarray(scale, np.float32), SMALLEST_SCALE[scale_format], LARGEST_SCALE[scale_format]
-    )
-    return bounded.astype(np.float16).astype(np.float32) if scale_format == "f16" else bounded
+    stored_as = scale_format(form)
+    real = np.asarray(scale, np.float32)
+    if stored_as.unit == 1:
+        return stored_as.rounded(real)
+    with np.errstate(over="ignore"):
+        return stored_as.rounded(real / stored_as.unit) * stored_as.unit
 
 
 def dynamic_scale(x: NDArray[np.float32], axes: tuple[int, ...], bits: int) -> NDArray[np.float32]:
@@ -91,7 +96,7 @@ def dynamic_scale(x: NDArray[np.float32], axes: tuple[int, ...], bits: int) -> N
     if 0 in x.shape:
         return np.ones([1 if i in axes else n for i, n in enumerate(x.shape)], np.float32)
     amax = np.abs(x).max(axis=axes, keepdims=True)
-    scale = np.maximum(amax / np.float32(2 ** (bits - 1) - 1), SMALLEST_SCALE["f32"])
+    scale = np.maximum(amax / np.float32(2 ** (bits - 1) - 1), SMALLEST_SCALE)
     scale = np.where(amax == 0, np.float32(1), scale)
     return np.where(np.isfinite(amax), scale, np.float32(np.nan)).astype(np.float32)
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scales and zero points of weights, from extremes or by a search for the least squared error."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
+from qcompile.formats import Format
 from qcompile.memory import in_threads
 from qcompile.numerics.quantize import dequantize, quantize, store_scale
 from qcompile.numerics.weight import CodedWeight
@@ -119,7 +122,7 @@ def _search(
     zeroed = np.where(is_filled, np.float32(0), blocks)
     best_error = np.full(low.shape, np.inf)
     best_scale, best_point = _from_range(low, high, spec)
-    for shrink in _SHRINKS:
+    for shrink in (*_SHRINKS, *growths(spec.format)):
         scale, point = _from_range(low * np.float32(shrink), high * np.float32(shrink), spec)
         units = _units(zeroed, scale, point, spec, is_filled)
         power = np.einsum("rbk,rbk->rb", units, units).astype(np.float64)
@@ -133,6 +136,19 @@ def _search(
             if point is not None and best_point is not None:
                 best_point = np.where(better, point, best_point)
     return best_scale, best_point
+
+
+@lru_cache
+def growths(format: Format) -> tuple[float, ...]:
+    """Ranges beyond the extreme, for tables whose levels are dense far below the largest one.
+
+    A posit is best where the weights' root mean square is near 1, 16 or 64 times below its largest
+    value, whatever their extreme is (XR-NPE, section 3).
+    """
+    sizes = np.unique(np.abs(format.values.astype(np.float64)))
+    tail = sizes[-1] / np.median(sizes)
+    most = int(np.log2(max(tail, 1)) * 2) if format.is_table and tail > 6 else 0
+    return tuple(2.0 ** (i / 2) for i in range(1, most + 1))
 
 
 def _units(

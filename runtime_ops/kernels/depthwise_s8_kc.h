@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Depthwise taps, 16 channels a vector: |x| <= 128 and |value| <= 255 fit int16, so a 16-bit
+// Depthwise taps, 16 channels a vector: |x| <= 128 and the values fit int16, so a 16-bit
 // multiply-add of int32 lanes is exact. QC_ISA_NAME as in elementwise.h.
 #include "dyadic.h"
 #include "simd.h"
@@ -22,7 +22,7 @@ struct Channels {
     alignas(64) int32_t corrections[kTile] = {};
     correction = load_ints(corrections);
     if (!is_integer(e.output)) return;
-    may_saturate = a.num_taps * 255 * 255 >= kHuge;
+    may_saturate = a.num_taps * 255 * int64_t{a.max_value} >= kHuge;
     for (int i = 0; i < kTile; ++i) {
       corrections[i] = static_cast<int32_t>(e.correction[c + i]);
       may_saturate |= e.bias_codes[c + i] >= kHuge || e.bias_codes[c + i] <= -kHuge;

@@ -51,13 +51,13 @@ struct DepthwiseWeight {
     for (int64_t tap = 0; tap < w.K; ++tap) {
       for (int64_t c = 0; c < w.N; ++c) {
         const uint32_t code = bit_string_code(w.data + tap * string, c, w.bits);
-        const int32_t value = integer_value(w, code, w.has_zero_point ? zero_points[c] : 0);
+        const int32_t value = integer_value(w, code, point_bytes(w) ? zero_points[c] : 0);
         out[tap * padded + c] = value & 0xffff;
         sums[c] -= int64_t{pad_code} * value;
         add_to_quads(tap, c, value, memory);
       }
     }
-    for (int64_t c = 0; c < w.N; ++c) factors[c] = read_scale(w_scales, c, w.scale_bytes);
+    for (int64_t c = 0; c < w.N; ++c) factors[c] = read_scale(w, w_scales, c);
   }
 
   void add_to_quads(int64_t tap, int64_t c, int32_t value, uint8_t* memory) const {

@@ -16,7 +16,7 @@
 namespace qcompile {
 
 const char* const kIsaNames[kNumIsas] = {"scalar", "avx2", "avxvnni", "avx512vnni",
-                                         "dotprod", "i8mm"};
+                                         "avx512vbmi2", "dotprod", "i8mm"};
 
 #ifdef QC_X86
 namespace {
@@ -56,11 +56,15 @@ bool is_supported(Isa isa) {
   const unsigned saved = xcr0();
   const bool has_avx2 = (saved & 0x6) == 0x6 && bit(one.ecx, 12) /* FMA */ &&
                         bit(one.ecx, 29) /* F16C */ && bit(seven.ebx, 5) /* AVX2 */;
+  if (isa == Isa::avx512vbmi2 && kIsEmulated) return false;
   if (isa == Isa::avx2 || kIsEmulated) return has_avx2;
   if (isa == Isa::avxvnni) return has_avx2 && bit(seven_one.eax, 4);
   const bool has_avx512 = bit(seven.ebx, 16) /* F */ && bit(seven.ebx, 17) /* DQ */ &&
                           bit(seven.ebx, 30) /* BW */ && bit(seven.ebx, 31) /* VL */;
-  return has_avx2 && (saved & 0xe6) == 0xe6 && has_avx512 && bit(seven.ecx, 11) /* VNNI */;
+  const bool has_vnni =
+      has_avx2 && (saved & 0xe6) == 0xe6 && has_avx512 && bit(seven.ecx, 11) /* VNNI */;
+  const bool has_vbmi = bit(seven.ecx, 1) /* VBMI */ && bit(seven.ecx, 6) /* VBMI2 */;
+  return has_vnni && (isa == Isa::avx512vnni || has_vbmi);
 }
 #elif defined(QC_ARM64)
 bool is_supported(Isa isa) {
@@ -85,10 +89,13 @@ void use_up_to(Isa isa, Kernels* k) {
   if (isa >= Isa::avxvnni) k->name = name##__avxvnni;
 #define QC_KERNEL_avx512vnni(name) \
   if (isa >= Isa::avx512vnni) k->name = name##__avx512vnni;
+#define QC_KERNEL_avx512vbmi2(name) \
+  if (isa >= Isa::avx512vbmi2) k->name = name##__avx512vbmi2;
 #else
 #define QC_KERNEL_avx2(name)
 #define QC_KERNEL_avxvnni(name)
 #define QC_KERNEL_avx512vnni(name)
+#define QC_KERNEL_avx512vbmi2(name)
 #endif
 #ifdef QC_ARM64
 #define QC_KERNEL_dotprod(name) \
@@ -133,7 +140,11 @@ bool choose_kernels(const char* forced, Kernels* out, const char** message) {
   // An avx512 processor without AVX-VNNI still climbs the ladder: its own lines come last and win.
   use_up_to(static_cast<Isa>(chosen), out);
 #ifdef QC_X86
+  out->looks_up_bytes = out->matmul_s8_table == matmul_s8_table__avx512vbmi2;
   out->multiplies_words = out->matmul_s8_n16k4 == matmul_s8_n16k4__avx2;
+#endif
+#ifdef QC_ARM64
+  out->looks_up_bytes = out->matmul_s8_table != nullptr;
 #endif
   return true;
 }

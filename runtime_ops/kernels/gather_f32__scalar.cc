@@ -66,8 +66,8 @@ void gather_f32_n16k4__scalar(gather_f32_n16k4_args& a) {
   float* y = a.y;
   for (int64_t block = 0; block < w.num_blocks; ++block) {
     const uint8_t* scales = stream + n16k4_block_code_bytes(w, block, tiles);
-    const float scale = read_scale(scales, n, w.scale_bytes);
-    const int32_t zero_point = w.has_zero_point ? scales[tiles * kTile * w.scale_bytes + n] : 0;
+    const float scale = read_scale(w, scales, n);
+    const int32_t zero_point = point_bytes(w) ? scales[tiles * kTile * w.scale_bytes + n] : 0;
     const int64_t columns = w.columns_of(block);
     kGatherBlock[w.bits](w, stream + n / kTile * tile_bytes + n % kTile * kGroup, tiles, columns,
                          zero_point, scale, y);
@@ -82,8 +82,8 @@ void gather_f32_rows__scalar(gather_f32_rows_args& a) {
   const uint8_t* scales = row + bit_string_bytes(w.K, w.bits);
   const uint8_t* zero_points = scales + w.num_blocks * w.scale_bytes;
   for (int64_t block = 0; block < w.num_blocks; ++block) {
-    const float scale = read_scale(scales, block, w.scale_bytes);
-    const int32_t zero_point = w.has_zero_point ? zero_points[block] : 0;
+    const float scale = read_scale(w, scales, block);
+    const int32_t zero_point = point_bytes(w) ? zero_points[block] : 0;
     const int64_t first = block * w.block_size;
     for (int64_t k = first; k < first + w.columns_of(block); ++k) {
       a.y[k] = float_value(w, bit_string_code(row, k, w.bits), zero_point) * scale;

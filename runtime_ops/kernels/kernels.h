@@ -87,8 +87,13 @@ constexpr int kMaxWordRows = 8;
 // That, or a panel and some rows as words.
 inline int64_t n16k4_scratch_bytes(const Weight& w) {
   const int64_t bytes = n16k4_unpacked_bytes(w);
+  if (w.high_table) return 2 * bytes;
   return is_wide(w) ? 2 * (bytes + kMaxWordRows * (w.K + kGroup)) : bytes;
 }
+
+// The same for weights whose codes are looked up in more than 16 bytes: tables beyond int8, in two
+// planes of bytes, tables of 5 ... 8 bits, and codes with special values.
+using matmul_s8_table_args = matmul_s8_n16k4_args;
 
 // y[m, n] = clip(sum_k x[m, k] * w[n, k] + bias[n]), one panel of outputs, N14.
 // Every row is readable, and 0, beyond K to the end of the last chunk.
@@ -108,7 +113,7 @@ constexpr int64_t kFloatSlice = 128;
 constexpr int64_t kFloatScratch = (kFloatSlice + 32) * kPanel;  // and the rest of a chunk
 
 // y[p, c] = epilogue(sum_taps x[p * pixel_stride + tap_offsets[t] + c] * w[t, c]), for one row of
-// pixels. values [taps, padded channels] hold code - zero_point (|value| <= 255) in the low half
+// pixels. values [taps, padded channels] hold code - zero_point, or what a table says, in the low half
 // of int32, whose high half is 0: that of x is the sign of x, and a 16-bit multiply-add sums both;
 // x is readable 16 bytes beyond the last channel.
 struct depthwise_s8_kc_args {
@@ -119,6 +124,7 @@ struct depthwise_s8_kc_args {
   int64_t num_pixels;
   int64_t num_channels;
   int64_t padded_channels;  // a multiple of 16
+  int32_t max_value;        // the largest |value|
   const int32_t* values;
   const float* scales;      // [padded channels], N13 only
   Epilogue epilogue;        // arrays of padded_channels; x_scales[0] covers all pixels
@@ -394,10 +400,12 @@ struct code_f32_args {
 #define QC_KERNEL_avx2(name) void name##__avx2(name##_args& args);
 #define QC_KERNEL_avxvnni(name) void name##__avxvnni(name##_args& args);
 #define QC_KERNEL_avx512vnni(name) void name##__avx512vnni(name##_args& args);
+#define QC_KERNEL_avx512vbmi2(name) void name##__avx512vbmi2(name##_args& args);
 #else
 #define QC_KERNEL_avx2(name)
 #define QC_KERNEL_avxvnni(name)
 #define QC_KERNEL_avx512vnni(name)
+#define QC_KERNEL_avx512vbmi2(name)
 #endif
 #ifdef QC_ARM64
 #define QC_KERNEL_dotprod(name) void name##__dotprod(name##_args& args);
@@ -412,12 +420,14 @@ struct code_f32_args {
 #undef QC_KERNEL_avx2
 #undef QC_KERNEL_avxvnni
 #undef QC_KERNEL_avx512vnni
+#undef QC_KERNEL_avx512vbmi2
 #undef QC_KERNEL_dotprod
 #undef QC_KERNEL_i8mm
 
 // The kernels of the active ISA: for each name the last line of kernels.inc that it covers.
 struct Kernels {
   void (*matmul_s8_n16k4)(matmul_s8_n16k4_args&);
+  void (*matmul_s8_table)(matmul_s8_table_args&);  // null where there is none
   void (*matmul_f32_n16k4)(matmul_f32_n16k4_args&);
   void (*depthwise_s8_kc)(depthwise_s8_kc_args&);
   void (*depthwise_u8_quads)(depthwise_u8_quads_args&);  // null where there is none
@@ -445,19 +455,21 @@ struct Kernels {
   void (*gather_f32_rows)(gather_f32_rows_args&);
   void (*code_f32)(code_f32_args&);
   bool multiplies_words;  // matmul_s8_n16k4, of wide codes
+  bool looks_up_bytes;    // matmul_s8_table, in tables of 64 bytes and more by one instruction
 };
 
 // Rows for which unpacking a panel to words costs more than words save.
 constexpr int64_t kFewRows = 4;
 // Whether matmul_s8_n16k4 reads the sums of rows: not where it multiplies words.
 inline bool needs_sums(const Kernels& k, const Weight& w, int64_t num_rows) {
+  if (w.high_table || w.has_special) return true;  // matmul_s8_table
   return !k.multiplies_words || !is_wide(w) || num_rows <= kFewRows;
 }
 
 enum class Isa : int {
-  scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3, dotprod = 4, i8mm = 5
+  scalar = 0, avx2 = 1, avxvnni = 2, avx512vnni = 3, avx512vbmi2 = 4, dotprod = 5, i8mm = 6
 };
-constexpr int kNumIsas = 6;
+constexpr int kNumIsas = 7;
 extern const char* const kIsaNames[kNumIsas];
 
 bool is_supported(Isa isa);                 // by this processor and this build

@@ -16,38 +16,62 @@ struct BlockView {
   int64_t column;
 };
 
+// How codes become values: less a zero point, by a table, or by one with special values.
+enum class Code { kInteger, kTable, kSpecial };
+template <Code kCode>
+constexpr bool kIsTable = kCode != Code::kInteger;
+
+// What is in the place of the zero point: 16 of them, or special values as floats.
+struct Points {
+  Ints zero_points;
+  Floats specials;
+  int special_code;
+};
+
 // The unscaled values of 16 outputs at column `kByte` of a group.
-template <int kBits, bool kIsTable, int kByte>
-QC_INLINE Floats values(Bytes u, Ints zero_point, const float* table, Floats table16) {
-  if constexpr (kIsTable && kBits <= 4) {
+template <int kBits, Code kCode, int kByte>
+QC_INLINE Floats values(Bytes u, const Points& points, const float* table, Floats table16) {
+  if constexpr (kCode == Code::kSpecial) {
+    const Ints index = byte_of<kByte>(u);
+    return replace_where(lookup16_floats(table16, index), index, points.special_code,
+                         points.specials);
+  } else if constexpr (kIsTable<kCode> && kBits <= 4) {
     return lookup16_floats(table16, shift_right_ints<8 * kByte>(u));
-  } else if constexpr (kIsTable) {
+  } else if constexpr (kIsTable<kCode>) {
     return lookup_floats(table, byte_of<kByte>(u));
   } else {
-    return to_floats(sub(byte_of<kByte>(u), zero_point));
+    return to_floats(sub(byte_of<kByte>(u), points.zero_points));
   }
 }
 
-template <int kBits, bool kIsTable>
+template <int kBits, Code kCode>
 QC_INLINE Floats table_of(const Weight& w) {
   alignas(64) float entries[16] = {};
-  if constexpr (kIsTable && kBits <= 4) std::memcpy(entries, w.float_table, sizeof(float) << kBits);
+  if constexpr (kIsTable<kCode> && kBits <= 4) std::memcpy(entries, w.float_table, sizeof(float) << kBits);
   return load_floats(entries);
 }
 
-QC_INLINE Ints zero_point_of(const Weight& w, const BlockView& view, int tile) {
-  return w.has_zero_point ? widen(view.zero_points + tile * kTile) : set_ints(w.offset);
+// `bytes`: the 16 of the tile's zero points or special values.
+template <Code kCode>
+QC_INLINE Points points_of(const Weight& w, const uint8_t* bytes) {
+  Points points{set_ints(w.offset), set_floats(0), w.special_code};
+  if constexpr (kCode == Code::kSpecial) {
+    points.specials = to_floats(widen(reinterpret_cast<const int8_t*>(bytes)));
+  } else if (w.has_zero_point) {
+    points.zero_points = widen(bytes);
+  }
+  return points;
 }
 
 // sums[r] of one tile over one block. A row has one sum a column of a group, to hide latency,
 // where it is alone.
-template <int kBits, bool kIsTable, int kRows>
+template <int kBits, Code kCode, int kRows>
 QC_INLINE void tile_block(const Weight& w, const BlockView& view, int tiles, int tile,
                           const float* const* x, Floats (&sums)[kRows]) {
   constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
   constexpr int kChains = kRows == 1 ? 4 : 1;
-  const Ints zero_point = zero_point_of(w, view, tile);
-  const Floats table16 = table_of<kBits, kIsTable>(w);
+  const Points points = points_of<kCode>(w, view.zero_points + tile * kTile);
+  const Floats table16 = table_of<kBits, kCode>(w);
   Floats part[kRows][kChains];
   unroll<kRows>(QC_UNROLLED(r) {
     unroll<kChains>(QC_UNROLLED(i) { part[r][i] = set_floats(0); });
@@ -58,7 +82,7 @@ QC_INLINE void tile_block(const Weight& w, const BlockView& view, int tiles, int
     unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
       const Bytes u = decode_group<kBits, g>(codes);
       unroll<4>(QC_UNROLLED(i) {
-        const Floats v = values<kBits, kIsTable, i>(u, zero_point, w.float_table, table16);
+        const Floats v = values<kBits, kCode, i>(u, points, w.float_table, table16);
         unroll<kRows>(QC_UNROLLED(r) {
           Floats& sum = part[r][i % kChains];
           sum = fmadd(v, set_floats(x[r][k + 4 * g + i]), sum);
@@ -76,20 +100,20 @@ QC_INLINE void tile_block(const Weight& w, const BlockView& view, int tiles, int
 
 // One row and all tiles of a panel, which share the columns of x, where registers hold that many
 // sums and a table of 16 floats is one instruction.
-template <int kBits, bool kIsTable>
+template <int kBits, Code kCode>
 void panel_block(const Weight& w, const BlockView& view, const float* x, Floats (&sums)[kPanelTiles]);
 #ifdef QC_HAS_MANY_SUMS
-template <int kBits, bool kIsTable>
+template <int kBits, Code kCode>
 QC_INLINE void panel_block(const Weight& w, const BlockView& view, const float* x,
                            Floats (&sums)[kPanelTiles]) {
   constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
   // Both nibbles are indexes as they lie: a lookup takes the lowest four bits of what is shifted.
-  constexpr bool kIsNibbles = kBits == 4 && kIsTable;
-  const Floats table16 = table_of<kBits, kIsTable>(w);
-  Ints zero_points[kPanelTiles];
+  constexpr bool kIsNibbles = kBits == 4 && kCode == Code::kTable;
+  const Floats table16 = table_of<kBits, kCode>(w);
+  Points points[kPanelTiles];
   Floats part[kPanelTiles][2];
   unroll<kPanelTiles>(QC_UNROLLED(t) {
-    zero_points[t] = zero_point_of(w, view, t);
+    points[t] = points_of<kCode>(w, view.zero_points + t * kTile);
     part[t][0] = part[t][1] = set_floats(0);
   });
   const uint8_t* codes = view.codes;
@@ -105,7 +129,7 @@ QC_INLINE void panel_block(const Weight& w, const BlockView& view, const float* 
         const Floats column = set_floats(xs[4 * g + i]);
         unroll<kPanelTiles>(QC_UNROLLED(t) {
           const Floats v =
-              values<kBits, kIsTable, i>(u[t], zero_points[t], w.float_table, table16);
+              values<kBits, kCode, i>(u[t], points[t], w.float_table, table16);
           part[t][i % 2] = fmadd(v, column, part[t][i % 2]);
         });
       });
@@ -115,7 +139,7 @@ QC_INLINE void panel_block(const Weight& w, const BlockView& view, const float* 
 }
 #endif
 
-template <int kBits, bool kIsTable, int kRows>
+template <int kBits, Code kCode, int kRows>
 void float_rows(const matmul_f32_n16k4_args& a, int64_t row) {
   const Weight& w = *a.weight;
   const int tiles = n16k4_tiles(w, a.panel);
@@ -130,16 +154,16 @@ void float_rows(const matmul_f32_n16k4_args& a, int64_t row) {
     Floats of_panel[kPanelTiles];
     const bool is_panel = kHasManySums && kRows == 1 && tiles == kPanelTiles;
     if constexpr (kHasManySums && kRows == 1) {
-      if (is_panel) panel_block<kBits, kIsTable>(w, view, x[0], of_panel);
+      if (is_panel) panel_block<kBits, kCode>(w, view, x[0], of_panel);
     }
     for (int t = 0; t < tiles; ++t) {
       Floats sums[kRows];
       if (is_panel) {
         sums[0] = of_panel[t];
       } else {
-        tile_block<kBits, kIsTable, kRows>(w, view, tiles, t, x, sums);
+        tile_block<kBits, kCode, kRows>(w, view, tiles, t, x, sums);
       }
-      const Floats scale = load_scales(scales + t * kTile * w.scale_bytes, w.scale_bytes);
+      const Floats scale = load_scales(w, scales + t * kTile * w.scale_bytes);
       for (int r = 0; r < kRows; ++r) total[t][r] = fmadd(scale, sums[r], total[t][r]);
     }
     block += n16k4_block_bytes(w, b, tiles);
@@ -161,11 +185,11 @@ void float_rows(const matmul_f32_n16k4_args& a, int64_t row) {
 
 // out[column - first][tile][16] for `count` columns from `first`, both multiples of the chunk (the
 // last slice writes whole chunks).
-template <int kBits, bool kIsTable>
+template <int kBits, Code kCode>
 void unpack_slice(const matmul_f32_n16k4_args& a, int tiles, int64_t first, int64_t count) {
   constexpr int kChunk = chunk_columns(kBits), kBytes = kTileChunkBytes<kBits>;
   const Weight& w = *a.weight;
-  const Floats table16 = table_of<kBits, kIsTable>(w);
+  const Floats table16 = table_of<kBits, kCode>(w);
   const uint8_t* stream = n16k4_panel(w, a.panel);
   const int64_t block_bytes = n16k4_block_bytes(w, 0, tiles);
   float* out = a.scratch;
@@ -176,13 +200,12 @@ void unpack_slice(const matmul_f32_n16k4_args& a, int tiles, int64_t first, int6
     const uint8_t* zero_points = scales + tiles * kTile * w.scale_bytes;
     const uint8_t* codes = block + (k - b * w.block_size) / kChunk * tiles * kBytes;
     for (int t = 0; t < tiles; ++t, codes += kBytes) {
-      const Floats scale = load_scales(scales + t * kTile * w.scale_bytes, w.scale_bytes);
-      const Ints zero_point =
-          w.has_zero_point ? widen(zero_points + t * kTile) : set_ints(w.offset);
+      const Floats scale = load_scales(w, scales + t * kTile * w.scale_bytes);
+      const Points points = points_of<kCode>(w, zero_points + t * kTile);
       unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
         const Bytes u = decode_group<kBits, g>(codes);
         unroll<4>(QC_UNROLLED(i) {
-          const Floats v = values<kBits, kIsTable, i>(u, zero_point, w.float_table, table16);
+          const Floats v = values<kBits, kCode, i>(u, points, w.float_table, table16);
           store_floats(out + ((4 * g + i) * tiles + t) * kTile, mul(v, scale), kTile);
         });
       });
@@ -262,7 +285,7 @@ void slice_tiles(const matmul_f32_n16k4_args& a, const Slice& slice, int tile) {
   }
 }
 
-template <int kBits, bool kIsTable>
+template <int kBits, Code kCode>
 void sliced_panel(const matmul_f32_n16k4_args& a) {
   constexpr int64_t kChunk = chunk_columns(kBits), kMost = kFloatSlice / kChunk * kChunk;
   const int64_t K = a.weight->K;
@@ -271,7 +294,7 @@ void sliced_panel(const matmul_f32_n16k4_args& a) {
     const int64_t left = K - slice.first;
     slice.count = left < kMost ? left : kMost;
     slice.is_last = left <= kMost;
-    unpack_slice<kBits, kIsTable>(a, slice.tiles, slice.first, slice.count);
+    unpack_slice<kBits, kCode>(a, slice.tiles, slice.first, slice.count);
     for (int tile = 0; tile < slice.tiles;) {
       const int rest = slice.tiles - tile, taken = rest < kFloatTiles ? rest : kFloatTiles;
       if (taken == 1) slice_tiles<1>(a, slice, tile);
@@ -285,19 +308,19 @@ void sliced_panel(const matmul_f32_n16k4_args& a) {
   }
 }
 
-template <int kBits, bool kIsTable>
+template <int kBits, Code kCode>
 void float_panel(const matmul_f32_n16k4_args& a) {
-  if (a.num_rows > 8) return sliced_panel<kBits, kIsTable>(a);
+  if (a.num_rows > 8) return sliced_panel<kBits, kCode>(a);
   for (int64_t row = 0; row < a.num_rows;) {
     const int64_t left = a.num_rows - row;
     if (left == 1) {
-      float_rows<kBits, kIsTable, 1>(a, row);
+      float_rows<kBits, kCode, 1>(a, row);
       row += 1;
     } else if (left <= 4) {
-      float_rows<kBits, kIsTable, 4>(a, row);
+      float_rows<kBits, kCode, 4>(a, row);
       row += 4;
     } else {
-      float_rows<kBits, kIsTable, kFloatRows>(a, row);
+      float_rows<kBits, kCode, kFloatRows>(a, row);
       row += kFloatRows;
     }
   }
@@ -316,17 +339,22 @@ void QC_ISA_NAME(matmul_f32_n16k4)(matmul_f32_n16k4_args& given) {
     for (int u = 0; u < 16; ++u) entries[u] = static_cast<float>(u - w.offset);
     w.float_table = entries;
   }
+  constexpr Code kInteger = Code::kInteger, kTable = Code::kTable, kSpecial = Code::kSpecial;
   const bool is_table = w.float_table != nullptr;
   switch (w.bits) {
-    case 1: return is_table ? float_panel<1, true>(a) : float_panel<1, false>(a);
-    case 2: return is_table ? float_panel<2, true>(a) : float_panel<2, false>(a);
-    case 3: return is_table ? float_panel<3, true>(a) : float_panel<3, false>(a);
-    case 4: return is_table ? float_panel<4, true>(a) : float_panel<4, false>(a);
-    case 5: return is_table ? float_panel<5, true>(a) : float_panel<5, false>(a);
-    case 6: return is_table ? float_panel<6, true>(a) : float_panel<6, false>(a);
-    case 7: return is_table ? float_panel<7, true>(a) : float_panel<7, false>(a);
-    case kTrits: return float_panel<kTrits, false>(a);
-    default: return is_table ? float_panel<8, true>(a) : float_panel<8, false>(a);
+    case 1: return is_table ? float_panel<1, kTable>(a) : float_panel<1, kInteger>(a);
+    case 2: return is_table ? float_panel<2, kTable>(a) : float_panel<2, kInteger>(a);
+    case 3:
+      if (w.has_special) return float_panel<3, kSpecial>(a);
+      return is_table ? float_panel<3, kTable>(a) : float_panel<3, kInteger>(a);
+    case 4:
+      if (w.has_special) return float_panel<4, kSpecial>(a);
+      return is_table ? float_panel<4, kTable>(a) : float_panel<4, kInteger>(a);
+    case 5: return is_table ? float_panel<5, kTable>(a) : float_panel<5, kInteger>(a);
+    case 6: return is_table ? float_panel<6, kTable>(a) : float_panel<6, kInteger>(a);
+    case 7: return is_table ? float_panel<7, kTable>(a) : float_panel<7, kInteger>(a);
+    case kTrits: return float_panel<kTrits, kInteger>(a);
+    default: return is_table ? float_panel<8, kTable>(a) : float_panel<8, kInteger>(a);
   }
 }
 

@@ -217,7 +217,7 @@ void fused_rows(const Panel& p, int64_t row) {
     }
     unroll<kTiles>(QC_UNROLLED(t) {
       Floats scale = set_floats(0);
-      if (kIsFloat) scale = load_scales(parts.scales + t * kTile * w.scale_bytes, w.scale_bytes);
+      if (kIsFloat) scale = load_scales(w, parts.scales + t * kTile * w.scale_bytes);
       unroll<kRows>(QC_UNROLLED(r) {
         if constexpr (kIsFloat) {
           floats[r][t] = fmadd(scale, to_floats(acc[r][t]), floats[r][t]);

@@ -21,7 +21,7 @@ BlockView view_block(const Weight& w, const uint8_t* stream, int64_t block, int 
 int64_t block_sum(const matmul_s8_n16k4_args& a, const BlockView& view, int64_t block, int tiles,
                   int64_t m, int64_t n) {
   const Weight& w = *a.weight;
-  const int32_t zero_point = w.has_zero_point ? view.zero_points[n] : 0;
+  const int32_t zero_point = point_bytes(w) ? view.zero_points[n] : 0;
   int64_t acc = 0, k = 0;
   for (int64_t r = block ? a.run_ends[block - 1] : 0; r < a.run_ends[block]; ++r) {
     const int8_t* x = a.x_rows[m] + a.runs[r].x_offset;
@@ -69,7 +69,7 @@ void matmul_s8_n16k4__scalar(matmul_s8_n16k4_args& a) {
         const BlockView view = view_block(w, stream, block, tiles);
         const int64_t part = block_sum(a, view, block, tiles, m, n);
         acc += part;
-        sum += read_scale(view.scales, n, w.scale_bytes) * static_cast<float>(part);
+        sum += read_scale(w, view.scales, n) * static_cast<float>(part);
         stream += n16k4_block_bytes(w, block, tiles);
       }
       store(a, m, n, acc, sum);

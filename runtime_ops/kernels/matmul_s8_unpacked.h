@@ -205,7 +205,7 @@ void product_rows(const Panel& p, const Unpacked& unpacked, int64_t row, int til
     if (!kIsFloat) continue;
     unroll<kTiles>(QC_UNROLLED(t) {
       const uint8_t* scales = parts.scales + (tile + t) * kTile * w.scale_bytes;
-      const Floats scale = load_scales(scales, w.scale_bytes);
+      const Floats scale = load_scales(w, scales);
       unroll<kRows>(QC_UNROLLED(r) {
         const Floats sum = fmadd(scale, to_floats(acc[r][t]), load_floats(floats[r][t]));
         store_floats(floats[r][t], sum, kTile);

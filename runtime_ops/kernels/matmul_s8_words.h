@@ -101,7 +101,7 @@ void words_rows(const Panel& p, const WordOperands& given, int64_t row, int tile
     words += w.padded_columns_of(b) / kGroup * step;
     if constexpr (kIsFloat) {
       const BlockParts parts(p, p.stream + b * block_bytes, n16k4_block_code_bytes(w, b, p.tiles));
-      const Floats scale = load_scales(parts.scales + tile * kTile * w.scale_bytes, w.scale_bytes);
+      const Floats scale = load_scales(w, parts.scales + tile * kTile * w.scale_bytes);
       unroll<kRows>(QC_UNROLLED(r) {
         floats[r][0] = fmadd(scale, to_floats(acc[r][0]), floats[r][0]);
       });

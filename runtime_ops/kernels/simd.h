@@ -60,8 +60,24 @@ constexpr bool kHasManySums = true;
 constexpr bool kHasManySums = false;
 #endif
 
-QC_INLINE Floats load_scales(const uint8_t* p, int scale_bytes) {
-  return scale_bytes == 2 ? load_halves(p) : load_floats(reinterpret_cast<const float*>(p));
+// Numbers of the positive half of E4M3. As a float of twice the exponent range, subnormals are too
+// large by what 2c - 2^-6 takes off, and the others are less than that: no denormal float is used.
+QC_INLINE Floats load_ue4m3(const uint8_t* p) {
+  const Floats c = as_floats(add(shift_left<20>(widen(p)), set_ints(120 << 23)));
+  return min(c, add(add(c, c), set_floats(-0x1p-6f)));
+}
+QC_INLINE Floats load_stored_scales(const Weight& w, const uint8_t* p) {
+  switch (w.scale_format) {
+    case ScaleFormat::kF16: return load_halves(p);
+    case ScaleFormat::kBf16: return as_floats(shift_left<16>(widen16(p)));
+    case ScaleFormat::kE8m0: return as_floats(shift_left<23>(widen(p)));
+    case ScaleFormat::kUe4m3: return load_ue4m3(p);
+    default: return load_floats(reinterpret_cast<const float*>(p));
+  }
+}
+// 16 scales, each times the tensor's.
+QC_INLINE Floats load_scales(const Weight& w, const uint8_t* p) {
+  return mul(load_stored_scales(w, p), set_floats(w.tensor_scale));
 }
 
 // N11 of 16 outputs from acc + bias on.

@@ -95,6 +95,12 @@ QC_INLINE Bytes lookup16_where(Bytes table, Bytes index, int high) {
   return {_mm256_and_si256(_mm256_cmpeq_epi8(top.a, wanted.a), found.a),
           _mm256_and_si256(_mm256_cmpeq_epi8(top.b, wanted.b), found.b)};
 }
+// `other` where the index is `code`, else v
+QC_INLINE Bytes replace_where(Bytes v, Bytes index, int code, Bytes other) {
+  const __m256i wanted = _mm256_set1_epi8(static_cast<char>(code));
+  return {_mm256_blendv_epi8(v.a, other.a, _mm256_cmpeq_epi8(index.a, wanted)),
+          _mm256_blendv_epi8(v.b, other.b, _mm256_cmpeq_epi8(index.b, wanted))};
+}
 
 QC_INLINE Ints set_ints(int32_t v) {
   const __m256i one = _mm256_set1_epi32(v);
@@ -110,6 +116,11 @@ QC_INLINE Ints widen(const uint8_t* p) {
 QC_INLINE Ints widen(const int8_t* p) {
   return {_mm256_cvtepi8_epi32(load64(p)), _mm256_cvtepi8_epi32(load64(p + 8))};
 }
+QC_INLINE Ints widen16(const uint8_t* p) {
+  const __m128i* words = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtepu16_epi32(_mm_loadu_si128(words)),
+          _mm256_cvtepu16_epi32(_mm_loadu_si128(words + 1))};
+}
 QC_INLINE Ints add(Ints x, Ints y) {
   return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
 }
@@ -121,6 +132,15 @@ QC_INLINE Ints mul(Ints x, Ints y) {
 }
 QC_INLINE Ints max(Ints x, Ints y) {
   return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};
+}
+QC_INLINE Ints min(Ints x, Ints y) {
+  return {_mm256_min_epi32(x.a, y.a), _mm256_min_epi32(x.b, y.b)};
+}
+QC_INLINE Ints and_ints(Ints x, Ints y) { return bit_and(x, y); }
+QC_INLINE Bytes as_bytes(Ints v) { return v; }
+template <int kBits>
+QC_INLINE Ints shift_right_signed(Ints v) {
+  return {_mm256_srai_epi32(v.a, kBits), _mm256_srai_epi32(v.b, kBits)};
 }
 QC_INLINE int32_t max_of(Ints v) {
   const __m256i half = _mm256_max_epi32(v.a, v.b);
@@ -301,6 +321,11 @@ QC_INLINE __m256 lookup16_floats256(Floats table, __m256i index) {
 }
 QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
   return {lookup16_floats256(table, index.a), lookup16_floats256(table, index.b)};
+}
+QC_INLINE Floats replace_where(Floats v, Ints index, int code, Floats other) {
+  const __m256i wanted = _mm256_set1_epi32(code);
+  return {_mm256_blendv_ps(v.a, other.a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(index.a, wanted))),
+          _mm256_blendv_ps(v.b, other.b, _mm256_castsi256_ps(_mm256_cmpeq_epi32(index.b, wanted)))};
 }
 
 // Lane i becomes lane i ^ kApart.

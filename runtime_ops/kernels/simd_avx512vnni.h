@@ -69,6 +69,24 @@ QC_INLINE Bytes lookup16_where(Bytes table, Bytes index, int high) {
   return _mm512_maskz_shuffle_epi8(_mm512_cmpeq_epi8_mask(top, set_bytes(high)), table,
                                    bit_and(index, set_bytes(15)));
 }
+// `other` where the index is `code`, else v
+QC_INLINE Bytes replace_where(Bytes v, Bytes index, int code, Bytes other) {
+  return _mm512_mask_mov_epi8(v, _mm512_cmpeq_epi8_mask(index, set_bytes(code)), other);
+}
+#ifdef __AVX512VBMI__
+#define QC_HAS_BYTE_PERMUTE
+// table[index] of 64, 128 and 256 bytes
+QC_INLINE Bytes lookup64(Bytes table, Bytes index) {
+  return _mm512_permutexvar_epi8(index, table);
+}
+QC_INLINE Bytes lookup128(Bytes low, Bytes high, Bytes index) {
+  return _mm512_permutex2var_epi8(low, index, high);
+}
+QC_INLINE Bytes lookup256(const Bytes (&t)[4], Bytes index) {
+  return _mm512_mask_mov_epi8(lookup128(t[0], t[1], index), _mm512_movepi8_mask(index),
+                              lookup128(t[2], t[3], index));
+}
+#endif
 
 QC_INLINE Ints set_ints(int32_t v) { return _mm512_set1_epi32(v); }
 QC_INLINE Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
@@ -78,6 +96,9 @@ QC_INLINE Ints widen(const uint8_t* p) {
 QC_INLINE Ints widen(const int8_t* p) {
   return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+QC_INLINE Ints widen16(const uint8_t* p) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 QC_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 QC_INLINE Ints sub(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 QC_INLINE Ints mul(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
@@ -86,6 +107,9 @@ QC_INLINE Ints shift_right_signed(Ints v) {
   return _mm512_srai_epi32(v, kBits);
 }
 QC_INLINE Ints max(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+QC_INLINE Ints min(Ints a, Ints b) { return _mm512_min_epi32(a, b); }
+QC_INLINE Ints and_ints(Ints a, Ints b) { return _mm512_and_si512(a, b); }
+QC_INLINE Bytes as_bytes(Ints v) { return v; }
 QC_INLINE int32_t max_of(Ints v) { return _mm512_reduce_max_epi32(v); }
 QC_INLINE int32_t sum_of(Ints v) { return _mm512_reduce_add_epi32(v); }
 // acc + a * b where the upper half of every lane of b is 0 or a and b are below 2^15
@@ -153,6 +177,9 @@ QC_INLINE Ints round_to_ints(Floats v) {
 }
 QC_INLINE Floats lookup_floats(const float* table, Ints index) {
   return _mm512_i32gather_ps(index, table, 4);
+}
+QC_INLINE Floats replace_where(Floats v, Ints index, int code, Floats other) {
+  return _mm512_mask_mov_ps(v, _mm512_cmpeq_epi32_mask(index, set_ints(code)), other);
 }
 QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
   return _mm512_permutexvar_ps(index, table);

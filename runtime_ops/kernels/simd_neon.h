@@ -92,6 +92,37 @@ QC_INLINE Bytes lookup16_where(Bytes table, Bytes index, int high) {
   for (int i = 0; i < 4; ++i) index.q[i] = vqtbl1q_u8(table.q[i], vsubq_u8(index.q[i], first));
   return index;
 }
+// `other` where the index is `code`, else v
+QC_INLINE Bytes replace_where(Bytes v, Bytes index, int code, Bytes other) {
+  const uint8x16_t wanted = vdupq_n_u8(static_cast<uint8_t>(code));
+  for (int i = 0; i < 4; ++i) {
+    v.q[i] = vbslq_u8(vceqq_u8(index.q[i], wanted), other.q[i], v.q[i]);
+  }
+  return v;
+}
+// table[index] of 64, 128 and 256 bytes: tbx keeps what an index beyond its table leaves.
+#define QC_HAS_BYTE_PERMUTE
+QC_INLINE uint8x16x4_t four(Bytes t) { return {{t.q[0], t.q[1], t.q[2], t.q[3]}}; }
+QC_INLINE Bytes lookup64(Bytes table, Bytes index) {
+  for (int i = 0; i < 4; ++i) index.q[i] = vqtbl4q_u8(four(table), index.q[i]);
+  return index;
+}
+QC_INLINE Bytes lookup128(Bytes low, Bytes high, Bytes index) {
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t u = index.q[i];
+    index.q[i] = vqtbx4q_u8(vqtbl4q_u8(four(low), u), four(high), vsubq_u8(u, vdupq_n_u8(64)));
+  }
+  return index;
+}
+QC_INLINE Bytes lookup256(const Bytes (&t)[4], Bytes index) {
+  Bytes v = lookup128(t[0], t[1], index);
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t u = vsubq_u8(index.q[i], vdupq_n_u8(128));
+    v.q[i] = vqtbx4q_u8(v.q[i], four(t[2]), u);
+    v.q[i] = vqtbx4q_u8(v.q[i], four(t[3]), vsubq_u8(u, vdupq_n_u8(64)));
+  }
+  return v;
+}
 
 QC_INLINE Ints set_ints(int32_t v) {
   const int32x4_t one = vdupq_n_s32(v);
@@ -107,6 +138,54 @@ QC_INLINE Ints widen(const uint8_t* p) {
            vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(low))),
            vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))),
            vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(high)))}};
+}
+QC_INLINE Ints widen(const int8_t* p) {
+  Ints v;
+  const int8x16_t bytes = vld1q_s8(p);
+  const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+  v.q[0] = vmovl_s16(vget_low_s16(low));
+  v.q[1] = vmovl_s16(vget_high_s16(low));
+  v.q[2] = vmovl_s16(vget_low_s16(high));
+  v.q[3] = vmovl_s16(vget_high_s16(high));
+  return v;
+}
+QC_INLINE Ints widen16(const uint8_t* p) {
+  Ints v;
+  for (int i = 0; i < 4; ++i) {
+    v.q[i] = vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_u8(vld1_u8(p + 8 * i))));
+  }
+  return v;
+}
+QC_INLINE Bytes as_bytes(Ints v) {
+  Bytes bytes;
+  for (int i = 0; i < 4; ++i) bytes.q[i] = vreinterpretq_u8_s32(v.q[i]);
+  return bytes;
+}
+template <int kBits>
+QC_INLINE Ints shift_left(Ints v) {
+  for (int i = 0; i < 4; ++i) v.q[i] = vshlq_n_s32(v.q[i], kBits);
+  return v;
+}
+template <int kBits>
+QC_INLINE Ints shift_right_signed(Ints v) {
+  for (int i = 0; i < 4; ++i) v.q[i] = vshrq_n_s32(v.q[i], kBits);
+  return v;
+}
+QC_INLINE Ints and_ints(Ints x, Ints y) {
+  for (int i = 0; i < 4; ++i) x.q[i] = vandq_s32(x.q[i], y.q[i]);
+  return x;
+}
+QC_INLINE Ints min(Ints x, Ints y) {
+  for (int i = 0; i < 4; ++i) x.q[i] = vminq_s32(x.q[i], y.q[i]);
+  return x;
+}
+QC_INLINE Ints max(Ints x, Ints y) {
+  for (int i = 0; i < 4; ++i) x.q[i] = vmaxq_s32(x.q[i], y.q[i]);
+  return x;
+}
+QC_INLINE Ints sub(Ints x, Ints y) {
+  for (int i = 0; i < 4; ++i) x.q[i] = vsubq_s32(x.q[i], y.q[i]);
+  return x;
 }
 QC_INLINE Ints add(Ints x, Ints y) {
   for (int i = 0; i < 4; ++i) x.q[i] = vaddq_s32(x.q[i], y.q[i]);
@@ -197,6 +276,15 @@ QC_INLINE Floats load_halves(const uint8_t* p) {
 QC_INLINE Floats to_floats(Ints v) {
   return {{vcvtq_f32_s32(v.q[0]), vcvtq_f32_s32(v.q[1]), vcvtq_f32_s32(v.q[2]),
            vcvtq_f32_s32(v.q[3])}};
+}
+QC_INLINE Floats as_floats(Ints v) {
+  Floats f;
+  for (int i = 0; i < 4; ++i) f.q[i] = vreinterpretq_f32_s32(v.q[i]);
+  return f;
+}
+QC_INLINE Floats add(Floats x, Floats y) {
+  for (int i = 0; i < 4; ++i) x.q[i] = vaddq_f32(x.q[i], y.q[i]);
+  return x;
 }
 QC_INLINE Floats mul(Floats x, Floats y) {
   for (int i = 0; i < 4; ++i) x.q[i] = vmulq_f32(x.q[i], y.q[i]);

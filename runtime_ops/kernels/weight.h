@@ -40,19 +40,37 @@ constexpr int tile_chunk_bytes(int bits) {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// How a scale is stored (docs/layouts.md); in the order of the bytes.
+enum class ScaleFormat { kNone, kE8m0, kUe4m3, kF16, kBf16, kF32 };
+constexpr int bytes_of(ScaleFormat format) {
+  return format == ScaleFormat::kNone ? 0
+         : format < ScaleFormat::kF16 ? 1
+         : format < ScaleFormat::kF32 ? 2
+                                      : 4;
+}
+
 struct Weight {
   const uint8_t* data = nullptr;
   int64_t N = 0, K = 0;
   int64_t block_size = 0;   // columns of a full block; K where the attribute is 0
   int64_t num_blocks = 0;
   int bits = 0;
-  int scale_bytes = 0;      // 0, 2 (f16) or 4 (f32)
+  ScaleFormat scale_format = ScaleFormat::kNone;
+  int scale_bytes = 0;      // of one scale
+  float tensor_scale = 1;   // what every stored scale is multiplied by, in one rounding
   bool has_zero_point = false;
+  // Every output and block has an own value of the code special_code, a signed byte in the place of
+  // the zero point (BitMoD).
+  bool has_special = false;
+  int special_code = 0;
   // Integer products: value = byte - offset, byte = table ? byte_table[u] : u. With zero points the
   // stored one takes the place of offset.
   int32_t offset = 0;
   int32_t max_byte = 0;     // the largest byte: 127 or less fits a signed operand and vpmaddubsw
   const uint8_t* byte_table = nullptr;
+  // Of tables beyond int8: value = 256 * (high byte - high_offset) + byte, both by a table.
+  const uint8_t* high_table = nullptr;
+  int32_t high_offset = 0;
   // Float products and gathers: the value of every u (null for integers).
   const float* float_table = nullptr;
 
@@ -67,6 +85,8 @@ struct Weight {
 };
 
 inline bool is_wide(const Weight& w) { return w.max_byte > 127; }
+// Whether a block has a byte an output besides scales: a zero point or a special value.
+inline int64_t point_bytes(const Weight& w) { return w.has_zero_point || w.has_special ? 1 : 0; }
 
 // ---- n16k4 ----
 inline int64_t n16k4_num_panels(const Weight& w) { return ceil_div(w.N, kPanel); }
@@ -79,7 +99,7 @@ inline int64_t n16k4_block_code_bytes(const Weight& w, int64_t block, int tiles)
 }
 inline int64_t n16k4_block_bytes(const Weight& w, int64_t block, int tiles) {
   return n16k4_block_code_bytes(w, block, tiles) +
-         tiles * kTile * (w.scale_bytes + (w.has_zero_point ? 1 : 0));
+         tiles * kTile * (w.scale_bytes + point_bytes(w));
 }
 inline int64_t n16k4_panel_bytes(const Weight& w, int tiles) {
   // All blocks but the last are full.
@@ -97,10 +117,10 @@ inline int64_t n16k4_bytes(const Weight& w) {
 // ---- bit strings: kc and rows ----
 inline int64_t bit_string_bytes(int64_t count, int bits) { return ceil_div(count * bits, 8); }
 inline int64_t kc_bytes(const Weight& w) {
-  return w.K * bit_string_bytes(w.N, w.bits) + w.N * (w.scale_bytes + (w.has_zero_point ? 1 : 0));
+  return w.K * bit_string_bytes(w.N, w.bits) + w.N * (w.scale_bytes + point_bytes(w));
 }
 inline int64_t rows_row_bytes(const Weight& w) {
-  return bit_string_bytes(w.K, w.bits) + w.num_blocks * (w.scale_bytes + (w.has_zero_point ? 1 : 0));
+  return bit_string_bytes(w.K, w.bits) + w.num_blocks * (w.scale_bytes + point_bytes(w));
 }
 
 }  // namespace qcompile

@@ -29,16 +29,36 @@ inline float f16_to_f32(uint16_t h) {
   return value;
 }
 
-inline float read_scale(const uint8_t* scales, int64_t index, int scale_bytes) {
-  if (scale_bytes == 0) return 1.0f;
-  if (scale_bytes == 2) {
-    uint16_t half;
-    std::memcpy(&half, scales + 2 * index, 2);
-    return f16_to_f32(half);
-  }
+inline float float_of_bits(uint32_t bits) {
   float value;
-  std::memcpy(&value, scales + 4 * index, 4);
+  std::memcpy(&value, &bits, 4);
   return value;
+}
+
+// The stored scale `index`, times the tensor's; 1 where none are stored.
+inline float read_scale(const Weight& w, const uint8_t* scales, int64_t index) {
+  const uint8_t* at = scales + index * w.scale_bytes;
+  uint16_t half;
+  float value = 1;
+  switch (w.scale_format) {
+    case ScaleFormat::kNone: return 1;
+    case ScaleFormat::kE8m0: value = float_of_bits(uint32_t{*at} << 23); break;
+    case ScaleFormat::kUe4m3: {
+      // The least exponent has no leading one: its numbers are mantissa * 2^-9.
+      const uint32_t mantissa = *at & 7u, exponent = *at >> 3;
+      value = exponent ? float_of_bits((exponent + 120u) << 23 | mantissa << 20)
+                       : static_cast<float>(mantissa) * 0x1p-9f;
+      break;
+    }
+    case ScaleFormat::kF16:
+    case ScaleFormat::kBf16:
+      std::memcpy(&half, at, 2);
+      value = w.scale_format == ScaleFormat::kF16 ? f16_to_f32(half)
+                                                  : float_of_bits(uint32_t{half} << 16);
+      break;
+    case ScaleFormat::kF32: std::memcpy(&value, at, 4);
+  }
+  return value * w.tensor_scale;
 }
 
 // Code `index` of a bit string, least significant bit first.
@@ -82,17 +102,20 @@ inline uint32_t n16k4_code(const uint8_t* block, int tiles, int bits, int64_t n,
   return code;
 }
 
-// value - zero_point of an integer, or the byte table's value: what integer products multiply.
-inline int32_t integer_value(const Weight& w, uint32_t code, int32_t zero_point) {
-  const int32_t byte = w.byte_table ? w.byte_table[code] : static_cast<int32_t>(code);
-  return byte - (w.has_zero_point ? zero_point : w.offset);
+// value - zero_point of an integer, or the table's value: what integer products multiply. `point`
+// is the zero point, or the special value's bit pattern.
+inline int32_t integer_value(const Weight& w, uint32_t code, int32_t point) {
+  if (w.has_special && code == static_cast<uint32_t>(w.special_code)) {
+    return static_cast<int8_t>(point);
+  }
+  if (w.float_table) return static_cast<int32_t>(w.float_table[code]);
+  return static_cast<int32_t>(code) - (w.has_zero_point ? point : w.offset);
 }
 
-// The unscaled value as float, exact: |value| <= 32767.
-inline float float_value(const Weight& w, uint32_t code, int32_t zero_point) {
-  if (w.float_table) return w.float_table[code];
-  return static_cast<float>(static_cast<int32_t>(code) -
-                            (w.has_zero_point ? zero_point : w.offset));
+// The unscaled value as float, exact.
+inline float float_value(const Weight& w, uint32_t code, int32_t point) {
+  if (w.float_table && !w.has_special) return w.float_table[code];
+  return static_cast<float>(integer_value(w, code, point));
 }
 
 }  // namespace

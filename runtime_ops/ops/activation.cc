@@ -9,6 +9,23 @@
 
 namespace qcompile {
 
+namespace {
+
+using Product = void (*)(matmul_s8_n16k4_args&);
+
+// The kernel of a weight. Tables of more than 16 bytes have one of their own where the processor
+// can look them up, and those that no other SIMD kernel reads where there is any.
+Product product_of(const Weight& w) {
+  const Kernels& k = kernels();
+  const bool is_only = w.high_table || w.has_special;
+  if (k.matmul_s8_table && (is_only || (k.looks_up_bytes && w.byte_table && w.bits > 4))) {
+    return k.matmul_s8_table;
+  }
+  return is_only ? matmul_s8_n16k4__scalar : k.matmul_s8_n16k4;
+}
+
+}  // namespace
+
 Activation::Activation(const Node& node, const WeightInput& weight, bool float_is_possible)
     : node_(node), N_(weight.N()) {
   const std::string kind = node.text("activation");
@@ -58,11 +75,10 @@ void Activation::read_static(const Node& node) {
 }
 
 void Activation::check_sums(const WeightInput& weight) {
-  const Weight& w = weight.shape();
-  const bool has_table = !node_.integers("table").empty();
-  if (has_table && !weight.has_byte_table()) {
+  const Weight w = weight.weight(nullptr);
+  if (!weight.has_integers()) {
     node_.refuse("the table of " + weight.format() + " reaches " + std::to_string(weight.absmax()),
-                 "docs/ops.md: -128 ... 127 for integer products",
+                 "docs/ops.md: -32768 ... 32767 for integer products",
                  "Use activation f32, or a table that fits.");
   }
   constexpr int64_t kLimit = int64_t{1} << 31;
@@ -71,10 +87,21 @@ void Activation::check_sums(const WeightInput& weight) {
                      std::to_string(weight.absmax()), "docs/numerics.md N10: sums are exact",
                  "Split K.");
   }
-  // One int32 accumulator holds a block, and in static products all of K with x - x_zero_point.
+  if (weight.layout() == LayoutKind::kKC && w.K * 255 * weight.absmax() >= kLimit) {
+    node_.refuse(std::to_string(w.K) + " taps of values up to " + std::to_string(weight.absmax()),
+                 "docs/numerics.md N10: sums of depthwise products are int32",
+                 "Use a table of smaller values.");
+  }
+  // One int32 accumulator holds a block, and in static products all of K with x - x_zero_point; of
+  // two planes each its part, whose sum saturates afterwards.
+  const int64_t largest = w.high_table ? 128 : weight.absmax();
   const bool block_fits = w.block_size * 128 * int64_t{w.max_byte} < kLimit;
-  const bool sum_fits = !is_static() || w.K * 255 * int64_t{weight.absmax()} < kLimit;
-  product_ = block_fits && sum_fits ? kernels().matmul_s8_n16k4 : matmul_s8_n16k4__scalar;
+  const bool sum_fits = !is_static() || w.K * 255 * largest < kLimit;
+  if (!block_fits || !sum_fits) {
+    product_ = matmul_s8_n16k4__scalar;
+  } else {
+    product_ = product_of(w);
+  }
 }
 
 void Activation::check_x(const Tensor& x) const {

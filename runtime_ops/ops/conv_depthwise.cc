@@ -20,6 +20,7 @@ depthwise_s8_kc_args tap_args(const Convolution& conv, const DepthwiseWeight& we
   args.num_pixels = conv.map.OW;
   args.num_channels = conv.map.C;
   args.padded_channels = weight.padded;
+  args.max_value = conv.weight->absmax();
   args.values = weight.values(unpacked);
   args.scales = weight.scales(unpacked);
   return args;

@@ -34,7 +34,7 @@ class QMatMul final : public OpKernel {
     runs_ = contiguous_runs(shape);
     padded_row_ = padded_row(shape);
     num_panels_ = n16k4_num_panels(shape);
-    scratch_bytes_ = n16k4_scratch_bytes(shape);
+    scratch_bytes_ = n16k4_scratch_bytes(weight_.weight(nullptr));
   }
 
   void compute(const Context& context) const override {

@@ -2,6 +2,7 @@
 #include "weight_input.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace qcompile {
 namespace {
@@ -10,6 +11,9 @@ const char* const kAgain = "Pack the model again with this version of qcompile."
 // Bounds of N and K: every size below then fits int64 (N * K * bits <= 2^65 is excluded by the
 // check of the product).
 constexpr int64_t kMaxDim = int64_t{1} << 31;
+// In the order of ScaleFormat.
+const char* const kScaleFormats[] = {"none", "e8m0", "ue4m3", "f16", "bf16", "f32"};
+constexpr int kNumScaleFormats = 6;
 
 }  // namespace
 
@@ -62,12 +66,7 @@ void WeightInput::read_shape() {
                      " bits is no multiple of " + std::to_string(chunk), "docs/layouts.md: n16k4/1",
                  "Use a block size that is one.");
   }
-  const std::string scale_format = node_.text("scale_format");
-  if (scale_format != "none" && scale_format != "f16" && scale_format != "f32") {
-    node_.refuse("scale_format = \"" + scale_format + "\"; it is none, f16 or f32", "docs/ops.md",
-                 kAgain);
-  }
-  w.scale_bytes = scale_format == "none" ? 0 : scale_format == "f16" ? 2 : 4;
+  read_scales();
   w.has_zero_point = node_.integer_between("has_zero_point", 0, 1);
   w.max_byte = num_codes - 1;
   w.offset = is_signed ? (w.max_byte + 1) / 2 : 0;
@@ -75,8 +74,26 @@ void WeightInput::read_shape() {
   absmax_ = w.has_zero_point ? w.max_byte : std::max(w.offset, w.max_byte - w.offset);
 }
 
+void WeightInput::read_scales() {
+  const std::string name = node_.text("scale_format");
+  int found = -1;
+  for (int i = 0; i < kNumScaleFormats; ++i) found = name == kScaleFormats[i] ? i : found;
+  if (found < 0) {
+    node_.refuse("scale_format = \"" + name + "\"; it is none, e8m0, ue4m3, f16, bf16 or f32",
+                 "docs/ops.md", kAgain);
+  }
+  shape_.scale_format = static_cast<ScaleFormat>(found);
+  shape_.scale_bytes = bytes_of(shape_.scale_format);
+  shape_.tensor_scale = node_.number("tensor_scale", 1.0f);
+  if (!(shape_.tensor_scale > 0) || std::isinf(shape_.tensor_scale)) {
+    node_.refuse("tensor_scale = " + std::to_string(shape_.tensor_scale),
+                 "docs/ops.md: a finite number above 0", "Correct it.");
+  }
+}
+
 void WeightInput::read_table() {
   const std::vector<int64_t> table = node_.integers("table");
+  read_special(table);
   if (table.empty()) return;
   has_table_ = true;
   const size_t size = static_cast<size_t>(node_.num_codes());
@@ -87,19 +104,50 @@ void WeightInput::read_table() {
                      std::to_string(shape_.has_zero_point),
                  "docs/ops.md: 2^bits values, is_signed = 0, has_zero_point = 0", kAgain);
   }
-  const int64_t low = *std::min_element(table.begin(), table.end());
-  const int64_t high = *std::max_element(table.begin(), table.end());
-  if (low < -32768 || high > 32767) {
-    node_.refuse("table reaches from " + std::to_string(low) + " to " + std::to_string(high),
-                 "docs/ops.md: int16", "Scale the table down.");
-  }
-  absmax_ = static_cast<int32_t>(std::max(-low, high));
+  std::vector<int64_t> values = table;
+  values.insert(values.end(), specials_.begin(), specials_.end());
+  const int64_t low = *std::min_element(values.begin(), values.end());
+  const int64_t high = *std::max_element(values.begin(), values.end());
   float_table_.assign(table.begin(), table.end());
-  if (low < -128 || high > 127) return;
+  for (size_t i = 0; i < size; ++i) {
+    if (static_cast<double>(float_table_[i]) == static_cast<double>(table[i]) &&
+        std::abs(static_cast<double>(table[i])) < 0x1p62) continue;
+    node_.refuse("table[" + std::to_string(i) + "] = " + std::to_string(table[i]),
+                 "docs/ops.md: integers that a float32 holds", "Round the table.");
+  }
+  absmax_ = std::max(-low, high);
+  make_planes(table, low, high);
+}
+
+void WeightInput::read_special(const std::vector<int64_t>& table) {
+  shape_.has_special = node_.integer_between("has_special", 0, 1, 0);
+  if (!shape_.has_special) return;
+  shape_.special_code = static_cast<int>(node_.integer_between("special_code", 0, 255, 0));
+  specials_ = node_.integers("specials");
+  bool fits = !specials_.empty() && (shape_.bits == 3 || shape_.bits == 4) && shape_.special_code < (1 << shape_.bits);
+  const auto is_byte = [](int64_t value) { return value >= -127 && value <= 127; };
+  fits = fits && std::all_of(specials_.begin(), specials_.end(), is_byte) &&
+         std::all_of(table.begin(), table.end(), is_byte);
+  if (fits && !table.empty()) return;
+  node_.refuse("has_special with special_code = " + std::to_string(shape_.special_code) + ", " +
+                   std::to_string(specials_.size()) + " specials, a table of " +
+                   std::to_string(table.size()),
+               "docs/ops.md: a table of 3 or 4 bits, one of its codes, specials of -127 ... 127",
+               kAgain);
+}
+
+// The bytes that integer products look up: value + offset, or two planes of int16, or none.
+void WeightInput::make_planes(const std::vector<int64_t>& table, int64_t low, int64_t high) {
+  if (low < -32768 || high > 32767) return;
+  const bool is_wide = low < -128 || high > 127;
   // The offset that makes the smallest bytes: 7-bit ones have the faster AVX2 product.
-  shape_.offset = static_cast<int32_t>(low < 0 ? -low : 0);
-  shape_.max_byte = static_cast<int32_t>(high) + shape_.offset;
-  for (int64_t value : table) byte_table_.push_back(static_cast<uint8_t>(value + shape_.offset));
+  shape_.offset = static_cast<int32_t>(low < 0 && !is_wide ? -low : 0);
+  shape_.max_byte = is_wide ? 255 : static_cast<int32_t>(high) + shape_.offset;
+  shape_.high_offset = 128;
+  for (int64_t value : table) {
+    byte_table_.push_back(static_cast<uint8_t>(value + shape_.offset));
+    if (is_wide) high_table_.push_back(static_cast<uint8_t>((value + 32768) / 256));
+  }
 }
 
 int64_t WeightInput::expected_bytes() const {
@@ -133,6 +181,7 @@ Weight WeightInput::weight(const uint8_t* buffer, int64_t group) const {
   Weight w = shape_;
   w.data = buffer + group * group_bytes_;
   w.byte_table = byte_table_.empty() ? nullptr : byte_table_.data();
+  w.high_table = high_table_.empty() ? nullptr : high_table_.data();
   w.float_table = has_table_ ? float_table_.data() : nullptr;
   return w;
 }

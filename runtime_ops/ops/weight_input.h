@@ -17,28 +17,36 @@ class WeightInput {
 
   // Checks the buffer; from then on weight(g) may be used with it.
   void check_buffer(const Tensor& buffer) const;
+  // Null: the weight without its data.
   Weight weight(const uint8_t* buffer, int64_t group = 0) const;
   LayoutKind layout() const { return layout_; }
   int64_t N() const { return shape_.N * groups_; }
   int64_t K() const { return shape_.K; }
+  // Sizes alone: neither data nor tables.
   const Weight& shape() const { return shape_; }
   const std::string& format() const { return format_; }
   // The greatest |code - zero_point| or |table value|.
-  int32_t absmax() const { return absmax_; }
-  bool has_byte_table() const { return !byte_table_.empty(); }
+  int64_t absmax() const { return absmax_; }
+  // Whether integer products take the weight: no table, or one of int16.
+  bool has_integers() const { return !has_table_ || !byte_table_.empty(); }
 
  private:
   void read_shape();
+  void read_scales();
   void read_table();
+  void read_special(const std::vector<int64_t>& table);
+  void make_planes(const std::vector<int64_t>& table, int64_t low, int64_t high);
   int64_t expected_bytes() const;  // of one group
   const Node node_;
   int64_t groups_, group_bytes_ = 0;
   LayoutKind layout_ = LayoutKind::kN16K4;
   std::string layout_name_, format_;
   Weight shape_;  // without data; N is that of one group
-  int32_t absmax_ = 0;
+  int64_t absmax_ = 0;
   bool has_table_ = false;
-  std::vector<uint8_t> byte_table_;   // empty where the table does not fit int8
+  std::vector<uint8_t> byte_table_;   // empty where the table does not fit int16
+  std::vector<uint8_t> high_table_;   // empty where it fits int8
+  std::vector<int64_t> specials_;     // what special bytes may be
   std::vector<float> float_table_;
 };
 

@@ -14,9 +14,14 @@ SCALE = np.float32(0.375)  # 3 · 2^-3: products with integers below 2^22 are ex
 
 
 def nearest_code(ratio: float, format: Format, allowed: range) -> int:
-    """The code of the nearest value by a loop; a tie goes to the even code."""
+    """The code of the nearest value by a loop; a tie goes to the even code.
+
+    A code that repeats a value is never written.
+    """
     best = None
     for code in allowed:
+        if format.is_table and first_code_of_value(format, code) != code:
+            continue
         value = int(format.values[code - format.code_min])
         key = (abs(value - ratio), code % 2, code)
         best = min(best, key) if best is not None else key

@@ -13,30 +13,9 @@ from qcompile.layouts.kc import KC
 from qcompile.layouts.layout import FIELDS
 from qcompile.layouts.n16k4 import N16K4, chunk_columns, trit_bytes, trits_of
 from qcompile.layouts.rows import ROWS
+from qcompile.layouts.scales import SIZES
 from qcompile.numerics.weight import CodedWeight
-
-
-def random_weight(
-    rng: np.random.Generator,
-    n: int,
-    k: int,
-    format: Format,
-    block_size: int = 0,
-    scale_format: str = "f32",
-    *,
-    has_zero_point: bool = False,
-) -> CodedWeight:
-    """Every code, scales that their format stores exactly, zero points over the whole range."""
-    blocks = -(-k // (block_size or k))
-
-    def codes(*shape: int) -> NDArray[np.int16]:
-        return rng.integers(format.code_min, format.code_max + 1, shape).astype(np.int16)
-
-    scale = None
-    if scale_format != "none":
-        scale = rng.uniform(0.01, 2, (n, blocks)).astype(np.float16).astype(np.float32)
-    point = codes(n, blocks) if has_zero_point and not format.is_table else None
-    return CodedWeight(codes(n, k), scale, point, format, block_size, scale_format)
+from tests.runtime_ops.single_op import random_weight
 
 
 def assert_same(left: CodedWeight, right: CodedWeight) -> None:
@@ -44,19 +23,21 @@ def assert_same(left: CodedWeight, right: CodedWeight) -> None:
     assert np.array_equal(left.codes, right.codes)
     assert (left.format, left.block_size) == (right.format, right.block_size)
     assert left.scale_format == right.scale_format
-    for a, b in ((left.scale, right.scale), (left.zero_point, right.zero_point)):
+    for name in ("scale", "zero_point", "special"):
+        a, b = getattr(left, name), getattr(right, name)
         assert (a is None) == (b is None)
         assert np.array_equal(() if a is None else a, () if b is None else b)
 
 
 def expected_bytes(layout: Layout, shape: Shape) -> int:
     """docs/layouts.md, by loops."""
-    sized = {"none": 0, "f16": 2, "f32": 4}[shape.scale_format]
+    sized = {"none": 0, "e8m0": 1, "ue4m3": 1, "f16": 2, "bf16": 2, "f32": 4}[shape.scale_format]
+    sized += shape.has_zero_point or shape.has_special
     bits, blocks = shape.format.bits, -(-shape.K // (shape.block_size or shape.K))
     if layout is KC:
-        return shape.K * -(-shape.N * bits // 8) + shape.N * (sized + shape.has_zero_point)
+        return shape.K * -(-shape.N * bits // 8) + shape.N * sized
     if layout is ROWS:
-        per_row = -(-shape.K * bits // 8) + blocks * (sized + shape.has_zero_point)
+        per_row = -(-shape.K * bits // 8) + blocks * sized
         return shape.N * per_row
     total, chunk = 0, 20 if shape.format.levels else 32 // min(FIELDS[bits])
     for first in range(0, shape.N, 64):
@@ -65,7 +46,7 @@ def expected_bytes(layout: Layout, shape: Shape) -> int:
             k = min(shape.block_size or shape.K, shape.K - column)
             k = -(-k // chunk) * chunk
             codes = k // 20 * 64 if shape.format.levels else 2 * k * bits
-            total += tiles * (codes + 16 * sized + 16 * shape.has_zero_point)
+            total += tiles * (codes + 16 * sized)
     return total
 
 
@@ -85,7 +66,7 @@ def check(layout: Layout, weight: CodedWeight) -> None:
     st.integers(1, 150),
     st.integers(1, 140),
     st.sampled_from([0, 32, 64, 160]),
-    st.sampled_from(["none", "f16", "f32"]),
+    st.sampled_from(list(SIZES)),
     st.booleans(),
     st.integers(0, 2**32),
 )
@@ -103,8 +84,9 @@ def test_unpack_is_the_inverse_of_pack(
     if format.levels is not None:
         block_size = block_size // 32 * 40  # 20 columns are a chunk
     rng = np.random.default_rng(seed)
+    has_zero_point = has_zero_point and not format.is_table
     weight = random_weight(
-        rng, n, k, format, block_size, scale_format, has_zero_point=has_zero_point
+        rng, n, k, format, block_size, scale_format, with_zero_point=has_zero_point
     )
     check(layout, weight)
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from qcompile.formats import FORMATS, get
+from qcompile.formats import FORMATS, Format, get
+from qcompile.formats.bitmod import BITMOD
 from qcompile.layouts.n16k4 import chunk_columns
 from qcompile.numerics.conv import Window
 from qcompile.numerics.dyadic import as_operand
@@ -21,6 +22,7 @@ from tests.runtime_ops import products
 from tests.runtime_ops import single_op as one
 
 SIZES = (1, 2, 3, 5, 15, 16, 17, 33, 63, 64, 65)
+SCALES = ("none", "f16", "f32", "bf16", "e8m0", "ue4m3")
 POINTS = {"y_zero_point": 100, "y_min": 2, "y_max": 251}
 
 
@@ -53,16 +55,27 @@ def product(rng: Generator, weight: CodedWeight, x_shape: tuple[int, ...]) -> Ca
 
 def weight(rng: Generator, n: int, k: int, may_have_blocks: bool = True) -> CodedWeight:
     """Of any format; one scale an output, blocks, or (for static activations) none."""
-    format = get(pick(rng, list(FORMATS)))
-    scale_format = pick(rng, ("none", "f16", "f32"))
-    fits = format.table is None or max(map(abs, format.table)) <= 127
-    if not fits:
-        scale_format = "f32"
+    format = weight_format(rng)
+    scale_format = pick(rng, SCALES)
     block_size = 0
     if may_have_blocks and scale_format != "none" and rng.random() < 0.5:
         block_size = chunk_columns(format) * int(rng.integers(1, 4))
     point = not format.is_table and rng.random() < 0.5
-    return one.random_weight(rng, n, k, format, block_size, scale_format, with_zero_point=point)
+    factor = 0.25 if scale_format != "none" and rng.random() < 0.3 else 1.0
+    return one.random_weight(
+        *(rng, n, k, format, block_size, scale_format), with_zero_point=point, tensor_scale=factor
+    )
+
+
+def weight_format(rng: Generator) -> Format:
+    """A known format, one with special values, or any table of int16."""
+    if rng.random() < 0.7:
+        return get(pick(rng, list(FORMATS)))
+    if rng.random() < 0.3:
+        return pick(rng, BITMOD)
+    bits, largest = int(rng.integers(1, 9)), pick(rng, (100, 127, 128, 32767))
+    values = rng.integers(-largest - 1, largest + 1, 2**bits)
+    return Format("any", bits, True, tuple(values.tolist()))
 
 
 def matmul(rng: Generator) -> Case:

@@ -218,6 +218,7 @@ QC_BINARY(add_epi32, uint32_t, x[i] + y[i])
 QC_BINARY(sub_epi32, uint32_t, x[i] - y[i])
 QC_BINARY(mullo_epi32, uint32_t, x[i] * y[i])
 QC_BINARY(max_epi32, int32_t, x[i] > y[i] ? x[i] : y[i])
+QC_BINARY(min_epi32, int32_t, x[i] < y[i] ? x[i] : y[i])
 QC_BINARY(and_si512, uint64_t, x[i] & y[i])
 QC_BINARY(or_si512, uint64_t, x[i] | y[i])
 QC_BINARY(xor_si512, uint64_t, x[i] ^ y[i])
@@ -281,6 +282,7 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
 #define _mm512_sub_epi32 emulated_sub_epi32
 #define _mm512_mullo_epi32 emulated_mullo_epi32
 #define _mm512_max_epi32 emulated_max_epi32
+#define _mm512_min_epi32 emulated_min_epi32
 #define _mm512_and_si512 emulated_and_si512
 #define _mm512_or_si512 emulated_or_si512
 #define _mm512_xor_si512 emulated_xor_si512
@@ -352,6 +354,10 @@ inline __m512 shuffled(const __m512& v, bool parts) {
     }                                                                        \
   }(narrowed(v))
 #define _mm512_cvtepu8_epi32(v) widened<uint8_t>(v)
+#define _mm512_cvtepu16_epi32(v)                                                      \
+  each<int32_t>([x = (v)](int i) {                                                    \
+    return reinterpret_cast<const uint16_t*>(&x)[i];                                  \
+  })
 #define _mm512_cvtepi8_epi32(v) widened<int8_t>(v)
 #define _mm512_srli_epi16(v, n) \
   each<uint16_t>([x = Lanes<uint16_t>(v)](int i) { return x.lane[i] >> (n); })
@@ -367,9 +373,17 @@ inline __m512 shuffled(const __m512& v, bool parts) {
   mask_of<int8_t>(a, b, [](int8_t x, int8_t y) { return x > y; })
 #define _mm512_cmpeq_epi8_mask(a, b) \
   mask_of<int8_t>(a, b, [](int8_t x, int8_t y) { return x == y; })
+#define _mm512_cmpeq_epi32_mask(a, b) \
+  mask_of<int32_t>(a, b, [](int32_t x, int32_t y) { return x == y; })
 #define _mm512_movepi32_mask(v) static_cast<uint16_t>( \
     mask_of<int32_t>(v, v, [](int32_t x, int32_t) { return x < 0; }))
 #define _mm512_maskz_mov_epi8(mask, v) masked_load<uint8_t>(mask, &static_cast<const __m512i&>(v))
+#define _mm512_mask_mov_epi8(from, mask, v)                                           \
+  each<int8_t>([m = uint64_t{mask}, x = Lanes<int8_t>(from), y = Lanes<int8_t>(v)](int i) { \
+    return m >> i & 1 ? y.lane[i] : x.lane[i];                                        \
+  })
+#define _mm512_mask_mov_ps(from, mask, v) \
+  Lanes<int32_t>(_mm512_mask_mov_epi32(from, mask, v)).as<__m512>()
 #define _mm512_mask_mov_epi32(from, mask, v)                                          \
   each<int32_t>([m = uint64_t{mask}, x = Lanes<int32_t>(from), y = Lanes<int32_t>(v)](int i) { \
     return m >> i & 1 ? y.lane[i] : x.lane[i];                                        \

@@ -12,9 +12,11 @@ from onnx import helper
 
 from qcompile import runtime_ops
 from qcompile.formats import Format
+from qcompile.formats.scales import with_unit
 from qcompile.layouts import LAYOUTS
+from qcompile.layouts.layout import Shape
+from qcompile.layouts.scales import scale_bytes, scale_from_bytes
 from qcompile.numerics.conv import Window
-from qcompile.numerics.quantize import store_scale
 from qcompile.numerics.weight import CodedWeight
 
 
@@ -88,6 +90,7 @@ def random_weight(
     *,
     with_zero_point: bool = False,
     extreme: bool = False,
+    tensor_scale: float = 1.0,
 ) -> CodedWeight:
     """Any codes (the two ends alone where `extreme`), scales of many sizes, some negative."""
     blocks = -(-k // (block_size or k))
@@ -96,18 +99,44 @@ def random_weight(
         codes = rng.choice(np.array([format.code_min, format.code_max], np.int16), (n, k))
     scale = None
     if scale_format != "none":
-        scale = store_scale(rng.uniform(0.01, 0.3, (n, blocks)).astype(np.float32), scale_format)
-        if not block_size and not with_zero_point and not format.is_table:
+        scale = random_scales(rng, (n, blocks), scale_format) * np.float32(tensor_scale)
+        is_plain = not block_size and not with_zero_point and not format.is_table
+        if scale_format in SIGNED and is_plain:
             scale[1::3] *= -1  # as descent gives them (N3)
     points = None
     if with_zero_point:
         points = rng.integers(format.code_min, format.code_max + 1, (n, blocks)).astype(np.int16)
-    return CodedWeight(codes, scale, points, format, block_size, scale_format)
+    special = None
+    if format.specials:
+        special = rng.choice(np.array(format.specials, np.int16), (n, blocks))
+    kind = format, block_size, with_unit(scale_format, tensor_scale)
+    return CodedWeight(codes, scale, points, *kind, special)
+
+
+SIGNED = ("f32", "f16", "bf16")
+
+
+def random_scales(
+    rng: np.random.Generator, shape: tuple[int, int], scale_format: str
+) -> NDArray[np.float32]:
+    """Numbers of a scale format: about 0.01 … 0.3; of a byte any of 40 that lie side by side."""
+    if scale_bytes(scale_format) == 1:
+        first = 110 if scale_format == "e8m0" else 0  # subnormal ones of ue4m3 among them
+        found = scale_from_bytes(
+            rng.integers(first, first + 40, shape).astype(np.uint8), scale_format
+        )
+        assert found is not None
+        return np.where(found == 0, np.float32(1), found)
+    scale = rng.uniform(0.01, 0.3, shape).astype(np.float32)
+    if scale_format == "bf16":
+        return (scale.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    return scale.astype(np.float16).astype(np.float32) if scale_format == "f16" else scale
 
 
 def weight_attributes(weight: CodedWeight, layout: str = "n16k4/1") -> dict[str, Any]:
     """The node attributes of a weight (docs/ops.md)."""
     n, k = weight.shape
+    shape = Shape.of(weight)
     attributes: dict[str, Any] = {
         "abi": 1,
         "layout": layout,
@@ -117,9 +146,14 @@ def weight_attributes(weight: CodedWeight, layout: str = "n16k4/1") -> dict[str,
         "N": n,
         "K": k,
         "block_size": weight.block_size,
-        "scale_format": weight.scale_format,
+        "scale_format": shape.scale_format,
         "has_zero_point": int(weight.zero_point is not None),
     }
+    if shape.tensor_scale != 1:
+        attributes["tensor_scale"] = shape.tensor_scale
+    if weight.format.specials:
+        attributes |= {"has_special": 1, "special_code": weight.format.special_code}
+        attributes["specials"] = list(weight.format.specials)
     if weight.format.levels is not None:
         attributes["levels"] = weight.format.levels
     if weight.format.table is not None:
@@ -143,14 +177,5 @@ def pack(weight: CodedWeight, layout: str = "n16k4/1", group: int = 1) -> NDArra
     n = weight.shape[0] // group
     parts = []
     for g in range(group):
-        rows = slice(g * n, (g + 1) * n)
-        part = CodedWeight(
-            weight.codes[rows],
-            None if weight.scale is None else weight.scale[rows],
-            None if weight.zero_point is None else weight.zero_point[rows],
-            weight.format,
-            weight.block_size,
-            weight.scale_format,
-        )
-        parts.append(LAYOUTS[layout].pack(part))
+        parts.append(LAYOUTS[layout].pack(weight.rows(slice(g * n, (g + 1) * n))))
     return np.concatenate(parts)

@@ -68,13 +68,26 @@ def matmul_case(**changes):
             f"(docs/ops.md: 2^bits values, is_signed = 0, has_zero_point = 0). {AGAIN}",
         ),
         (
-            {"table": [300] * 16, "is_signed": 0},
-            "the table of int4 reaches 300 (docs/ops.md: -128 ... 127 for integer products). "
+            {"table": [40000] * 16, "is_signed": 0},
+            "the table of int4 reaches 40000 (docs/ops.md: -32768 ... 32767 for integer products). "
             "Use activation f32, or a table that fits.",
         ),
         (
             {"scale_format": "f64"},
-            f'scale_format = "f64"; it is none, f16 or f32 (docs/ops.md). {AGAIN}',
+            f'scale_format = "f64"; it is none, e8m0, ue4m3, f16, bf16 or f32 (docs/ops.md). {AGAIN}',
+        ),
+        (
+            {"tensor_scale": 0.0},
+            "tensor_scale = 0.000000 (docs/ops.md: a finite number above 0). Correct it.",
+        ),
+        (
+            {"table": [16777217] * 16, "is_signed": 0},
+            "table[0] = 16777217 (docs/ops.md: integers that a float32 holds). Round the table.",
+        ),
+        (
+            {"table": [1] * 16, "is_signed": 0, "has_special": 1, "specials": [200]},
+            "has_special with special_code = 0, 1 specials, a table of 16 (docs/ops.md: a table of "
+            f"3 or 4 bits, one of its codes, specials of -127 ... 127). {AGAIN}",
         ),
     ],
 )

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products of table formats beside those of the integers of as many bits, in one loop.
+
+python -m benchmarks.kernel_formats [--rounds N] [--seconds S] [--only TEXT ...]
+"""
+
+import argparse
+
+import numpy as np
+
+from benchmarks.interleave import Ratio, measure
+from benchmarks.kernel_ours import ours
+from benchmarks.kernel_rows import Row
+from qcompile.formats import Format, get
+from qcompile.formats.bitmod import BITMOD3, BITMOD4
+from qcompile.runtime_ops import supported_isas
+
+ROWS = (1, 128)
+BLOCK = 128
+
+
+def table(bits: int, largest: int) -> Format:
+    """Entries spread as those of normal quantiles are, up to a magnitude; as NF4's do, in int16."""
+    points = np.linspace(-1, 1, 2**bits)
+    values = np.rint(np.sign(points) * np.abs(points) ** 1.5 * largest).astype(int)
+    return Format(
+        f"table{bits} of int{8 if largest < 128 else 16}", bits, True, tuple(values.tolist())
+    )
+
+
+FORMATS = (
+    get("e2m1"),
+    BITMOD4,
+    BITMOD3,
+    *(table(bits, 127) for bits in (3, 4, 5, 6, 7, 8)),
+    *(table(bits, 32767) for bits in (3, 4, 5, 6, 7, 8)),
+)
+
+
+def compare(format: Format, m: int, rounds: int, seconds: float) -> tuple[float, Ratio]:
+    """Microseconds of one product 4096 x 4096, and the ratio to the integers of as many bits."""
+    row = Row("formats", f"int{format.bits}", format.bits, BLOCK, m, 1.0)
+    times = measure([ours(row, 1), ours(row, 1, format)], rounds, seconds)
+    return float(np.median(times[format.name])) * 1e6, Ratio.of(times[format.name] / times["ours"])
+
+
+def main() -> None:
+    """Prints a line for each format and number of rows."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kernel_formats", description=__doc__
+    )
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of a line, at most")
+    parser.add_argument("--only", nargs="*", default=[""], help="parts of names")
+    args = parser.parse_args()
+    print(f"{supported_isas()[-1]}, one thread, 4096 x 4096, blocks of {BLOCK}, 8-bit activations")
+    for format in FORMATS:
+        if not any(text in format.name for text in args.only):
+            continue
+        for m in ROWS:
+            us, ratio = compare(format, m, args.rounds, args.seconds)
+            print(
+                f"{format.name:16} M={m:<4} {us:9.0f} us  {ratio.median:.2f} x int{format.bits} "
+                f"({ratio.low:.2f} ... {ratio.high:.2f})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

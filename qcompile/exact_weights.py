@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""exact_weights: weights that lie on a grid already keep their values, packed without any error.
+
+They are recognised (observers/grid_of.py) where no weight format is asked for and the grid needs no
+more bits than the preset gives. Nothing changes them afterwards: no rotation, compensation, tuning.
+"""
+
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from qcompile.bodies import compiled_graphs
+from qcompile.graph import is_op
+from qcompile.node_specs import request_of
+from qcompile.observers.grid_of import grid_of, spec_of
+from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
+from qcompile.products import weight_of
+from qcompile.recipe import Recipe
+from qcompile.spec import QuantSpec
+from qcompile.targets.target import Target
+
+RULE = "its weight lies on this grid already: no error"
+
+
+def keep_exact(model: ir.Model, plan: Plan, recipe: Recipe, target: Target) -> Plan:
+    """The plan with such weights in their own formats, as the target can run them."""
+    if recipe.weight_format or any(rule.weight_format for rule in recipe.rules):
+        return plan
+    readers: dict[str, list[ir.Node]] = {}
+    for graph in compiled_graphs(model):
+        for node in graph:
+            planned = plan.nodes.get(node.name or "")
+            if planned is not None and planned.is_rounded and not is_op(node, *RECURRENT_OPS):
+                readers.setdefault(planned.weight_name, []).append(node)
+    nodes = dict(plan.nodes)
+    for name, found in readers.items():
+        plans = [nodes[node.name or ""] for node in found]
+        is_whole = sum(p.weight_name == name for p in nodes.values()) == len(found)
+        spec = _exact_spec(found, plans, target) if is_whole else None
+        for node in found if spec is not None else ():
+            kept = replace(nodes[node.name or ""], weight=spec, rule=RULE, is_exact=True)
+            nodes[node.name or ""] = kept
+    count = len({p.weight_name for p in nodes.values() if p.is_exact})
+    if not count:
+        return plan
+    note = f"weights that lie on a grid already, packed without any error: {count}"
+    return replace(plan, nodes=nodes, notes=(*plan.notes, note))
+
+
+def _exact_spec(nodes: list[ir.Node], planned: list[NodePlan], target: Target) -> QuantSpec | None:
+    """The spec of the weight's own grid, where every reader can have it."""
+    value, asked = weight_of(nodes[0]), planned[0].weight
+    if value is None or value.const_value is None or asked is None:
+        return None
+    array = value.const_value.numpy()
+    has_blocks = asked.granularity == "block"
+    found = grid_of(array.reshape(len(array), -1), has_blocks=has_blocks)
+    if found is None or found.format.bits > asked.bits:
+        return None
+    spec = spec_of(found)
+    for node, plan in zip(nodes, planned, strict=True):
+        if plan.activation is not None and found.format.entry_bits > 16:
+            return None
+        if target.refuse(request_of(node, spec, plan.activation)) is not None:
+            return None
+    return spec

@@ -1,0 +1,353 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products whose codes are looked up in more than 16 bytes (docs/kernels.md): tables beyond int8 as
+// two planes of bytes, tables of 5 to 8 bits by permutes of bytes, special values of BitMoD. N10 ... N17.
+// QC_ISA_NAME(kernel) is kernel__<isa>.
+#include "matmul_s8_fused.h"
+#include "matmul_s8_unpacked.h"
+
+namespace qcompile {
+namespace {
+
+#ifdef QC_HAS_BYTE_PERMUTE
+constexpr bool kHasBytePermute = true;
+#else
+constexpr bool kHasBytePermute = false;
+#endif
+
+// A table of 2^kBits bytes in registers.
+template <int kBits>
+struct Lookup {
+  static constexpr bool kIsWhole = kHasBytePermute && kBits > 4;  // 64 bytes a register
+  static constexpr int kParts = kBits <= 4 ? 1 : kIsWhole ? (kBits < 7 ? 1 : 1 << (kBits - 6))
+                                                          : 1 << (kBits - 4);
+  Bytes parts[kParts];
+
+  explicit Lookup(const uint8_t* table) {
+    alignas(64) uint8_t entries[256] = {};
+    if (table) std::memcpy(entries, table, size_t{1} << kBits);
+    for (int i = 0; i < kParts; ++i) {
+      parts[i] = kIsWhole ? load_bytes(entries + 64 * i) : repeat16(entries + 16 * i);
+    }
+  }
+  QC_INLINE Bytes operator()(Bytes u) const {
+#ifdef QC_HAS_BYTE_PERMUTE
+    if constexpr (kBits == 5 || kBits == 6) return lookup64(parts[0], u);
+    if constexpr (kBits == 7) return lookup128(parts[0], parts[1], u);
+    if constexpr (kBits == 8) return lookup256(parts, u);
+#endif
+    if constexpr (!kIsWhole) return lookup<kBits>(parts, u);
+    return u;
+  }
+};
+
+// kPlanes bytes of every code; where kHasSpecial, an output's own of one of them.
+template <int kBits, int kPlanes, bool kHasSpecial>
+struct Planes {
+  Lookup<kBits> low, high;
+  int special_code;
+
+  explicit Planes(const Weight& w)
+      : low(w.byte_table), high(w.high_table), special_code(w.special_code) {}
+  template <int kPlane>
+  QC_INLINE Bytes of(Bytes u, Bytes special) const {
+    const Bytes v = kPlane == 0 ? low(u) : high(u);
+    return kHasSpecial ? replace_where(v, u, special_code, special) : v;
+  }
+};
+
+// The special values of a tile as bytes of its four columns.
+QC_INLINE Bytes special_bytes(const Weight& w, const uint8_t* bytes) {
+  const Ints values = add(widen(reinterpret_cast<const int8_t*>(bytes)), set_ints(w.offset));
+  return as_bytes(mul(values, set_ints(0x01010101)));
+}
+
+// A panel whose sums of two planes become one number before it is finished.
+struct TablePanel {
+  Panel panel;
+  alignas(64) int32_t high_correction[kPanel] = {}, low_correction[kPanel] = {};
+
+  explicit TablePanel(const matmul_s8_n16k4_args& a) : panel(a) {
+    if (!panel.weight->high_table || a.epilogue.output == Output::kFloat) return;
+    const Epilogue& e = a.epilogue;
+    for (int64_t n = 0; e.output != Output::kSum && n < panel.outputs; ++n) {
+      const int64_t c = e.correction[n] + (e.bias_codes ? e.bias_codes[n] : 0);
+      high_correction[n] = static_cast<int32_t>(c >> 8);
+      low_correction[n] = static_cast<int32_t>(c & 255);
+    }
+    std::memset(panel.operands.correction, 0, sizeof panel.operands.correction);
+    std::memset(panel.operands.bias_codes, 0, sizeof panel.operands.bias_codes);
+    panel.may_saturate = panel.fits_ints = false;
+  }
+
+  QC_INLINE Ints start_high(int32_t x_sum) const {
+    return set_ints((panel.dot_offset - panel.weight->high_offset) * x_sum);
+  }
+  // 256 high + low. The upper part of low goes to high first: with the rest in 0 ... 255 nothing
+  // cancels, and the float has two roundings.
+  static QC_INLINE Floats as_float(Ints high, Ints low) {
+    const Ints upper = add(high, shift_right_signed<8>(low));
+    const Floats rest = to_floats(and_ints(low, set_ints(255)));
+    return fmadd(set_floats(256), to_floats(upper), rest);
+  }
+  // 256 high + low, the correction and the bias, saturated to int32 (N11).
+  QC_INLINE Ints total(Ints high, Ints low, int n) const {
+    const Ints below = add(low, load_ints(low_correction + n));
+    const Ints upper = add(add(high, load_ints(high_correction + n)), shift_right_signed<8>(below));
+    const Ints kept = max(set_ints(-(1 << 23)), min(set_ints((1 << 23) - 1), upper));
+    // What is cut off makes the rest the least or the greatest byte.
+    const Ints cut = max(set_ints(-1), min(set_ints(1), sub(upper, kept)));
+    const Ints rest = add(and_ints(below, set_ints(255)), shift_left<8>(cut));
+    return add(shift_left<8>(kept), max(set_ints(0), min(set_ints(255), rest)));
+  }
+};
+
+// ---- few rows: looked up on the way ----
+
+template <int kBits, int kPlanes, bool kHasSpecial, bool kIsWide, int kRows, bool kIsFloat>
+void fused_table_rows(const TablePanel& tp, const Planes<kBits, kPlanes, kHasSpecial>& planes,
+                      int64_t row) {
+  constexpr int kTiles = kPanelTiles, kChains = kHasManySums && kRows == 1 ? 2 : 1;
+  const Panel& p = tp.panel;
+  const Weight& w = *p.weight;
+  const int8_t* x[kRows];
+  const int32_t* x_sums[kRows];
+  take_rows<kRows>(*p.args, row, x, x_sums);
+  Floats floats[kRows][kTiles];
+  Ints acc[kPlanes * kChains][kRows][kTiles], totals[kPlanes][kRows][kTiles];
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<kTiles>(QC_UNROLLED(t) { floats[r][t] = set_floats(0); });
+  });
+  unroll<kPlanes>(QC_UNROLLED(i) { clear(totals[i]); });
+  const uint8_t* block = p.stream;
+  for (int64_t b = 0; b < w.num_blocks; ++b) {
+    const int64_t num_chunks = ceil_div(w.columns_of(b), chunk_columns(kBits));
+    const BlockParts parts(p, block, kTiles * num_chunks * kTileChunkBytes<kBits>);
+    Bytes special[kTiles];
+    unroll<kTiles>(QC_UNROLLED(t) {
+      special[t] = kHasSpecial ? special_bytes(w, parts.zero_points + t * kTile) : set_bytes(0);
+      unroll<kRows>(QC_UNROLLED(r) {
+        acc[0][r][t] = start(p, parts, t, x_sums[r][b]);
+        if constexpr (kPlanes == 2) acc[1][r][t] = tp.start_high(x_sums[r][b]);
+        unroll<kPlanes * (kChains - 1)>(QC_UNROLLED(i) { acc[kPlanes + i][r][t] = set_ints(0); });
+      });
+    });
+    const auto add_dots = [&](auto r, auto t, auto g, Bytes u, Ints xs)
+                              __attribute__((always_inline)) {
+      unroll<kPlanes>(QC_UNROLLED(i) {
+        Ints& sum = acc[g % kChains * kPlanes + i][r][t];
+        sum = dot<kIsWide>(sum, planes.template of<i>(u, special[t]), xs);
+      });
+    };
+    int64_t column = b * w.block_size;
+    fused_chunks<kBits, kRows, kTiles>(block, num_chunks, Codes<kBits, false>(), x, column,
+                                       add_dots);
+    unroll<kTiles>(QC_UNROLLED(t) {
+      Floats scale = set_floats(0);
+      if (kIsFloat) scale = load_scales(w, parts.scales + t * kTile * w.scale_bytes);
+      unroll<kRows>(QC_UNROLLED(r) {
+        Ints sums[kPlanes];
+        unroll<kPlanes>(QC_UNROLLED(i) {
+          sums[i] = acc[i][r][t];
+          if constexpr (kChains == 2) sums[i] = add(sums[i], acc[kPlanes + i][r][t]);
+          if constexpr (!kIsFloat) totals[i][r][t] = add(totals[i][r][t], sums[i]);
+        });
+        if constexpr (kIsFloat) {
+          Floats sum;
+          if constexpr (kPlanes == 2) sum = TablePanel::as_float(sums[1], sums[0]);
+          if constexpr (kPlanes == 1) sum = to_floats(sums[0]);
+          floats[r][t] = fmadd(scale, sum, floats[r][t]);
+        }
+      });
+    });
+    block = parts.zero_points + kTiles * kTile * point_bytes(w);
+  }
+  const int64_t num_rows = p.args->num_rows - row;
+  if constexpr (kIsFloat) {
+    finish_floats<kRows, kTiles>(p, row, num_rows, 0, floats);
+  } else {
+    if constexpr (kPlanes == 2) {
+      unroll<kRows>(QC_UNROLLED(r) {
+        unroll<kTiles>(QC_UNROLLED(t) {
+          totals[0][r][t] = tp.total(totals[1][r][t], totals[0][r][t], t * kTile);
+        });
+      });
+    }
+    finish_ints<kRows, kTiles>(p, row, num_rows, 0, totals[0]);
+  }
+}
+
+// Rows that share the lookups, where registers hold their sums: some of the usual widths, else one.
+template <int kBits, int kPlanes>
+constexpr int kTableRowsAtOnce = kBits == 3 || kBits == 4 ? kFusedRowsAtOnce / kPlanes : 1;
+
+template <int kBits, int kPlanes, bool kHasSpecial, bool kIsWide, bool kIsFloat>
+void fused_table(const TablePanel& tp) {
+  constexpr int kMany = kTableRowsAtOnce<kBits, kPlanes>;
+  const Planes<kBits, kPlanes, kHasSpecial> planes(*tp.panel.weight);
+  const int64_t num_rows = tp.panel.args->num_rows;
+  for (int64_t row = 0; row < num_rows;) {
+    if (num_rows - row == 1) {
+      fused_table_rows<kBits, kPlanes, kHasSpecial, kIsWide, 1, kIsFloat>(tp, planes, row);
+      row += 1;
+    } else {
+      fused_table_rows<kBits, kPlanes, kHasSpecial, kIsWide, kMany, kIsFloat>(tp, planes, row);
+      row += kMany;
+    }
+  }
+}
+
+// ---- many rows: the panel as bytes, [groups][tiles][planes][64] ----
+
+template <int kBits, int kPlanes, bool kHasSpecial>
+struct PlaneStore {
+  const Weight* weight;
+  Planes<kBits, kPlanes, kHasSpecial> planes;
+  uint8_t* out;
+
+  QC_INLINE void operator()(const BlockParts& parts, int tile, int64_t at, Bytes u) const {
+    Bytes special = u;
+    if (kHasSpecial) special = special_bytes(*weight, parts.zero_points + tile * kTile);
+    unroll<kPlanes>(QC_UNROLLED(i) {
+      store_bytes(out + (at * kPlanes + i) * 64, planes.template of<i>(u, special));
+    });
+  }
+};
+
+template <int kRows, int kTiles, bool kIsFloat>
+void plane_rows(const TablePanel& tp, int64_t row, int tile) {
+  const Panel& p = tp.panel;
+  const Weight& w = *p.weight;
+  const matmul_s8_n16k4_args& a = *p.args;
+  const int8_t* x[kRows];
+  const int32_t* x_sums[kRows];
+  take_rows<kRows>(a, row, x, x_sums);
+  alignas(64) float floats[kRows][kTiles][kTile] = {};  // in memory: registers are for the sums
+  Ints acc[kRows][2 * kTiles];
+  unroll<kRows>(QC_UNROLLED(r) {
+    unroll<2 * kTiles>(QC_UNROLLED(i) { acc[r][i] = set_ints(0); });
+  });
+  const uint8_t* codes = a.scratch + tile * 128;
+  for (int64_t b = 0; b < w.num_blocks; ++b) {
+    const BlockParts parts(p, p.stream + b * p.block_bytes, n16k4_block_code_bytes(w, b, p.tiles));
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<2 * kTiles>(QC_UNROLLED(i) {
+        const Ints first =
+            i % 2 ? tp.start_high(x_sums[r][b]) : start(p, parts, tile + i / 2, x_sums[r][b]);
+        acc[r][i] = kIsFloat ? first : add(acc[r][i], first);
+      });
+    });
+    const Run *run = a.runs + (b ? a.run_ends[b - 1] : 0), *end = a.runs + a.run_ends[b];
+    product_block<!kHasDot, kRows, 2 * kTiles>(codes, p.tiles * 128, run, end, x, acc);
+    codes += w.padded_columns_of(b) / kGroup * p.tiles * 128;
+    if (!kIsFloat) continue;
+    unroll<kTiles>(QC_UNROLLED(t) {
+      const Floats scale = load_scales(w, parts.scales + (tile + t) * kTile * w.scale_bytes);
+      unroll<kRows>(QC_UNROLLED(r) {
+        const Floats sum = TablePanel::as_float(acc[r][2 * t + 1], acc[r][2 * t]);
+        store_floats(floats[r][t], fmadd(scale, sum, load_floats(floats[r][t])), kTile);
+      });
+    });
+  }
+  if constexpr (kIsFloat) {
+    Floats sums[kRows][kTiles];
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<kTiles>(QC_UNROLLED(t) { sums[r][t] = load_floats(floats[r][t]); });
+    });
+    finish_floats<kRows, kTiles>(p, row, a.num_rows - row, tile, sums);
+  } else {
+    Ints sums[kRows][kTiles];
+    unroll<kRows>(QC_UNROLLED(r) {
+      unroll<kTiles>(QC_UNROLLED(t) {
+        sums[r][t] = tp.total(acc[r][2 * t + 1], acc[r][2 * t], (tile + t) * kTile);
+      });
+    });
+    finish_ints<kRows, kTiles>(p, row, a.num_rows - row, tile, sums);
+  }
+}
+
+template <int kTiles, bool kIsFloat>
+void plane_tiles(const TablePanel& tp, int tile) {
+  constexpr int kFull = kRowsOfTiles[2 * kTiles], kHalf = kFull / 2;
+  for (int64_t row = 0; row < tp.panel.args->num_rows;) {
+    const int count = rows_of_block(tp.panel.args->num_rows - row, kFull, kHalf);
+    if (count == kFull) {
+      plane_rows<kFull, kTiles, kIsFloat>(tp, row, tile);
+    } else if (count == kHalf) {
+      plane_rows<kHalf, kTiles, kIsFloat>(tp, row, tile);
+    } else {
+      plane_rows<1, kTiles, kIsFloat>(tp, row, tile);
+    }
+    row += count;
+  }
+}
+
+template <bool kIsFloat>
+void plane_panel(const TablePanel& tp) {
+  constexpr int kMost = kMaxTiles >= 4 ? 2 : 1;
+  for (int tile = 0; tile < tp.panel.tiles;) {
+    const bool is_most = kMost > 1 && tp.panel.tiles - tile > 1;
+    is_most ? plane_tiles<kMost, kIsFloat>(tp, tile) : plane_tiles<1, kIsFloat>(tp, tile);
+    tile += is_most ? kMost : 1;
+  }
+}
+
+template <int kBits, int kPlanes, bool kHasSpecial, bool kIsWide, bool kIsFloat>
+void table_panel(const TablePanel& tp) {
+  const Panel& p = tp.panel;
+  const matmul_s8_n16k4_args& a = *p.args;
+  if constexpr (kHasManySums) {
+    const bool is_fused = a.is_contiguous && a.num_rows <= 2 * kTableRowsAtOnce<kBits, kPlanes> - 1;
+    if (is_fused && p.tiles == kPanelTiles) {
+      return fused_table<kBits, kPlanes, kHasSpecial, kIsWide, kIsFloat>(tp);
+    }
+  }
+  unpack_panel<kBits, false>(p, PlaneStore<kBits, kPlanes, kHasSpecial>{
+                                    p.weight, Planes<kBits, kPlanes, kHasSpecial>(*p.weight),
+                                    a.scratch});
+  if constexpr (kPlanes == 2) {
+    plane_panel<kIsFloat>(tp);
+  } else {
+    const Unpacked unpacked{a.scratch, p.weight->padded_columns_of(0) * p.tiles * kTile};
+    product_panel<kIsWide, kIsFloat>(p, unpacked);
+  }
+}
+
+template <int kBits, int kPlanes, bool kHasSpecial>
+void run_table(const TablePanel& tp) {
+  const bool is_float = tp.panel.args->epilogue.output == Output::kFloat;
+  if constexpr (!kHasDot) {
+    if (kPlanes == 2 || is_wide(*tp.panel.weight)) {
+      return is_float ? table_panel<kBits, kPlanes, kHasSpecial, true, true>(tp)
+                      : table_panel<kBits, kPlanes, kHasSpecial, true, false>(tp);
+    }
+  }
+  if constexpr (kHasDot || kPlanes == 1) {
+    is_float ? table_panel<kBits, kPlanes, kHasSpecial, false, true>(tp)
+             : table_panel<kBits, kPlanes, kHasSpecial, false, false>(tp);
+  }
+}
+
+template <int kBits>
+void run_bits(const TablePanel& tp) {
+  if (tp.panel.weight->high_table) return run_table<kBits, 2, false>(tp);
+  if constexpr (kBits == 3 || kBits == 4) return run_table<kBits, 1, true>(tp);
+  if constexpr (kBits > 4 && kHasBytePermute) return run_table<kBits, 1, false>(tp);
+}
+
+}  // namespace
+
+void QC_ISA_NAME(matmul_s8_table)(matmul_s8_table_args& a) {
+  const TablePanel tp(a);
+  switch (a.weight->bits) {
+    case 1: return run_bits<1>(tp);
+    case 2: return run_bits<2>(tp);
+    case 3: return run_bits<3>(tp);
+    case 4: return run_bits<4>(tp);
+    case 5: return run_bits<5>(tp);
+    case 6: return run_bits<6>(tp);
+    case 7: return run_bits<7>(tp);
+    default: return run_bits<8>(tp);
+  }
+}
+
+}  // namespace qcompile

@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: Apache-2.0
+#define QC_ISA_NAME(kernel) kernel##__avxvnni
+#include "matmul_s8_table.h"
