@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from qcompile.batch_norm_ranges import BATCH_NORM, BATCH_NORM_NOTE
 from qcompile.bodies import all_bodies, closed_bodies, compiled_graphs
 from qcompile.dynamic_attention import plan_attention, rules_about_nothing
 from qcompile.errors import InputError
@@ -12,16 +13,23 @@ from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.integer_only import problems_of
 from qcompile.network_check import check_plan
-from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
+from qcompile.node_specs import (
+    activation_spec_of,
+    asked_format,
+    request_of,
+    weight_spec_of,
+    without_turns,
+)
 from qcompile.observers import default_method
 from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
+from qcompile.poles import keep_float_at_poles
 from qcompile.products import odd_groups, weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.recurrent import origin, plan_recurrent, recurrent_notes, rule_for, why_left
 from qcompile.sparsity import sparsify
 from qcompile.spec import QuantSpec
-from qcompile.spread import keep_float_at_poles, spread_activations
+from qcompile.spread import spread_activations
 from qcompile.targets.target import Target
 from qcompile.weighted import (
     FLOAT_OPS,
@@ -38,13 +46,9 @@ from qcompile.weighted import (
 from qcompile.widen import widen
 
 NO_RANGES = "nothing calibrates static activations inside them"
-BATCH_NORM = "BatchNorm statistics"
 METHOD_NOTE = (
     "ranges of activations below 8 bits come from --calibration-method mse, those of 8 bits from "
     "minmax: the default where none is given"
-)
-BATCH_NORM_NOTE = (
-    f"ranges of static activations come from {BATCH_NORM} (mean ± 6 deviations), not from data"
 )
 
 
@@ -122,7 +126,7 @@ def _plan_bodies(
     model: ir.Model, recipe: Recipe, preset: Preset | None, target: Target
 ) -> tuple[dict[str, NodePlan], list[str], list[str]]:
     """Nodes, problems and notes of the bodies of If, Loop and Scan, which have no static codes."""
-    inner = recipe.inside_bodies()
+    inner = without_turns(recipe.inside_bodies())
     inside = preset if preset is None else preset.inside_bodies()
     nodes: dict[str, NodePlan] = {}
     problems: list[str] = []
@@ -189,7 +193,7 @@ def _plan_node(
         return replace(plan, reason=FLOAT_IN_THE_MODEL, rule=AS_THE_MODEL_SAYS)
     if is_op(node, *RECURRENT_OPS):
         return plan_recurrent(replace(plan, rule=source), node, preset, rule)
-    asked = (rule.weight_format if rule else None) or recipe.weight_format
+    asked = asked_format(node, (rule.weight_format if rule else None) or recipe.weight_format)
     bits = preset.weight_bits
     if (
         is_edge

@@ -28,6 +28,11 @@ from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.session import open_model, session_options
 
+BATCH_NORM = "BatchNorm statistics"
+BATCH_NORM_NOTE = (
+    f"ranges of static activations come from {BATCH_NORM} (mean ± 6 deviations), not from data"
+)
+
 NUM_DEVIATIONS = 6.0  # n of the paper, section 5
 _POINTS = 257  # at which a function is looked at between the ends of an interval
 

@@ -23,6 +23,7 @@ from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
 from qcompile.exact_weights import keep_exact
+from qcompile.format_rotations import turn_formats
 from qcompile.improve import improve
 from qcompile.layer_cache import LayerCache
 from qcompile.load import external_tensors
@@ -32,6 +33,7 @@ from qcompile.lower import lower
 from qcompile.memory import Budget
 from qcompile.network_stage import finish_network, for_target, network_of, reference_folder
 from qcompile.normalise import normalise
+from qcompile.outlier_token import planned_split, split_token
 from qcompile.pack import pack
 from qcompile.plan import Plan
 from qcompile.polish import check_polish, polish
@@ -122,11 +124,20 @@ def compile(
         division.check()
         selected = run(select_samples, normalised, data, recipe, division)
         data, shown = selected.data, selected.data or shown
-        rotated = run(rotate, normalised, plan, recipe, data, division)
+        split = run(split_token, normalised, plan, recipe, chosen, data, division)
+        if split.model is not normalised:
+            plan = keep_exact(split.model, split.plan, recipe, chosen)
+            plan = settle_formats(split.model, plan)
+        rotated = run(rotate, split.model, plan, recipe, data, division)
         unrotated, normalised = normalised, rotated.model
         if rotated.is_changed:
             plan = settle_formats(normalised, annotate(normalised, recipe, chosen, has_data=True))
-        plan = replace(plan, rotations=rotated.rows)
+        turned = run(turn_formats, normalised, plan, recipe)
+        if turned.is_changed:
+            normalised = turned.model
+            plan = annotate(normalised, recipe, chosen, has_data=data is not None)
+            plan = settle_formats(normalised, plan)
+        plan = replace(plan, rotations=(*rotated.rows, *turned.rows, *split.rows))
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         if recipe.activation_polish is not None:
             plan, stats = run(polish, normalised, plan, recipe, data, stats, division)
@@ -190,7 +201,10 @@ def plan_only(
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
     elif note := will_tune(plan, recipe):
         plan = replace(plan, notes=(*plan.notes, note))
-    return replace(plan, rotations=planned(normalised, plan, recipe, data)), normalised
+    rows = () if data is None else planned_split(normalised, plan, recipe)
+    turned = turn_formats(normalised, plan, recipe).rows
+    rows = (*planned(normalised, plan, recipe, data), *turned, *rows)
+    return replace(plan, rotations=rows), normalised
 
 
 def default_output(model: Path) -> Path:

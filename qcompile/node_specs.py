@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a preset means for one node: the specs of its weight and its input, the target's request."""
 
+from dataclasses import replace
+
 import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
 from qcompile.formats.block import block_format, stored_scales
-from qcompile.graph import attribute, is_op, static_shape
+from qcompile.graph import TOKEN, attribute, is_op, static_shape
 from qcompile.products import is_depthwise, weight_of
 from qcompile.recipe import Preset, Recipe
 from qcompile.spec import QuantSpec
@@ -14,6 +16,25 @@ from qcompile.targets.target import Request
 
 BLOCK_SIZE = 32
 TERNARY_BLOCK_SIZE = 160  # 20 columns are a chunk; 1.7 bits a weight with the scales
+
+
+def asked_format(node: ir.Node, asked: str | None) -> str | None:
+    """What is asked of the weight; None for formats of turned rows where no input can be turned."""
+    if asked is None or block_format(asked).element.turns is None:
+        return asked
+    value = node.inputs[0] if is_op(node, "MatMul", "Gemm") else None
+    size = value.shape[-1] if value is not None and value.shape else None
+    return asked if isinstance(size, int) and size > 1 else None
+
+
+def without_turns(recipe: Recipe) -> Recipe:
+    """The recipe for bodies, in which nothing is turned: the presets' own formats."""
+
+    def kept(asked: str | None) -> str | None:
+        return None if asked and block_format(asked).element.turns is not None else asked
+
+    rules = tuple(replace(r, weight_format=kept(r.weight_format)) for r in recipe.rules)
+    return replace(recipe, rules=rules, weight_format=kept(recipe.weight_format))
 
 
 def weight_spec_of(
@@ -34,7 +55,8 @@ def weight_spec_of(
         chosen, scale = found.element, found.scale or scale
         chosen = chosen if activation == "float" else chosen.in_int16()
         block_size = block_size or found.block_size
-        blocked = not by_output and (chosen.bits < 8 or block_size is not None)
+        is_row = chosen.turns is not None and not chosen.turns.block
+        blocked = not by_output and ((chosen.bits < 8 and not is_row) or block_size is not None)
         symmetric = chosen.is_signed
     elif bits == 1:
         chosen, symmetric = formats.get("binary"), True
@@ -43,6 +65,7 @@ def weight_spec_of(
         chosen = formats.get(f"{'int' if symmetric else 'uint'}{bits}")
     if blocked or (block_size is not None and not is_op(node, "Conv")):
         usual = BLOCK_SIZE if chosen.levels is None else TERNARY_BLOCK_SIZE
+        usual = (chosen.turns.block if chosen.turns is not None else 0) or usual
         stored = stored_scales(chosen, scale)
         return QuantSpec(chosen, "block", 1, block_size or usual, symmetric, stored)
     return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
@@ -55,6 +78,8 @@ def activation_spec_of(node: ir.Node, preset: Preset, recipe: Recipe) -> QuantSp
     if preset.activation == "dynamic":
         granularity = "sample" if is_op(node, "Conv") else "row"
         return QuantSpec(formats.get(f"int{preset.activation_bits}"), granularity)
+    if TOKEN in node.metadata_props:  # one row, whose codes may be wide (outlier_token.py)
+        return static_spec(replace(preset, activation_bits=8), recipe)
     return static_spec(preset, recipe)
 
 

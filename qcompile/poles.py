@@ -7,11 +7,14 @@ plus 1e-9, a corrected bias may make it negative, so the bias stays.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from qcompile.graph import constant, input_of, is_constant, is_op
 from qcompile.int8_ops import MOVES_DATA, POOLS
+from qcompile.plan import Plan
+from qcompile.products import fused_end
 
 _KEEPS_ZERO = (
     *("Relu", "LeakyRelu", "PRelu", "Abs", "Neg", "Sqrt", "Tanh", "Erf", "Sin", "Tan", "Sinh"),
@@ -67,3 +70,21 @@ def _keeps_zero(node: ir.Node, index: int) -> bool:
     return is_first and (
         is_op(node, *_KEEPS_ZERO) or (is_op(node, "Div") and is_constant(node.inputs[1]))
     )
+
+
+def keep_float_at_poles(graph: ir.Graph, plan: Plan) -> Plan:
+    """Without the static products whose result goes into Log or a divisor.
+
+    Even where it stayed float, the nearest code of what is added to it for safety, 1e-9, is 0.
+    """
+    nodes = dict(plan.nodes)
+    for node in graph:
+        known = nodes.get(node.name or "")
+        spec = known.activation if known is not None and known.is_rounded else None
+        pole = None if spec is None or spec.is_dynamic else pole_of(fused_end(node))
+        if known is not None and pole is not None:
+            reason = (
+                f'{pole.op_type} "{pole.name}" reads its result, and has none for the code of 0'
+            )
+            nodes[node.name or ""] = replace(known, weight=None, activation=None, reason=reason)
+    return replace(plan, nodes=nodes)

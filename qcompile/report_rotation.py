@@ -19,6 +19,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
     text = row["transform"] or ""
     done = "scaled" if text.startswith("scales") else "rotated"
     done = "sorted" if text.startswith("order") else done
+    done = "split" if text.startswith("token") else done
     how = f"{done} at run time" if row["is_online"] else done
     decision = f"{how}{'; ' * bool(row['reason'])}{row['reason']}"
     decided = decision if row["is_applied"] else row["reason"]

@@ -110,7 +110,8 @@ def _rated(
 
 def _quantized_readers(edge: Edge, plan: Plan) -> list[NodePlan]:
     planned = [plan.nodes.get(reader.node.name or "") for reader in edge.readers]
-    return [p for p in planned if p is not None and p.is_rounded]
+    found = [p for p in planned if p is not None and p.is_rounded]
+    return [p for p in found if p.weight is None or p.weight.format.turns is None]
 
 
 def refusal(edge: Edge, readers: list[NodePlan], plan: Plan) -> RotationRow:

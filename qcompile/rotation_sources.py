@@ -56,6 +56,8 @@ def online_inputs(edge: Edge, plan: Plan) -> dict[ir.Value, list[ir.Node]]:
         planned, value = plan.nodes.get(reader.node.name or ""), reader.node.inputs[0]
         if planned is None or not planned.is_rounded or planned.activation is None:
             continue
+        if planned.weight is not None and planned.weight.format.turns is not None:
+            continue  # its own rotation comes (format_rotations.py)
         is_known = value is not None and value.shape is not None and edge.width > 1
         if planned.activation.is_dynamic and value is not None and is_known:
             found.setdefault(value, []).append(reader.node)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from qcompile.attention import Attention, attention_at
-from qcompile.graph import is_constant, is_op, rank
+from qcompile.graph import TOKEN, is_constant, is_op, rank
 from qcompile.int8_ops import (
     ARITHMETIC,
     FUNCTIONS,
@@ -38,6 +38,7 @@ from qcompile.poles import pole_of, why_not_zero
 from qcompile.products import fused_end
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Target
+from qcompile.token_parts import FAR
 
 NEVER_ZERO = "what reads its result has none for the code of 0"
 STREAM = "other nodes read its input too, and a residual stream stays float"
@@ -64,24 +65,6 @@ def spread_activations(
         spread.read |= spread.maps if not has_data else set(spread.specs)
     spread.keep_what_products_read()
     return replace(plan, activations=spread.specs, leaders=spread.leaders, reasons=spread.reasons)
-
-
-def keep_float_at_poles(graph: ir.Graph, plan: Plan) -> Plan:
-    """Without the static products whose result goes into Log or a divisor.
-
-    Even where it stayed float, the nearest code of what is added to it for safety, 1e-9, is 0.
-    """
-    nodes = dict(plan.nodes)
-    for node in graph:
-        known = nodes.get(node.name or "")
-        spec = known.activation if known is not None and known.is_rounded else None
-        pole = None if spec is None or spec.is_dynamic else pole_of(fused_end(node))
-        if known is not None and pole is not None:
-            reason = (
-                f'{pole.op_type} "{pole.name}" reads its result, and has none for the code of 0'
-            )
-            nodes[node.name or ""] = replace(known, weight=None, activation=None, reason=reason)
-    return replace(plan, nodes=nodes)
 
 
 @dataclass
@@ -130,6 +113,9 @@ class _Spread:
             return
         if all(v.name in self.specs for v in node.outputs) or is_op(node, *SILENT):
             return
+        if is_op(node, "Slice") and TOKEN in node.metadata_props:
+            self.reasons[node.name or ""] = "Slice: token 0 and the others have scales of their own"
+            return
         if self._is_norm(node) or self._is_attention(node):
             return
         data = [v for v in node.inputs if v is not None and not is_constant(v)]
@@ -155,6 +141,9 @@ class _Spread:
             self._step(node, data, [fused_end(node)])
             return None
         if is_op(node, "Concat"):
+            if node.metadata_props.get(TOKEN) == FAR:
+                return "Concat: token 0 of its result needs a scale of its own"
+            self._quantize_token(node)
             if len(data) < len(node.inputs) or not all(self._can_be_codes(v) for v in data):
                 return "Concat: one of its inputs is not quantized"
             self._step(node, data, [node.outputs[0]])
@@ -190,6 +179,17 @@ class _Spread:
         if is_op(node, *FUNCTIONS):
             return f"{node.op_type}: it is no function of one tensor of known rank and of numbers"
         return f"{node.op_type} has no int8 kernel"
+
+    def _quantize_token(self, node: ir.Node) -> None:
+        """Codes for a constant token 0 beside codes of the others."""
+        if node.metadata_props.get(TOKEN) is None:
+            return
+        first, others = node.inputs
+        maker = None if first is None else first.producer()
+        if first is None or others is None or maker is None or not self._can_be_codes(others):
+            return
+        if is_op(maker, "Expand") and TOKEN in maker.metadata_props:
+            self._quantize(first, self.specs[self._root(others) or ""])
 
     def _is_norm(self, node: ir.Node) -> bool:
         """Codes for a normalisation of codes; nodes of a chain that came before have no reason."""

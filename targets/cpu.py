@@ -16,6 +16,10 @@ BY_CHANNEL = (
 def refuse(request: Request) -> str | None:
     """None, or why no kernel runs the request."""
     weight, activation = request.weight, request.activation
+    if weight.format.turns is not None and request.op_type not in ("MatMul", "Gemm"):
+        return (
+            f"{weight.format} is for MatMul, whose input is turned, and not for {request.op_type}"
+        )
     if request.op_type == "Conv":
         if activation is None:
             return "Conv has no kernel for float activations: use a8-dynamic or a8"
@@ -24,6 +28,8 @@ def refuse(request: Request) -> str | None:
     if activation is not None and activation.granularity == "axis" and not request.is_depthwise:
         return f"{BY_CHANNEL}: leave out activation_granularity here"
     is_static = activation is not None and not activation.is_dynamic
+    if is_static and weight.format.turns is not None:
+        return f"{weight.format} turns inputs at run time, which codes are no more: use a8-dynamic"
     if is_static and weight.granularity == "block":
         return f"static activations take one scale an output; {weight} was asked: use a8-dynamic"
     if weight.granularity != "block" and activation is not None and request.K > LONGEST_SUM:

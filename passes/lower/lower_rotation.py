@@ -36,7 +36,8 @@ class LowerRotation(NodePass):
         found = rotation_of(last)
         if found is None or value is None:
             return None
-        others = [u.node for u in value.uses() if not is_op(u.node, "QMatMul", domain=DOMAIN)]
+        readers = {u.node for u in value.uses()}
+        others = [n for n in readers if not is_op(n, "QMatMul", "Hadamard", domain=DOMAIN)]
         if others or value.is_graph_output():
             return f"other nodes read the rotated {value.name}"
         return found
@@ -49,7 +50,8 @@ class LowerRotation(NodePass):
         assert last is not None
         source, inside = rotated_value(last), _nodes_of(last, graph)
         numbers = {"hadamard": found.block, "hadamard_seed": found.seed}
-        if only_consumer(value) is node:
+        is_free = is_op(node, "QMatMul", domain=DOMAIN) and "hadamard" not in node.attributes
+        if is_free and only_consumer(value) is node:
             node.attributes.update({k: ir.AttrInt64(k, v) for k, v in numbers.items()})
             node.replace_input_with(0, source)
         else:
@@ -61,15 +63,19 @@ class LowerRotation(NodePass):
             made.metadata_props[FLOAT] = name
             graph.insert_after(last, made)
             replace(value, made.outputs[0])
+            node = made
         remove_dead(graph, inside)
+        earlier = self.match(node)  # the round before (format_rotations.py)
+        if isinstance(earlier, Hadamard):
+            self.rewrite(node, earlier)
 
 
 def _nodes_of(last: ir.Node, graph: ir.Graph) -> list[ir.Node]:
     """The nodes of a rotation, in their order."""
-    found, left = {last}, [last]
+    found, left, own = {last}, [last], rotation_of(last)
     while left:
         producers = {v.producer() for v in left.pop().inputs if v is not None} - found
-        new = [p for p in producers if p is not None and rotation_of(p) is not None]
+        new = [p for p in producers if p is not None and rotation_of(p) == own]
         found |= set(new)
         left += new
     return [node for node in graph if node in found]

@@ -169,11 +169,11 @@ def rotation_of(node: ir.Node | None) -> Hadamard | None:
 
 def rotated_value(last: ir.Node) -> ir.Value:
     """What the rotation that ends with a node is of."""
-    node = last
+    node, own = last, last.metadata_props[ROTATION]
     while True:
         before = next(v for v in node.inputs if v is not None and v.const_value is None)
         producer = before.producer()
-        if producer is None or ROTATION not in producer.metadata_props:
+        if producer is None or producer.metadata_props.get(ROTATION) != own:
             return before
         node = producer
 

@@ -11,6 +11,16 @@ _INT8, _INT16 = 127, 32767
 
 
 @dataclass(frozen=True)
+class Turns:
+    """How rows are turned before they are coded: blocks of so many columns (0: whole rows), and how
+    many rounds of random signs and a Hadamard transform.
+    """
+
+    block: int
+    rounds: int
+
+
+@dataclass(frozen=True)
 class Format:
     """How one number of at most 8 bits is coded.
 
@@ -22,6 +32,7 @@ class Format:
     does not say the table, so the text does.
     `special_code` is a code that means one of `specials` in each block of a weight, which
     CodedWeight.special says (BitMoD); the table's entry of it is not used.
+    `turns`: the codes are those of turned rows.
     """
 
     name: str
@@ -34,6 +45,7 @@ class Format:
     has_own_table: bool = False
     special_code: int | None = None
     specials: tuple[int, ...] = ()
+    turns: Turns | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:

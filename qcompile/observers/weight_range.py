@@ -26,12 +26,12 @@ def code_weight(
     codes: NDArray[np.int16] | None = None,
     kept: NDArray[np.bool_] | None = None,
 ) -> CodedWeight:
-    """Round-to-nearest codes of a weight [N, K]; method "minmax", "mse" or "slim".
+    """Round-to-nearest codes of a weight [N, K]; method "minmax", "mse", "norm" or "slim".
 
     Works in slices of rows, so memory stays bounded. The mse search shrinks both ends of the range
     alike and refits the scale to the codes by least squares; it keeps the best of all that it
-    tried, minmax among them. slim (slim.py) has one range for all rows, of symmetric formats;
-    others are searched as by mse. codes: where they go, [N, K]; a new array if it is None. kept: of
+    tried, minmax among them. norm: the levels are those of N(0, 1), times the rms. slim (slim.py)
+    has one range for all rows, of symmetric formats; others are searched as by mse. codes: where they go, [N, K]; a new array if it is None. kept: of
     a sparse spec, the weights [N, K] that stay, by default those of largest magnitude; others are
     0, and no scale but slim's, which is found before, has seen them.
     """
@@ -99,6 +99,10 @@ def _params(
     blocks: NDArray[np.float32], spec: QuantSpec, method: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
     """Scale float32 and zero point int16 [rows, num_blocks] of blocks [rows, num_blocks, block]."""
+    if method == "norm":
+        mean = np.nanmean(np.square(blocks, dtype=np.float64), axis=2)
+        unit = np.where(mean > 0, np.sqrt(mean) * spec.format.table_scale, 1)
+        return store_scale(unit, spec.scale_format), None
     low = np.minimum(np.fmin.reduce(blocks, 2), 0)
     high = np.maximum(np.fmax.reduce(blocks, 2), 0)
     if method == "minmax":

@@ -132,6 +132,11 @@ ORDER = (
             "equalisable",
             "norm_outputs",
             "transform_choice",
+            "first_row",
+            "format_rotations",
+            "outlier_token",
+            "token_parts",
+            "token_samples",
         ),
         *("recurrent", "verify_recurrent", "verify_rotation", "integer_only", "node_specs"),
         *(
