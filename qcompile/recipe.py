@@ -205,7 +205,7 @@ class Recipe:
 
 
 CALIBRATION_METHODS = tuple(OBSERVERS)
-WEIGHT_SCALE_METHODS = ("minmax", "mse", "slim")
+WEIGHT_SCALE_METHODS = ("minmax", "mse", "slim", "ggd")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = (
     *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
