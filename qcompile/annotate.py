@@ -12,7 +12,7 @@ from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.imported_plan import AS_THE_MODEL_SAYS, FLOAT_IN_THE_MODEL, plan_imported
 from qcompile.integer_only import problems_of
 from qcompile.network_check import check_plan
-from qcompile.node_specs import activation_spec_of, request_of, weight_spec_of
+from qcompile.node_specs import activation_spec_of, asked_format, request_of, weight_spec_of
 from qcompile.observers import default_method
 from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
@@ -187,7 +187,7 @@ def _plan_node(
         return replace(plan, reason=FLOAT_IN_THE_MODEL, rule=AS_THE_MODEL_SAYS)
     if is_op(node, *RECURRENT_OPS):
         return plan_recurrent(replace(plan, rule=source), node, preset, rule)
-    asked = (rule.weight_format if rule else None) or recipe.weight_format
+    asked = asked_format(recipe, rule)
     bits = preset.weight_bits
     if (
         is_edge

@@ -22,6 +22,8 @@ from qcompile.data import Data, check_source, read_data
 from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
+from qcompile.format_choice import choose_formats
+from qcompile.format_choice import planned as formats_planned
 from qcompile.improve import improve
 from qcompile.layer_cache import LayerCache
 from qcompile.load import external_tensors
@@ -124,8 +126,9 @@ def compile(
         rotated = run(rotate, normalised, plan, recipe, data, division)
         unrotated, normalised = normalised, rotated.model
         if rotated.is_changed:
-            plan = settle_formats(normalised, annotate(normalised, recipe, chosen, has_data=True))
-        plan = replace(plan, rotations=rotated.rows)
+            plan = annotate(normalised, recipe, chosen, has_data=True)
+        plan = run(choose_formats, normalised, plan, recipe, data, division)
+        plan = replace(settle_formats(normalised, plan), rotations=rotated.rows)
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         if recipe.activation_polish is not None:
             plan, stats = run(polish, normalised, plan, recipe, data, stats, division)
@@ -184,6 +187,8 @@ def plan_only(
     normalised = normalise(source, None, split_for(recipe, source, has_data=has_data))
     data = _data(calibration_data, list(normalised.graph.inputs), recipe)
     plan = annotate(normalised, recipe, chosen, has_data=data is not None)
+    plan = formats_planned(normalised, plan, recipe, has_data=data is not None)
+    plan = settle_formats(normalised, plan)
     if data is None:
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
     elif note := will_tune(plan, recipe):

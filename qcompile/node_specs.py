@@ -5,10 +5,10 @@ import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
-from qcompile.formats.block import block_format, stored_scales
+from qcompile.formats.block import AUTO, block_format, stored_scales
 from qcompile.graph import attribute, is_op, static_shape
 from qcompile.products import is_depthwise, weight_of
-from qcompile.recipe import Preset, Recipe
+from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Request
 
@@ -46,6 +46,21 @@ def weight_spec_of(
         stored = stored_scales(chosen, scale)
         return QuantSpec(chosen, "block", 1, block_size or usual, symmetric, stored)
     return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
+
+
+def asked_format(recipe: Recipe, rule: Rule | None) -> str | None:
+    """The format that the recipe asks of a node; None where it is the preset's, or is chosen."""
+    asked = _format_word(recipe, rule)
+    return None if asked == AUTO else asked
+
+
+def is_chosen(recipe: Recipe, rule: Rule | None) -> bool:
+    """Whether the recipe leaves the format of a node to format_choice.py."""
+    return _format_word(recipe, rule) == AUTO
+
+
+def _format_word(recipe: Recipe, rule: Rule | None) -> str | None:
+    return (rule.weight_format if rule is not None else None) or recipe.weight_format
 
 
 def activation_spec_of(node: ir.Node, preset: Preset, recipe: Recipe) -> QuantSpec | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from qcompile.errors import InputError, nearest
-from qcompile.formats.block import block_format
+from qcompile.formats.block import AUTO, block_format
 from qcompile.input_range import parse
 from qcompile.observers import OBSERVERS
 from qcompile.plan import QUANTIZED_OPS
@@ -228,7 +228,7 @@ def _chosen_problems(preset: str | None, form: str | None, block_size: int | Non
     found = []
     if preset is not None:
         found.append(_message(Preset.parse, preset))
-    if form is not None:
+    if form not in (None, AUTO):
         found.append(_message(block_format, form))
     if block_size is not None and (block_size < 32 or block_size % 32):
         found.append(f"block size {block_size}: must be a multiple of 32, at least 32")

@@ -118,7 +118,7 @@ ORDER = (
         *("blocks", "rebuild_blocks"),
         *("rank_decay", "saliency", "sharpness", "tape_weights", "tuning_ways", "tunings"),
         "verify_tuned",
-        *("format_theory", "settle_formats"),
+        *("format_choice", "format_theory", "settle_formats"),
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
         *("online_rotation", "rotatable_maps", "report_rotation"),
         *(
