@@ -142,7 +142,7 @@ def errors_of(
     return errors
 
 
-def candidates(own: QuantSpec, *, is_integer: bool) -> list[QuantSpec]:
+def candidates(own: QuantSpec, num_weights: int, *, is_integer: bool) -> list[QuantSpec]:
     """The preset's own spec and others that are not larger. is_integer: of integer products."""
     bits = own.bits
     names = [f"int{bits}", f"lloyd{bits}", f"kmeans{bits}"]
@@ -153,32 +153,38 @@ def candidates(own: QuantSpec, *, is_integer: bool) -> list[QuantSpec]:
     elements = [formats.get(name) for name in names]
     elements = [each.in_int16() if is_integer else each for each in elements]
     if own.granularity != "block":
-        found = [replace(own, format=each, is_symmetric=True) for each in elements]
-    else:
-        found = [
-            QuantSpec(each, "block", own.axis, size, True, stored_scales(each, scale))
-            for scale, size in _SCALES
-            for each in elements
-        ]
-    smaller = [spec for spec in found if bits_per_weight(spec) <= bits_per_weight(own)]
-    return list(dict.fromkeys([own, *smaller]))
+        return [own, *(replace(own, format=each, is_symmetric=True) for each in elements)]
+    found = [
+        QuantSpec(each, "block", own.axis, size, True, stored_scales(each, scale))
+        for scale, size in _SCALES
+        for each in elements
+    ]
+    most = bits_per_weight(own, num_weights)
+    return [own, *(spec for spec in found if bits_per_weight(spec, num_weights) <= most)]
 
 
-def bits_per_weight(spec: QuantSpec) -> float:
-    """Bits of a code with its share of the scale; of a whole row's scale there is none to count.
+def bits_per_weight(spec: QuantSpec, num_weights: int) -> float:
+    """Bits of a code with its share of the scale and of a table of its own, 2 bytes an entry.
 
-    >>> bits_per_weight(QuantSpec.parse("uint4/block(axis=1,size=32)/asym/f16"))
+    The scale of a whole row, which every format has alike, does not count.
+
+    >>> bits_per_weight(QuantSpec.parse("uint4/block(axis=1,size=32)/asym/f16"), 4096)
     4.75
+    >>> bits_per_weight(QuantSpec.parse("kmeans4/block(axis=1,size=16)/sym/ue4m3"), 4096)
+    4.5625
     """
+    own_table = 16 * spec.format.num_codes if spec.format.is_fitted else 0
+    bits = spec.bits + own_table / num_weights
     if spec.granularity != "block":
-        return spec.bits
+        return bits
     scale = 8 * BYTES[scale_format(spec.scale_format).stored_as]
-    return spec.bits + (scale + 8 * (not spec.is_symmetric)) / spec.block_size
+    return bits + (scale + 8 * (not spec.is_symmetric)) / spec.block_size
 
 
 def _candidates(planned: NodePlan) -> list[QuantSpec]:
     assert planned.weight is not None
-    return candidates(planned.weight, is_integer=planned.activation is not None)
+    is_integer = planned.activation is not None
+    return candidates(planned.weight, planned.num_elements, is_integer=is_integer)
 
 
 def _runs(readers: list[tuple[ir.Node, NodePlan]], spec: QuantSpec, target: str) -> bool:

@@ -138,7 +138,7 @@ class Recipe:
 
     def _problems(self) -> list[str]:
         found = _chosen_problems(self.preset, self.weight_format, self.block_size)
-        found += _chosen_problems(None, self.activation_format, None)
+        found += [_message(block_format, form) for form in (self.activation_format,) if form]
         if not 1 <= self.edge_bits <= 8:
             found.append(f"edge bits {self.edge_bits}: 1 to 8 are possible")
         if not 0 <= self.low_rank <= 0.5:

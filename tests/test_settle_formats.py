@@ -64,7 +64,7 @@ def test_scales_and_entries_follow_the_float_that_is_taken() -> None:
 
 
 def test_names_of_searched_floats() -> None:
-    assert SEARCHED == tuple(f"fp{b}" for b in range(3, 9))
+    assert tuple(f"fp{b}" for b in range(3, 9)) == SEARCHED
     assert [get(name).bits for name in SEARCHED] == list(range(3, 9))
     assert all(get(name).is_fitted for name in SEARCHED)
 

@@ -13,6 +13,7 @@ from qcompile.spec import QuantSpec
 
 Params = tuple[NDArray[np.float32], NDArray[np.int16] | None]  # scale, zero point
 _SHRINKS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7, 0.65, 0.6, 0.5)
+_GROWTHS = (32.0, 16.0, 8.0, 4.0, 2.0)  # of posits, whose values are densest around 1
 _ROWS_BYTES = 1 << 20  # a slice and its codes stay in the cache through the search
 
 
@@ -25,10 +26,11 @@ def code_weight(
     """Round-to-nearest codes of a weight [N, K]; method "minmax", "mse", "slim" or "ggd".
 
     Works in slices of rows, so memory stays bounded. The mse search shrinks both ends of the range
-    alike and refits the scale to the codes by least squares; it keeps the best of all that it
-    tried, minmax among them. Of symmetric formats slim (slim.py) has one range for all rows, and
-    ggd (generalized_gaussian.py) takes a block's scale from its E|w| and the shape of the whole
-    weight; others are searched as by mse. codes: where they go, [N, K]; a new array if it is None.
+    alike (and grows those of posits, as XR-NPE's steps of 2 around the rms do), refits the scale to
+    the codes by least squares, and keeps the best of all that it tried, minmax among them. Of
+    symmetric formats slim (slim.py) has one range for all rows, and ggd (generalized_gaussian.py)
+    takes a block's scale from its E|w| and the shape of the whole weight; others are searched as by
+    mse. codes: where they go, [N, K]; a new array if it is None.
     """
     n, k = weight.shape
     block = {"block": spec.block_size, "axis": max(k, 1)}.get(spec.granularity, max(k, 1))
@@ -127,7 +129,8 @@ def _search(
     zeroed = np.where(is_filled, np.float32(0), blocks)
     best_error = np.full(low.shape, np.inf)
     best_scale, best_point = _from_range(low, high, spec)
-    for shrink in _SHRINKS:
+    is_posit = spec.format.name.startswith("posit")
+    for shrink in (*_GROWTHS, *_SHRINKS) if is_posit else _SHRINKS:
         scale, point = _from_range(low * np.float32(shrink), high * np.float32(shrink), spec)
         units = _units(zeroed, scale, point, spec, is_filled)
         power = np.einsum("rbk,rbk->rb", units, units).astype(np.float64)

@@ -119,6 +119,7 @@ ORDER = (
         *("rank_decay", "saliency", "sharpness", "tape_weights", "tuning_ways", "tunings"),
         "verify_tuned",
         *("format_choice", "format_theory", "settle_formats"),
+        *("analysis", "distribution", "report_analysis"),
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
         *("online_rotation", "rotatable_maps", "report_rotation"),
         *(
@@ -156,6 +157,7 @@ ORDER = (
     ("compile",),
     ("__init__",),
     ("cli_commands",),
+    ("cli_analyze",),
     ("cli",),
     ("__main__",),
 )
