@@ -126,7 +126,7 @@ def format_of(node: ir.Node) -> Format:
     """The weight format that the node's attributes say."""
     name = attribute(node, "format")
     table = attribute(node, "table")
-    if name in FORMATS:
+    if name in FORMATS and not FORMATS[name].is_fitted:  # a fitted one has a table of its own
         return FORMATS[name]
     signed = bool(attribute(node, "is_signed"))
     return Format(name, int(attribute(node, "bits")), signed, tuple(table) if table else None)

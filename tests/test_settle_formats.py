@@ -5,14 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+import qcompile
 from qcompile.annotate import annotate
 from qcompile.formats import get
 from qcompile.formats.minifloat import SEARCHED, splits
 from qcompile.load import load
 from qcompile.normalise import normalise
+from qcompile.pack import format_of
 from qcompile.recipe import Recipe
 from qcompile.settle_formats import sample_of, settle_formats, settled_spec, squared_error
 from qcompile.spec import QuantSpec
@@ -74,6 +77,22 @@ def test_a_sample_has_whole_rows_that_are_apart() -> None:
     assert np.array_equal(sample_of(weight, 40), weight)
     assert sample_of(weight, 12)[:, 0].tolist() == [0, 16, 32]
     assert sample_of(weight, 1).shape == (1, 4)
+
+
+def test_a_float_that_was_searched_runs(tmp_path: Path) -> None:
+    path = mlp().save(tmp_path / "m.onnx")
+    artifact = qcompile.compile(path, recipe=Recipe("w4a16", "fp4"), output=tmp_path / "m.qc")
+    kept = [QuantSpec.parse(row["weight"]).format.name for row in artifact.content["nodes"]]
+    assert len(kept) == 3 and set(kept) <= set(splits(4))
+
+
+def test_a_fitted_format_is_read_with_the_table_of_its_node() -> None:
+    table = [-9, -5, 1, 8]
+    found = {"format": "kmeans2", "bits": 2, "is_signed": 1, "table": table}
+    node = ir.node("QMatMul", [], attributes=found)
+    assert format_of(node).table == tuple(table) != get("kmeans2").table
+    fixed = ir.node("QMatMul", [], attributes=found | {"format": "e2m1"})
+    assert format_of(fixed) == get("e2m1")
 
 
 def test_every_node_of_a_plan_is_settled(tmp_path: Path) -> None:
