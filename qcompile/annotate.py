@@ -193,7 +193,7 @@ def _plan_node(
         return replace(plan, reason=FLOAT_IN_THE_MODEL, rule=AS_THE_MODEL_SAYS)
     if is_op(node, *RECURRENT_OPS):
         return plan_recurrent(replace(plan, rule=source), node, preset, rule)
-    asked = asked_format(node, (rule.weight_format if rule else None) or recipe.weight_format)
+    asked = asked_format(node, recipe, rule)
     bits = preset.weight_bits
     if (
         is_edge

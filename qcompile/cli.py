@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from qcompile.cli_analyze import analyze
 from qcompile.cli_commands import (
     DATA,
     OpLibraries,
@@ -36,13 +37,11 @@ from qcompile.user_function import load_metric
 from qcompile.version import VERSION
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-COMMANDS = ("compile", "inspect", "compare", "bench", "targets", "formats", "passes")
+COMMANDS = ("compile", "inspect", "compare", "bench", "analyze", "targets", "formats", "passes")
 
 
-def _rules(exclude: str | None) -> tuple[Rule, ...]:
-    return (
-        () if exclude is None else (Rule(match=exclude, exclude=True, source="--nodes-to-exclude"),)
-    )
+def _rules(regex: str | None) -> tuple[Rule, ...]:
+    return () if regex is None else (Rule(match=regex, exclude=True, source="--nodes-to-exclude"),)
 
 
 @app.command("compile")
@@ -210,7 +209,7 @@ def compile_command(
 
 
 for _name, _command in (
-    *(("inspect", inspect), ("compare", compare), ("bench", bench)),
+    *(("inspect", inspect), ("compare", compare), ("bench", bench), ("analyze", analyze)),
     *(("targets", list_targets), ("formats", list_formats), ("passes", list_passes)),
 ):
     app.command(_name)(_command)

@@ -92,8 +92,8 @@ def compensate_weights(
     work = _Work(model, recipe, data, division, layers, ArrayFile(), is_signed)
     found: dict[str, Compensated] = {}
     most = division.working_bytes
-    sites = [s for s in _sites(model, plan, recipe) if _SOLUTION_BYTES * s.moments_size <= most]
-    groups = list(_groups(sites, min(most // 2, _MOMENTS_BYTES)))
+    sites = [s for s in sites_of(model, plan, recipe) if _SOLUTION_BYTES * s.moments_size <= most]
+    groups = list(in_groups(sites, min(most // 2, _MOMENTS_BYTES)))
     for number, group in enumerate(groups):
         part = replace(work, data=in_passes(data, number, len(groups)))
         for site, compensated in part.solve(group):
@@ -207,7 +207,7 @@ def _layer(
 ) -> Layer:
     """The codes that the moments give, where they make the weight better."""
     if is_table:
-        hessian, held = _with_rows(weight, hessian, held)
+        hessian, held = with_rows(weight, hessian, held)
     found = quantize(
         *(weight, hessian, spec, held),
         rounding=rounding_of(rounding),
@@ -218,7 +218,7 @@ def _layer(
     return Layer(found.weight, errors, held) if found.is_better else Layer(None, errors, held[:0])
 
 
-def _with_rows(
+def with_rows(
     weight: NDArray[np.float32], hessian: NDArray[np.float32], held: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Second moments and held-out inputs of a table's products [1, K, K], [num, 1, K] and its rows.
@@ -236,7 +236,7 @@ def _with_rows(
     return hessian + own * unit, np.concatenate([held, np.sqrt(heard) * unit[:, None]])
 
 
-def _sites(model: ir.Model, plan: Plan, recipe: Recipe) -> list[Site]:
+def sites_of(model: ir.Model, plan: Plan, recipe: Recipe) -> list[Site]:
     """Every weight that quantized products read, in the order of the graph."""
     readers: dict[str, list[ir.Node]] = {}
     for node in model.graph:
@@ -273,7 +273,7 @@ def source_of(node: ir.Node) -> Source | None:
     return Source(name, dims[1] * dims[2] * dims[3], int(attribute(node, "group", 1)), window)
 
 
-def _groups(sites: list[Site], most_bytes: int) -> Iterator[list[Site]]:
+def in_groups(sites: list[Site], most_bytes: int) -> Iterator[list[Site]]:
     """Neighbours whose moments fit the budget together; at least one site each."""
     group: list[Site] = []
     held: dict[tuple[Source, ...], int] = {}

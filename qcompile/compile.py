@@ -23,6 +23,8 @@ from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
 from qcompile.errors import InputError, VerificationError
 from qcompile.exact_weights import keep_exact
+from qcompile.format_choice import choose_formats
+from qcompile.format_choice import planned as formats_planned
 from qcompile.format_rotations import turn_formats
 from qcompile.improve import improve
 from qcompile.layer_cache import LayerCache
@@ -131,12 +133,13 @@ def compile(
         rotated = run(rotate, split.model, plan, recipe, data, division)
         unrotated, normalised = normalised, rotated.model
         if rotated.is_changed:
-            plan = settle_formats(normalised, annotate(normalised, recipe, chosen, has_data=True))
+            plan = annotate(normalised, recipe, chosen, has_data=True)
         turned = run(turn_formats, normalised, plan, recipe)
         if turned.is_changed:
             normalised = turned.model
             plan = annotate(normalised, recipe, chosen, has_data=data is not None)
-            plan = settle_formats(normalised, plan)
+        plan = run(choose_formats, normalised, plan, recipe, data, division)
+        plan = settle_formats(normalised, plan)
         plan = replace(plan, rotations=(*rotated.rows, *turned.rows, *split.rows))
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         if recipe.activation_polish is not None:
@@ -196,7 +199,9 @@ def plan_only(
     normalised = normalise(source, None, split_for(recipe, source, has_data=has_data))
     data = _data(calibration_data, list(normalised.graph.inputs), recipe)
     plan = annotate(normalised, recipe, chosen, has_data=data is not None)
-    plan = settle_formats(normalised, keep_exact(normalised, plan, recipe, chosen))
+    plan = keep_exact(normalised, plan, recipe, chosen)
+    plan = formats_planned(normalised, plan, recipe, has_data=data is not None)
+    plan = settle_formats(normalised, plan)
     if data is None:
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
     elif note := will_tune(plan, recipe):

@@ -7,10 +7,10 @@ import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
-from qcompile.formats.block import block_format, stored_scales
+from qcompile.formats.block import AUTO, block_format, stored_scales
 from qcompile.graph import TOKEN, attribute, is_op, static_shape
 from qcompile.products import is_depthwise, weight_of
-from qcompile.recipe import Preset, Recipe
+from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Request
 
@@ -18,7 +18,7 @@ BLOCK_SIZE = 32
 TERNARY_BLOCK_SIZE = 160  # 20 columns are a chunk; 1.7 bits a weight with the scales
 
 
-def asked_format(node: ir.Node, asked: str | None) -> str | None:
+def in_a_turnable_place(node: ir.Node, asked: str | None) -> str | None:
     """What is asked of the weight; None for formats of turned rows where no input can be turned."""
     if asked is None or block_format(asked).element.turns is None:
         return asked
@@ -31,7 +31,10 @@ def without_turns(recipe: Recipe) -> Recipe:
     """The recipe for bodies, in which nothing is turned: the presets' own formats."""
 
     def kept(asked: str | None) -> str | None:
-        return None if asked and block_format(asked).element.turns is not None else asked
+        is_turned = (
+            asked not in (None, AUTO) and block_format(asked or "").element.turns is not None
+        )
+        return None if is_turned else asked
 
     rules = tuple(replace(r, weight_format=kept(r.weight_format)) for r in recipe.rules)
     return replace(recipe, rules=rules, weight_format=kept(recipe.weight_format))
@@ -69,6 +72,21 @@ def weight_spec_of(
         stored = stored_scales(chosen, scale)
         return QuantSpec(chosen, "block", 1, block_size or usual, symmetric, stored)
     return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
+
+
+def asked_format(recipe: Recipe, rule: Rule | None) -> str | None:
+    """The format that the recipe asks of a node; None where it is the preset's, or is chosen."""
+    asked = _format_word(recipe, rule)
+    return None if asked == AUTO else asked
+
+
+def is_chosen(recipe: Recipe, rule: Rule | None) -> bool:
+    """Whether the recipe leaves the format of a node to format_choice.py."""
+    return _format_word(recipe, rule) == AUTO
+
+
+def _format_word(recipe: Recipe, rule: Rule | None) -> str | None:
+    return (rule.weight_format if rule is not None else None) or recipe.weight_format
 
 
 def activation_spec_of(node: ir.Node, preset: Preset, recipe: Recipe) -> QuantSpec | None:

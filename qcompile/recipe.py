@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from qcompile.errors import InputError, nearest
-from qcompile.formats.block import block_format
+from qcompile.formats.block import AUTO, block_format
 from qcompile.input_range import parse
 from qcompile.observers import OBSERVERS
 from qcompile.plan import QUANTIZED_OPS
@@ -139,7 +139,7 @@ class Recipe:
 
     def _problems(self) -> list[str]:
         found = _chosen_problems(self.preset, self.weight_format, self.block_size)
-        found += _chosen_problems(None, self.activation_format, None)
+        found += [_message(block_format, form) for form in (self.activation_format,) if form]
         if not 1 <= self.edge_bits <= 8:
             found.append(f"edge bits {self.edge_bits}: 1 to 8 are possible")
         if not 0 <= self.low_rank <= 0.5:
@@ -207,7 +207,7 @@ class Recipe:
 
 
 CALIBRATION_METHODS = tuple(OBSERVERS)
-WEIGHT_SCALE_METHODS = ("minmax", "mse", "slim")
+WEIGHT_SCALE_METHODS = ("minmax", "mse", "slim", "ggd")
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = (
     *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),
@@ -229,7 +229,7 @@ def _chosen_problems(preset: str | None, form: str | None, block_size: int | Non
     found = []
     if preset is not None:
         found.append(_message(Preset.parse, preset))
-    if form is not None:
+    if form not in (None, AUTO):
         found.append(_message(block_format, form))
     if block_size is not None and (block_size < 32 or block_size % 32):
         found.append(f"block size {block_size}: must be a multiple of 32, at least 32")

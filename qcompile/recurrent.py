@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.bodies import nodes_of
+from qcompile.formats.block import AUTO
 from qcompile.graph import attribute, input_of, is_constant, is_op, static_shape
 from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.passes.normalise.split_recurrent import why_not_split
@@ -74,7 +75,7 @@ def runs_whole(node: ir.Node, preset: Preset, rule: Rule | None) -> bool:
         8,
         8,
     )
-    return is_asked and asked in (None, WEIGHT.format.name) and not _why_not_whole(node)
+    return is_asked and asked in (None, AUTO, WEIGHT.format.name) and not _why_not_whole(node)
 
 
 def plan_recurrent(plan: NodePlan, node: ir.Node, preset: Preset, rule: Rule | None) -> NodePlan:

@@ -23,6 +23,7 @@ _FIXED = {f.name: f for f in [*_PLAIN, *ROTATED]}
 # (a pattern of names, the format of its groups)
 FAMILIES: tuple[tuple[str, Callable[..., Format]], ...] = (
     (r"e(\d)m(\d)", minifloat.minifloat),
+    (r"fp([3-8])", minifloat.searched),
     (r"posit(\d+)_(\d)", posit.posit),
     (r"nf([34])", codebook.nf),
     (r"lloyd([1-8])", codebook.lloyd),
@@ -35,7 +36,10 @@ _OWN_TABLE = re.compile(r"([a-z]\w*)\[([-+\d, ]+)\]")
 class _Listed(Mapping[str, Format]):
     """The formats with names; one is made when it is asked for."""
 
-    names = (*_FIXED, *minifloat.NAMES, *posit.NAMES, *codebook.NAMES, *codebook.FITTED)
+    names = (
+        *(*_FIXED, *minifloat.NAMES, *minifloat.SEARCHED),
+        *(*posit.NAMES, *codebook.NAMES, *codebook.FITTED),
+    )
 
     def __getitem__(self, name: str) -> Format:
         if name not in self.names:
@@ -82,4 +86,4 @@ def _check_bits(name: str, bits: int) -> None:
         )
 
 
-__all__ = ["FAMILIES", "FORMATS", "SCALE_FORMATS", "Format", "get", "scale_format"]
+__all__ = ["FAMILIES", "FORMATS", "INT16", "SCALE_FORMATS", "Format", "get", "scale_format"]

@@ -15,6 +15,7 @@ from qcompile.errors import InputError
 from qcompile.formats.format import Format
 from qcompile.formats.scales import scale_format
 
+AUTO = "auto"  # instead of a format: format_choice.py takes one for each weight
 BLOCK_FORMATS = {
     **{f"mxint{b}": f"int{b}/e8m0/32" for b in (8, 6, 4)},
     "mxfp8": "e4m3/e8m0/32",

@@ -7,9 +7,14 @@ the OCP formats E4M3 (S.1111.111 is NaN) and E5M2 (exponent 31 is infinity and N
 section 5.1): these repeat the largest value and are never written. The code is the bit pattern, so
 that of −0 equals 0, and a tie goes to the even mantissa.
 
+fp<b> is the one of b bits that fits each weight best ("Low-Bitwidth Floating Point Quantization",
+diffusion models, 2024, section 3: E and M are searched for, by tensor); settle_formats.py takes it.
+
 The table counts in the smallest subnormal. Where that would leave int64 (6 exponent bits and more)
 it counts in a larger unit, and what is below half of it is 0.
 """
+
+from dataclasses import replace
 
 from qcompile.formats.format import Format
 
@@ -40,6 +45,26 @@ def minifloat(exponent_bits: int, mantissa_bits: int, name: str | None = None) -
     return Format(asked, bits, is_signed=True, table=table, table_scale=smallest * unit)
 
 
+def searched(bits: int) -> Format:
+    """fp<b>; its table is where a search starts, with half of the bits after the sign for M.
+
+    >>> searched(4).table == minifloat(2, 1).table, str(searched(4))
+    (True, 'fp4')
+    """
+    mantissa = (bits - 1) // 2
+    return replace(minifloat(bits - 1 - mantissa, mantissa, f"fp{bits}"), is_fitted=True)
+
+
+def splits(bits: int) -> list[str]:
+    """The names of all floats of so many bits.
+
+    >>> splits(4)
+    ['e1m2', 'e2m1', 'e3m0']
+    """
+    return [f"e{e}m{bits - 1 - e}" for e in range(1, bits)]
+
+
+SEARCHED = tuple(f"fp{b}" for b in range(3, 9))
 NAMES = ("e2m1", "e3m0", "e2m3", "e3m2", "e4m3", "e5m2")
 # E4M3 with all codes finite, up to 480; no layout of RF8 is published. Its bias, a real number, is
 # the scale of each weight: weight_scale_method ggd chooses it.

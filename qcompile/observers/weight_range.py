@@ -10,6 +10,7 @@ from qcompile.formats import Format
 from qcompile.memory import in_threads
 from qcompile.numerics.quantize import dequantize, quantize, store_scale
 from qcompile.numerics.weight import CodedWeight
+from qcompile.observers.generalized_gaussian import best_ratio, pooled_shape
 from qcompile.observers.kept_weights import kept_weights
 from qcompile.observers.slim import slim_range
 from qcompile.spec import QuantSpec
@@ -26,25 +27,31 @@ def code_weight(
     codes: NDArray[np.int16] | None = None,
     kept: NDArray[np.bool_] | None = None,
 ) -> CodedWeight:
-    """Round-to-nearest codes of a weight [N, K]; method "minmax", "mse", "norm" or "slim".
+    """Round-to-nearest codes of a weight [N, K]; method "minmax", "mse", "norm", "slim" or "ggd".
 
     Works in slices of rows, so memory stays bounded. The mse search shrinks both ends of the range
-    alike and refits the scale to the codes by least squares; it keeps the best of all that it
-    tried, minmax among them. norm: the levels are those of N(0, 1), times the rms. slim (slim.py)
-    has one range for all rows, of symmetric formats; others are searched as by mse. codes: where they go, [N, K]; a new array if it is None. kept: of
-    a sparse spec, the weights [N, K] that stay, by default those of largest magnitude; others are
-    0, and no scale but slim's, which is found before, has seen them.
+    alike, and grows those of tapered formats (`growths`), refits the scale to the codes by least
+    squares, and keeps the best of all that it tried, minmax among them. norm: the levels are those
+    of N(0, 1), times the rms. Of symmetric formats slim (slim.py) has one range for all rows, and
+    ggd (generalized_gaussian.py) takes a block's scale from its E|w| and the shape of the whole
+    weight; others are searched as by mse. codes: where they go, [N, K]; a new array if it is None.
+    kept: of a sparse spec, the weights [N, K] that stay, by default those of largest magnitude;
+    others are 0, and no scale but slim's, which is found before, has seen them.
     """
     n, k = weight.shape
     block = {"block": spec.block_size, "axis": max(k, 1)}.get(spec.granularity, max(k, 1))
     codes = np.empty(weight.shape, np.int16) if codes is None else codes
     step = max(1, _ROWS_BYTES // (4 * max(k, 1)))
     slices = [slice(i, i + step) for i in range(0, n, step)]
-    whole = None
+    whole, ratio = None, None
+    if method == "ggd" and spec.is_symmetric:
+        size = weight.size if spec.granularity == "tensor" else block
+        shape = pooled_shape(weight.reshape(-1, size) if size > block else weight, size)
+        ratio = best_ratio(spec.format, round(shape, 3))
     if method == "slim" and spec.is_symmetric:
         whole = _one_scale(slim_range(weight, spec.format), n, -(-k // block), spec)
     elif spec.granularity == "tensor":
-        scale, zero_point = _params(weight.reshape(1, 1, -1), spec, method)
+        scale, zero_point = _params(weight.reshape(1, 1, -1), spec, method, ratio)
         whole = np.repeat(scale, n, 0), None if zero_point is None else np.repeat(zero_point, n, 0)
 
     if spec.sparsity is not None and kept is None:
@@ -55,7 +62,7 @@ def code_weight(
         if kept is not None:
             part = np.where(kept[rows], part, np.float32(0))
         if whole is None:
-            scale, zero_point = _params(_blocks(part, block), spec, method)
+            scale, zero_point = _params(_blocks(part, block), spec, method, ratio)
         else:
             scale, zero_point = whole[0][rows], None if whole[1] is None else whole[1][rows]
         codes[rows] = _codes(part, scale, zero_point, spec, block)
@@ -96,13 +103,20 @@ def _codes(
 
 
 def _params(
-    blocks: NDArray[np.float32], spec: QuantSpec, method: str
-) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
-    """Scale float32 and zero point int16 [rows, num_blocks] of blocks [rows, num_blocks, block]."""
+    blocks: NDArray[np.float32], spec: QuantSpec, method: str, ratio: float | None = None
+) -> Params:
+    """Scale float32 and zero point int16 [rows, num_blocks] of blocks [rows, num_blocks, block].
+
+    ratio: of the scale to E|w|, where the method is ggd.
+    """
     if method == "norm":
         mean = np.nanmean(np.square(blocks, dtype=np.float64), axis=2)
         unit = np.where(mean > 0, np.sqrt(mean) * spec.format.table_scale, 1)
         return store_scale(unit, spec.scale_format), None
+    if ratio is not None:
+        absolute = np.nanmean(np.abs(blocks), 2, dtype=np.float64)
+        scale = np.where(absolute > 0, absolute * ratio, 1)
+        return store_scale(scale, spec.scale_format), None
     low = np.minimum(np.fmin.reduce(blocks, 2), 0)
     high = np.maximum(np.fmax.reduce(blocks, 2), 0)
     if method == "minmax":

@@ -119,7 +119,8 @@ ORDER = (
         *("blocks", "rebuild_blocks"),
         *("rank_decay", "saliency", "sharpness", "tape_weights", "tuning_ways", "tunings"),
         "verify_tuned",
-        *("exact_weights", "settle_formats", "format_listing"),
+        *("exact_weights", "format_choice", "format_theory", "settle_formats", "format_listing"),
+        *("analysis", "distribution", "report_analysis"),
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
         *("online_rotation", "rotatable_maps", "report_rotation"),
         *(
@@ -162,6 +163,7 @@ ORDER = (
     ("compile",),
     ("__init__",),
     ("cli_commands",),
+    ("cli_analyze",),
     ("cli",),
     ("__main__",),
 )
