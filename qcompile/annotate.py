@@ -47,8 +47,7 @@ from qcompile.widen import widen
 
 NO_RANGES = "nothing calibrates static activations inside them"
 METHOD_NOTE = (
-    "ranges of activations below 8 bits come from --calibration-method mse, those of 8 bits from "
-    "minmax: the default where none is given"
+    "ranges of activations come from --calibration-method mse below 8 bits, else from minmax"
 )
 
 

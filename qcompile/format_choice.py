@@ -27,7 +27,8 @@ from qcompile.data import Data
 from qcompile.division import Division, in_passes
 from qcompile.formats.block import stored_scales
 from qcompile.formats.minifloat import splits
-from qcompile.formats.scales import BYTES, scale_format
+from qcompile.formats.scales import scale_format
+from qcompile.layouts.scales import scale_bytes
 from qcompile.moments import Moments, collect, divided
 from qcompile.node_specs import is_chosen, request_of
 from qcompile.observers.weight_range import code_weight
@@ -177,7 +178,7 @@ def bits_per_weight(spec: QuantSpec, num_weights: int) -> float:
     bits = spec.bits + own_table / num_weights
     if spec.granularity != "block":
         return bits
-    scale = 8 * BYTES[scale_format(spec.scale_format).stored_as]
+    scale = 8 * scale_bytes(scale_format(spec.scale_format).stored_as)
     return bits + (scale + 8 * (not spec.is_symmetric)) / spec.block_size
 
 

@@ -18,23 +18,11 @@ BLOCK_SIZE = 32
 TERNARY_BLOCK_SIZE = 160  # 20 columns are a chunk; 1.7 bits a weight with the scales
 
 
-def in_a_turnable_place(node: ir.Node, asked: str | None) -> str | None:
-    """What is asked of the weight; None for formats of turned rows where no input can be turned."""
-    if asked is None or block_format(asked).element.turns is None:
-        return asked
-    value = node.inputs[0] if is_op(node, "MatMul", "Gemm") else None
-    size = value.shape[-1] if value is not None and value.shape else None
-    return asked if isinstance(size, int) and size > 1 else None
-
-
 def without_turns(recipe: Recipe) -> Recipe:
     """The recipe for bodies, in which nothing is turned: the presets' own formats."""
 
     def kept(asked: str | None) -> str | None:
-        is_turned = (
-            asked not in (None, AUTO) and block_format(asked or "").element.turns is not None
-        )
-        return None if is_turned else asked
+        return None if _is_turned(asked) else asked
 
     rules = tuple(replace(r, weight_format=kept(r.weight_format)) for r in recipe.rules)
     return replace(recipe, rules=rules, weight_format=kept(recipe.weight_format))
@@ -74,10 +62,22 @@ def weight_spec_of(
     return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
 
 
-def asked_format(recipe: Recipe, rule: Rule | None) -> str | None:
-    """The format that the recipe asks of a node; None where it is the preset's, or is chosen."""
+def asked_format(node: ir.Node, recipe: Recipe, rule: Rule | None) -> str | None:
+    """The format that the recipe asks of a node; None where it is the preset's, or is chosen.
+
+    None, too, for formats of turned rows where no input can be turned.
+    """
     asked = _format_word(recipe, rule)
-    return None if asked == AUTO else asked
+    if not _is_turned(asked):
+        return None if asked == AUTO else asked
+    value = node.inputs[0] if is_op(node, "MatMul", "Gemm") else None
+    size = value.shape[-1] if value is not None and value.shape else None
+    return asked if isinstance(size, int) and size > 1 else None
+
+
+def _is_turned(asked: str | None) -> bool:
+    """Whether the format is one of turned rows."""
+    return asked not in (None, AUTO) and block_format(asked or "").element.turns is not None
 
 
 def is_chosen(recipe: Recipe, rule: Rule | None) -> bool:
