@@ -64,12 +64,12 @@ void WeightInput::read_shape() {
                  "Use block_size 0.");
   }
   const int num_codes = node_.num_codes();
-  const int64_t stated_bits = w.bits;
+  bits_ = w.bits;
   if (layout_ == LayoutKind::kN16K4) w.bits = packing();
   const int64_t chunk = chunk_columns(w.bits);
   if (w.num_blocks > 1 && layout_ == LayoutKind::kN16K4 && w.block_size % chunk) {
     node_.refuse("block_size = " + std::to_string(block_size) + " of " +
-                     std::to_string(stated_bits) + " bits is no multiple of " +
+                     std::to_string(bits_) + " bits is no multiple of " +
                      std::to_string(chunk), "docs/layouts.md: " + layout_name_,
                  "Use a block size that is one.");
   }
@@ -209,7 +209,7 @@ void WeightInput::check_buffer(const Tensor& buffer) const {
   if (buffer.type != ort::kUint8 || buffer.count != expected) {
     node_.refuse("W has " + std::to_string(buffer.count) + " bytes; " + layout_name_ + " of N = " +
                      std::to_string(N()) + ", K = " + std::to_string(K()) + ", " + format_ + " (" +
-                     std::to_string(node_.integer("bits")) + " bits), block_size " +
+                     std::to_string(bits_) + " bits), block_size " +
                      std::to_string(shape_.block_size) + " needs " + std::to_string(expected),
                  "docs/layouts.md", kAgain);
   }

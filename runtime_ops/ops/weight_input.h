@@ -44,6 +44,7 @@ class WeightInput {
   std::string layout_name_, format_;
   Weight shape_;  // without data; N is that of one group
   int64_t absmax_ = 0;
+  int bits_ = 0;  // as the attribute says; Weight::bits is the packing, too
   bool has_table_ = false;
   std::vector<uint8_t> byte_table_;   // empty where the table does not fit int16
   std::vector<uint8_t> high_table_;   // empty where it fits int8
