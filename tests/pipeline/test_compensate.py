@@ -183,10 +183,10 @@ def test_the_bias_takes_back_what_the_compensated_codes_leave() -> None:
 
 def test_a_small_budget_makes_groups_and_the_same_codes() -> None:
     whole = cnn()
-    sites = stage._sites(whole.model, whole.plan, whole.recipe)
-    assert len(list(stage._groups(sites, 1 << 20))) == 1
+    sites = stage.sites_of(whole.model, whole.plan, whole.recipe)
+    assert len(list(stage.in_groups(sites, 1 << 20))) == 1
     first = sum(Moments.bytes_of(site.sources[0]) for site in sites[:2])
-    groups = list(stage._groups(sites, first))
+    groups = list(stage.in_groups(sites, first))
     assert [[s.weight.name for s in g] for g in groups] == [["w", "d"], ["g", "k", "m_nk"]]
     whole.division = Division(Budget(BASE_BYTES))  # the least: 16 MiB
     assert whole.run().compensated.keys() == whole.stats.compensated.keys()
@@ -251,7 +251,7 @@ def test_a_table_that_only_gather_reads_keeps_its_nearest_codes() -> None:
 
 def test_a_weight_of_two_products_is_compensated_for_both() -> None:
     found = Found(SHARED, "w3a16", {"x": correlated((400, 6))}, w=(6, 6))
-    (site,) = stage._sites(found.model, found.plan, found.recipe)
+    (site,) = stage.sites_of(found.model, found.plan, found.recipe)
     assert [s.value for s in site.sources] == ["x", "r"]
     assert len(found.stats.compensated) == 1
 
