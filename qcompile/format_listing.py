@@ -20,7 +20,7 @@ from qcompile.settle_formats import settled_spec
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Request
 
-_ROWS, _COLUMNS = 64, 480  # of the samples: whole blocks of every size
+_ROWS, _COLUMNS = 32, 480  # of the samples: whole blocks of every size
 DISTRIBUTIONS = ("gauss", "laplace", "t3")
 ONNX_TYPES = {
     **{f"{sign}int{bits}": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (2, 4, 8)},

@@ -91,7 +91,8 @@ def test_a_fitted_format_is_read_with_the_table_of_its_node() -> None:
     found = {"format": "kmeans2", "bits": 2, "is_signed": 1, "table": table}
     node = ir.node("QMatMul", [], attributes=found)
     assert format_of(node).table == tuple(table) != get("kmeans2").table
-    fixed = ir.node("QMatMul", [], attributes=found | {"format": "e2m1"})
+    known = {"format": "e2m1", "bits": 4, "table": list(get("e2m1").table or ())}
+    fixed = ir.node("QMatMul", [], attributes=found | known)
     assert format_of(fixed) == get("e2m1")
 
 

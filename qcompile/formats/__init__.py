@@ -30,6 +30,7 @@ FAMILIES: tuple[tuple[str, Callable[..., Format]], ...] = (
     (r"gquant([1-8])", codebook.gquant),
     (r"kmeans([2-8])", codebook.kmeans),
 )
+ALIASES = {"int2b": "balanced2"}
 _OWN_TABLE = re.compile(r"([a-z]\w*)\[([-+\d, ]+)\]")
 
 
@@ -63,6 +64,7 @@ def get(name: str) -> Format:
     >>> get("int4").code_max, get("e3m2").bits, get("mine[-3,-1,1,3]").bits
     (7, 6, 2)
     """
+    name = ALIASES.get(name, name)
     if name in _FIXED:
         return _FIXED[name]
     if own := _OWN_TABLE.fullmatch(name):

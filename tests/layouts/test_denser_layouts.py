@@ -31,7 +31,7 @@ def test_two_of_four(
     weight = sparse(
         rng,
         random_weight(
-            rng, n, k, format, block_size, scale_format, has_zero_point=not format.is_signed
+            rng, n, k, format, block_size, scale_format, with_zero_point=not format.is_signed
         ),
     )
     assert holds(weight)

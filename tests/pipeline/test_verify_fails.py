@@ -93,7 +93,7 @@ TWINS: dict[str, tuple[str, Change, str, str]] = {
     "lowered bias": ("lower", flip("QMatMul", 2, 1e-3), DYNAMIC, "lower: constants"),
     "lowered bias code": ("lower", flip("QConv", 2), STATIC, "lower: constants"),
     "lowered multiplier": ("lower", flip("QConv", 3, 1e-6), STATIC, "lower: constants"),
-    "lowered scale": ("lower", flip("QMatMul", 4, 1e-3), DYNAMIC, "lower: constants"),
+    "lowered scale": ("lower", flip("QMatMul", 4, 2.0**-10), DYNAMIC, "lower: constants"),
     "lowered zero point": ("lower", flip("QMatMul", 5), FLOAT, "lower: constants"),
     "lowered range": (
         "lower",

@@ -83,7 +83,8 @@ def denser(rng: Generator, w: CodedWeight) -> tuple[CodedWeight, str]:
     """A weight and a layout: where it can, one that is smaller than n16k4."""
     if w.format.name == "balanced2" and w.shape[1] % 2 and w.block_size == 0:
         return replace(w, codes=np.minimum(w.codes, 4)), "n16k4q/1"
-    if w.format.bits in (3, 4) and w.format.zero_code is not None and rng.random() < 0.5:
+    has_zero = w.format.zero_code is not None and not w.format.specials
+    if w.format.bits in (3, 4) and has_zero and rng.random() < 0.5:
         return one.sparse(rng, w), "n16k4s/1"
     return w, "n16k4/1"
 

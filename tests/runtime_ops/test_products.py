@@ -42,7 +42,7 @@ def block_sizes(format: Format) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_static_formats(rng, name):
-    format = get(name)
+    format = get(name).in_int16()
     for n, k, rows in [(17, 37, 3), (65, 64, 13)]:
         for with_zero_point in {False, not format.is_table}:
             weight = random_weight(rng, n, k, format, 0, "none", with_zero_point=with_zero_point)
@@ -126,7 +126,7 @@ def test_floats_of_codes_see_one_code(rng):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("bits", [8, None])
 def test_real_formats(rng, name, bits):
-    format = get(name)
+    format = get(name) if bits is None else get(name).in_int16()
     for i, (k, block_size) in enumerate(block_sizes(format)):
         with_zero_point = not format.is_table and i % 2 == 1
         scale_format = "f16" if i % 3 else "f32"
@@ -166,10 +166,8 @@ def test_deep_extremes(rng, name, rows):
 @pytest.mark.parametrize("rows", [1, 8])
 def test_every_code_at_one_end(rng, name, rows):
     """Sums of few bits, as kernels hold some on the way, reach their limits nowhere else."""
-    format, shape = (
-        get(name),
-        (80, 603),
-    )  # a whole panel, which few rows take another way, and a tile
+    # A whole panel, which few rows take another way, and a tile.
+    format, shape = get(name).in_int16(), (80, 603)
     x = np.full((rows, shape[1]), 0, np.uint8)
     x[rows // 2 :] = 255
     ends = (format.code_min, format.code_max)
