@@ -71,7 +71,7 @@ def weight(rng: Generator, n: int, k: int, may_have_blocks: bool = True) -> Code
 def weight_format(rng: Generator) -> Format:
     """A known format, one with special values, or any table of int16."""
     if rng.random() < 0.7:
-        return get(pick(rng, list(FORMATS)))
+        return get(pick(rng, list(FORMATS))).in_int16()  # any product takes it
     if rng.random() < 0.3:
         return pick(rng, BITMOD)
     bits, largest = int(rng.integers(1, 9)), pick(rng, (100, 127, 128, 32767))
