@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qcompile
+from benchmarks.ladder import cells
 from benchmarks.networks import plain
 from benchmarks.peer_data import CASES, Samples, score
-from benchmarks.peers import chosen_models, paired
+from benchmarks.peers import chosen_models
 
 FORMATS = (
-    *("uint4", "int4", "e2m1", "e3m0", "nf4", "lloyd4", "kmeans4", "posit4_1", "bitmod4"),
+    *("uint4", "int4", "e2m1", "e3m0", "nf4", "lloyd4", "kmeans4", "posit4_1"),
     *("nvint4", "nvfp4", "mxint4", "mxfp4", "auto"),
 )
 _BATCH = 20
@@ -79,11 +80,9 @@ def study(name: str, arguments: argparse.Namespace, data: Path) -> None:
                 session = qcompile.load(artifact.folder, 1)
                 found = score(session, samples, case.metric)
                 kl = kl_divergence(session, floats, samples)
-            difference, error = paired(found, wanted)
-            low, high = difference - 1.96 * error, difference + 1.96 * error
             print(
-                f"  {form:12} rotation {rotation:5}{size / 1000:9.1f} kB{found.mean():9.4g}"
-                f"{difference:+9.3f} [{low:+.3f}, {high:+.3f}]   KL {kl:.5f}",
+                f"  {form:12} rotation {rotation:5}{size / 1000:9.1f} kB{cells(found, wanted)}"
+                f"   KL {kl:.5f}",
                 flush=True,
             )
 

@@ -61,10 +61,11 @@ def climb(name: str, setting: Setting, data: Path, samples: Samples) -> None:
             )
             seconds = time.perf_counter() - start
             found = score(qcompile.load(artifact.folder, 1), samples, case.metric)
-        print(f"  {step:16}{_cells(found, floats)}{seconds:8.1f} s", flush=True)
+        print(f"  {step:16}{cells(found, floats)}{seconds:8.1f} s", flush=True)
 
 
-def _cells(found: np.ndarray, floats: np.ndarray) -> str:
+def cells(found: np.ndarray, floats: np.ndarray) -> str:
+    """The mean, its paired difference to the float model and the 95 % interval."""
     difference, error = paired(found, floats)
     low, high = difference - 1.96 * error, difference + 1.96 * error
     return f"{found.mean():9.4g}{difference:+9.3f} [{low:+.3f}, {high:+.3f}]"

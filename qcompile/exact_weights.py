@@ -50,7 +50,7 @@ def keep_exact(model: ir.Model, plan: Plan, recipe: Recipe, target: Target) -> P
 def _exact_spec(nodes: list[ir.Node], planned: list[NodePlan], target: Target) -> QuantSpec | None:
     """The spec of the weight's own grid, where every reader can have it."""
     value, asked = weight_of(nodes[0]), planned[0].weight
-    if value is None or value.const_value is None or asked is None:
+    if value is None or value.const_value is None or asked is None or asked.sparsity is not None:
         return None
     array = value.const_value.numpy()
     has_blocks = asked.granularity == "block"

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 import qcompile.targets as targets
+from qcompile.format_theory import qsnr_db
 from qcompile.formats import FORMATS, Format, scale_format
 from qcompile.formats.block import BLOCK_FORMATS, block_format, stored_scales
 from qcompile.layouts.layout import Shape
 from qcompile.layouts.n16k4 import N16K4
 from qcompile.node_specs import BLOCK_SIZE, TERNARY_BLOCK_SIZE
-from qcompile.observers.weight_range import code_weight
 from qcompile.report import table
-from qcompile.settle_formats import settled_spec
+from qcompile.settle_formats import settled_spec, squared_error
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Request
 
@@ -135,9 +135,8 @@ def _kinds(kinds: list[str]) -> str:
 
 
 def _sqnr(weight: NDArray[np.float32], spec: QuantSpec) -> float:
-    real = code_weight(weight, settled_spec(weight, spec), "mse").decode()
-    noise = float(np.square(real - weight, dtype=np.float64).sum())
-    return 10 * float(np.log10(np.square(weight, dtype=np.float64).sum() / max(noise, 1e-300)))
+    noise = squared_error(weight, settled_spec(weight, spec))
+    return qsnr_db(noise / float(np.square(weight, dtype=np.float64).sum()))
 
 
 def _samples(distribution: str) -> NDArray[np.float32]:

@@ -45,7 +45,7 @@ def weight_spec_of(
         found = block_format(asked)
         chosen, scale = found.element, found.scale or scale
         chosen = chosen if activation == "float" else chosen.in_int16()
-        block_size = block_size or found.block_size
+        block_size = block_size or (None if by_output else found.block_size)
         is_row = chosen.turns is not None and not chosen.turns.block
         blocked = not by_output and ((chosen.bits < 8 and not is_row) or block_size is not None)
         symmetric = chosen.is_signed

@@ -5,7 +5,7 @@ nf<b>      QLoRA's NormalFloat (Dettmers et al. 2023, section 3): quantiles, an 
 lloyd<b>   the levels with the least squared error (Max 1960; Lloyd 1982), for N(0, 1).
 gquant<b>  the levels with the least absolute error: a level is the median of what falls to it
            (Binary Adapters, Jie et al. 2023, section 3.2), for N(0, 1).
-kmeans<b>  levels fitted to each weight (formats/kmeans.py); lloyd<b> is where the fit starts.
+kmeans<b>  levels fitted to each weight (observers/levels.py); lloyd<b> is where the fit starts.
 NAME[…]    the table that stands in the brackets, 2 to 256 integers.
 
 Levels are real numbers; tables have int16 entries, the largest one 32767.

@@ -83,3 +83,11 @@ def test_fewer_bits_or_a_format_that_is_asked_for_win(tmp_path: Path) -> None:
     assert [r["decided_by"] == RULE for r in narrow.content["nodes"]] == [False, True]
     asked = compiled(given, "w8a16", tmp_path, weight_format="int5")
     assert not any(r["decided_by"] == RULE for r in asked.content["nodes"])
+
+
+def test_sparsity_that_is_asked_for_wins(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    given = [on_grid("int4", rng), on_grid("int4", rng, 40, 96)]
+    found = compiled(given, "w4a16", tmp_path, sparsity="2:4")
+    assert all(row["weight"].endswith("/2:4") for row in found.content["nodes"])
+    assert not any(row["decided_by"] == RULE for row in found.content["nodes"])
