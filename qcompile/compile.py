@@ -41,6 +41,7 @@ from qcompile.plan import Plan
 from qcompile.polish import check_polish, polish
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
+from qcompile.reach_choice import choose_reach
 from qcompile.recipe import Recipe
 from qcompile.recurrent import split_for
 from qcompile.rotate import planned, rotate
@@ -140,6 +141,7 @@ def compile(
             plan = annotate(normalised, recipe, chosen, has_data=data is not None)
         plan = run(choose_formats, normalised, plan, recipe, data, division)
         plan = settle_formats(normalised, plan)
+        plan = run(choose_reach, normalised, plan, recipe, data, division)
         plan = replace(plan, rotations=(*rotated.rows, *turned.rows, *split.rows))
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         if recipe.activation_polish is not None:
