@@ -63,6 +63,14 @@ def choose_reach(
     return replace(plan, nodes=nodes, notes=(*plan.notes, note))
 
 
+def planned(plan: Plan) -> str:
+    """What a dry run with data can say; "" where nothing may clip."""
+    given = [p.activation for p in plan.nodes.values() if p.is_rounded and p.activation is not None]
+    if not any(spec.is_dynamic and spec.bits < 8 for spec in given):
+        return ""
+    return "dynamic activations below 8 bits clip where the outputs lose less by it on the data"
+
+
 @dataclass
 class _Input:
     """A value that products quantize at run time; weights [outputs, K], or of a Conv [1, C]."""
