@@ -28,8 +28,9 @@ from qcompile.products import weight_of
 from qcompile.recipe import Recipe
 from qcompile.spec import QuantSpec
 
-RATIOS = tuple(round(1 - 0.05 * i, 2) for i in range(13))  # 1 … 0.4
-_SAMPLES, _ROWS, _OUTPUTS = 16, 32, 128  # of the data, of a sample, of a weight
+# Some above 14 / 15, where the largest still rounds to the largest 4-bit code, and below.
+RATIOS = tuple(round(1 - 0.02 * i, 2) for i in range(28))  # 1 … 0.46
+_SAMPLES, _ROWS, _OUTPUTS = 32, 32, 128  # of the data, of a sample, of a weight
 
 Real = NDArray[np.float64]
 
