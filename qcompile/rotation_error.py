@@ -126,6 +126,8 @@ class Product:
         wanted = self._apply(narrow, found)
         codes = coded(found, self.plan, recipe)
         gap = self._apply(rounded(narrow, self.plan.activation, recipe), codes) - wanted
+        if self.has_bias and len(gap):
+            gap -= gap.mean(0)
         signal = float((wanted**2).sum())
         return float((gap**2).sum()) / signal if signal else 0.0, narrow
 
