@@ -12,6 +12,7 @@ import qcompile.targets as targets
 from qcompile.format_theory import qsnr_db
 from qcompile.formats import FORMATS, Format, scale_format
 from qcompile.formats.block import BLOCK_FORMATS, block_format, stored_scales
+from qcompile.formats.onnx_types import ONNX_TYPES
 from qcompile.layouts.layout import Shape
 from qcompile.layouts.n16k4 import N16K4
 from qcompile.node_specs import BLOCK_SIZE, TERNARY_BLOCK_SIZE
@@ -22,12 +23,6 @@ from qcompile.targets.target import Request
 
 _ROWS, _COLUMNS = 32, 480  # of the samples: whole blocks of every size
 DISTRIBUTIONS = ("gauss", "laplace", "t3")
-ONNX_TYPES = {
-    **{f"{sign}int{bits}": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (2, 4, 8)},
-    "e2m1": "FLOAT4E2M1",
-    "e4m3": "FLOAT8E4M3FN",
-    "e5m2": "FLOAT8E5M2",
-}
 KINDS = {  # what a product or a convolution takes: (op, activation)
     "a16": ("MatMul", None),
     "a8-dynamic": ("MatMul", "int8/row/sym/f32"),

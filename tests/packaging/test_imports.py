@@ -15,7 +15,7 @@ ORDER = (
     ("array_session",),
     ("external", "formats", "memory", "op_libraries"),
     ("graph", "spec"),
-    ("bodies", "shape_inference"),
+    ("bodies", "decoded_copy", "shape_inference"),
     ("numerics", "windows"),
     ("integer_graph", "integer_maps", "input_range"),
     (
