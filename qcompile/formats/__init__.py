@@ -30,6 +30,7 @@ FAMILIES: tuple[tuple[str, Callable[..., Format]], ...] = (
     (r"gquant([1-8])", codebook.gquant),
     (r"kmeans([2-8])", codebook.kmeans),
 )
+DECODED_ONLY = posit.DECODED_ONLY  # in the listing, and refused with the reason
 ALIASES = {"int2b": "balanced2"}
 _OWN_TABLE = re.compile(r"([a-z]\w*)\[([-+\d, ]+)\]")
 
@@ -71,6 +72,8 @@ def get(name: str) -> Format:
         return codebook.own_table(own[1], own[2].replace(" ", ""))
     if name.endswith(INT16):
         return get(name.removesuffix(INT16)).in_int16()
+    if name in DECODED_ONLY:
+        raise InputError(f'format "{name}" has no kernel: {DECODED_ONLY[name].reason}')
     for pattern, make in FAMILIES:
         if found := re.fullmatch(pattern, name):
             sizes = [int(size) for size in found.groups()]
@@ -88,4 +91,13 @@ def _check_bits(name: str, bits: int) -> None:
         )
 
 
-__all__ = ["FAMILIES", "FORMATS", "INT16", "SCALE_FORMATS", "Format", "get", "scale_format"]
+__all__ = [
+    "DECODED_ONLY",
+    "FAMILIES",
+    "FORMATS",
+    "INT16",
+    "SCALE_FORMATS",
+    "Format",
+    "get",
+    "scale_format",
+]

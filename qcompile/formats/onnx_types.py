@@ -23,3 +23,15 @@ OPSET_OF_TYPE = {
     **{"FLOAT6E2M3": 28, "FLOAT6E3M2": 28},
 }
 OPSET_OF_BLOCKS = 21
+
+
+def onnx_type(name: str, scale: str | None = None) -> str | None:
+    """The types of a format's codes and of the scales that it names, or None where ONNX has none.
+
+    >>> onnx_type("int4"), onnx_type("e2m1", "e8m0"), onnx_type("int3", "e8m0")
+    ('INT4', 'FLOAT4E2M1, FLOAT8E8M0', None)
+    """
+    codes = ONNX_TYPES.get(name)
+    if codes is None or scale is None:
+        return codes
+    return f"{codes}, {ONNX_SCALES.get(scale, 'FLOAT8E4M3FN')}"

@@ -15,15 +15,15 @@ from tests.passes.graphs import assert_left_alone, parse
 def test_every_e8m0_is_its_power_of_two() -> None:
     model = parse(
         """<ir_version: 12, opset_import: ["": 24]>
-        f (float[255] x) => (float[255] y) <int8[255] w, float[255] s>
+        f (float[255] x) => (float[255] y) <int8[1] w = {1}, float[1] s = {1}>
         { d = DequantizeLinear <axis = 0, output_dtype = 1> (w, s)   y = Add (x, d) }"""
     )
     codes = np.arange(255, dtype=np.uint8)
     value = model.graph.initializers["s"]
     value.const_value = ir.tensor(codes.view(ml_dtypes.float8_e8m0fnu), name="s")
-    value.dtype = ir.DataType.FLOAT8E8M0
+    value.dtype, value.shape = ir.DataType.FLOAT8E8M0, ir.Shape([255])
     weight = model.graph.initializers["w"]
-    weight.const_value = ir.tensor(np.ones(255, np.int8), name="w")
+    weight.const_value, weight.shape = ir.tensor(np.ones(255, np.int8)), ir.Shape([255])
     assert FoldScaleIntoFloats()(model).modified
     found = constant(model.graph.node(0).inputs[1])
     assert found is not None and found.dtype == np.float32

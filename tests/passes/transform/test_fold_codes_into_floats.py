@@ -15,7 +15,7 @@ def net(codes: ir.TensorProtocol, opset: int) -> ir.Model:
     """y = x + w."""
     model = parse(
         f"""<ir_version: 11, opset_import: ["": {opset}]>
-        f (float[3] x) => (float[3] y) <int8[3] w, float s = {{0.5}}>
+        f (float[3] x) => (float[3] y) <int8[3] w = {{1, 2, 3}}, float s = {{0.5}}>
         {{ d = DequantizeLinear (w, s)   y = Add (x, d) }}"""
     )
     value = model.graph.initializers["w"]
