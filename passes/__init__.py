@@ -122,8 +122,14 @@ def NAME() -> list[Pass]:
     ]
 
 
-def NORMALISE(is_split: Callable[[ir.Node], bool] = lambda _: False) -> list[Pass]:
-    """Few op kinds, BatchNorm folded, weights [N, K], names frozen; `is_split`: recurrent nodes."""
+def NORMALISE(
+    is_split: Callable[[ir.Node], bool] = lambda _: False,
+    is_turned: Callable[[ir.Node], bool] = lambda _: False,
+) -> list[Pass]:
+    """Few op kinds, BatchNorm folded, weights [N, K], names frozen.
+
+    is_split: recurrent nodes that become products; is_turned: complex ones with turned weights.
+    """
     return [
         *NAME(),
         SplitRecurrent(is_split),
@@ -147,7 +153,7 @@ def NORMALISE(is_split: Callable[[ir.Node], bool] = lambda _: False) -> list[Pas
         SplitGemm(),
         SplitBatchedWeight(),
         MoveWeightToRight(),
-        FuseComplexRootsIntoMatmul(),
+        FuseComplexRootsIntoMatmul(is_turned),
         MoveTransposeOutOfWeight(),
         FoldAutoPadIntoPads(),
         FoldPadIntoConv(),

@@ -18,6 +18,7 @@ from qcompile.calibrate_bodies import calibrate_bodies
 from qcompile.calibration_cache import CalibrationCache, calibrate
 from qcompile.calibration_selection import check_selection, select_samples
 from qcompile.compensate import compensate_weights
+from qcompile.complex_roots import roots_for
 from qcompile.data import Data, check_source, read_data
 from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
@@ -115,7 +116,7 @@ def compile(
         run = shown_to.run
         source = run(load_model, path)
         is_split = split_for(recipe, source, has_data=calibration_data is not None)
-        normalised = run(normalise, source, inspect, is_split)
+        normalised = run(normalise, source, inspect, is_split, roots_for(recipe))
         budget.check(normalised)
         threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
@@ -196,7 +197,8 @@ def plan_only(
     check_polish(recipe, chosen.name)
     check_source(calibration_data)
     has_data, source = calibration_data is not None, load_model(model)
-    normalised = normalise(source, None, split_for(recipe, source, has_data=has_data))
+    is_split = split_for(recipe, source, has_data=has_data)
+    normalised = normalise(source, None, is_split, roots_for(recipe))
     data = _data(calibration_data, list(normalised.graph.inputs), recipe)
     plan = annotate(normalised, recipe, chosen, has_data=data is not None)
     plan = keep_exact(normalised, plan, recipe, chosen)

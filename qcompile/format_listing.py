@@ -9,7 +9,7 @@ from rich.console import Console
 
 import qcompile.targets as targets
 from qcompile.format_sqnr import DISTRIBUTIONS, SQNR_DB, listed_spec
-from qcompile.formats import DECODED_ONLY, FORMATS, Format, scale_format
+from qcompile.formats import DECODED_ONLY, FORMATS, IROOTS, Format, scale_format
 from qcompile.formats.block import BLOCK_FORMATS, block_format
 from qcompile.formats.onnx_types import onnx_type
 from qcompile.layouts.layout import Shape
@@ -29,7 +29,7 @@ KINDS = {  # what a product or a convolution takes: (op, activation)
 def listed() -> list[dict[str, Any]]:
     """A row for every format with a name, block formats and those without kernels at the end."""
     decoded = [_decoded_row(name) for name in DECODED_ONLY]
-    return [*map(_row, (*FORMATS, *BLOCK_FORMATS)), *decoded]
+    return [*map(_row, (*FORMATS, *BLOCK_FORMATS)), _roots_row(), *decoded]
 
 
 def print_listing(console: Console) -> None:
@@ -86,6 +86,20 @@ def _row(name: str) -> dict[str, Any]:
     }
 
 
+def _roots_row() -> dict[str, Any]:
+    """iroots2: ±1 and ±i, of products that iroots2 turns (complex_roots.py), MatMul all of them."""
+    row = _row(IROOTS)
+    kinds = [kind for kind in row["kernels"]["cpu"] if kind != "conv"]
+    return row | {
+        "bits": 2,  # of a complex weight
+        "bits_with_scales": 2 * row["bits_with_scales"],
+        "codes": [0, 3],
+        "block_size": None,
+        "kernels": {"cpu": kinds},
+        "reason": f"cpu {_kinds(kinds)}, of complex products",
+    }
+
+
 def _decoded_row(name: str) -> dict[str, Any]:
     """A format of more bits than kernels run."""
     found = DECODED_ONLY[name]
@@ -109,7 +123,7 @@ def _decoded_row(name: str) -> dict[str, Any]:
 
 def _bits_with_scales(spec: QuantSpec) -> float:
     """Bits a weight of the packed bytes of a large weight."""
-    n, k = 64, 64 * spec.block_size
+    n, k = 64, 64 * (spec.block_size or 64)
     stored = scale_format(spec.scale_format).stored_as
     shape = Shape(n, k, spec.format, spec.block_size, stored, not spec.is_symmetric)
     return 8 * N16K4.num_bytes(shape) / (n * k)

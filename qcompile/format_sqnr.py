@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.format_theory import qsnr_db
+from qcompile.formats import IROOTS, get
 from qcompile.formats.block import block_format, stored_scales
 from qcompile.node_specs import BLOCK_SIZE, TERNARY_BLOCK_SIZE
 from qcompile.settle_formats import settled_spec, squared_error
@@ -22,6 +23,8 @@ _ROWS, _COLUMNS = 32, 480  # of the samples: whole blocks of every size
 
 def listed_spec(name: str) -> QuantSpec:
     """What is listed: its own blocks and scales, else f16 and 32 (ternary 160)."""
+    if name == IROOTS:
+        return QuantSpec(get(IROOTS), "axis")
     found = block_format(name)
     usual = BLOCK_SIZE if found.element.levels is None else TERNARY_BLOCK_SIZE
     stored = stored_scales(found.element, found.scale or "f16")
@@ -30,9 +33,15 @@ def listed_spec(name: str) -> QuantSpec:
 
 
 def measured(name: str, seed: int = 0) -> dict[str, float]:
-    """SQNR in dB of the nearest codes of random weights, by distribution."""
-    spec = listed_spec(name)
-    return {kind: _sqnr(samples(kind, seed), spec) for kind in DISTRIBUTIONS}
+    """SQNR in dB of the nearest codes of random weights, by distribution.
+
+    Of iroots2 halves of a row are real and imaginary parts.
+    """
+    spec, drawn = listed_spec(name), {kind: samples(kind, seed) for kind in DISTRIBUTIONS}
+    if name == IROOTS:
+        halves = {kind: np.split(weight, 2, axis=1) for kind, weight in drawn.items()}
+        drawn = {kind: np.hstack([a + b, b - a]) for kind, (a, b) in halves.items()}
+    return {kind: _sqnr(weight, spec) for kind, weight in drawn.items()}
 
 
 def samples(distribution: str, seed: int = 0) -> NDArray[np.float32]:
@@ -125,4 +134,5 @@ SQNR_DB = {
     "bfp8": (12.7, 11.3, 10.3),
     "bfp12": (19.1, 17.8, 16.9),
     "bfp16": (42.8, 41.4, 40.2),
+    "iroots2": (4.4, 3.6, 2.8),
 }

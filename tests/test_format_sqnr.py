@@ -6,11 +6,11 @@ import pytest
 
 from qcompile.format_listing import listed
 from qcompile.format_sqnr import DISTRIBUTIONS, SQNR_DB, measured
-from qcompile.formats import DECODED_ONLY, FORMATS, get
+from qcompile.formats import DECODED_ONLY, FORMATS, IROOTS, get
 from qcompile.formats.block import BLOCK_FORMATS
 from qcompile.formats.onnx_types import FORMAT_OF_TYPE
 
-NAMES = (*FORMATS, *BLOCK_FORMATS)
+NAMES = (*FORMATS, *BLOCK_FORMATS, IROOTS)
 LARGEST_DEVIATION = {"gauss": 0.1, "laplace": 0.15, "t3": 0.7}
 
 

@@ -31,7 +31,8 @@ FAMILIES: tuple[tuple[str, Callable[..., Format]], ...] = (
     (r"kmeans([2-8])", codebook.kmeans),
 )
 DECODED_ONLY = posit.DECODED_ONLY  # in the listing, and refused with the reason
-ALIASES = {"int2b": "balanced2"}
+IROOTS = "iroots2"  # ±1 and ±i: binary of complex weights that are turned (complex_roots.py)
+ALIASES = {"int2b": "balanced2", IROOTS: "binary"}
 _OWN_TABLE = re.compile(r"([a-z]\w*)\[([-+\d, ]+)\]")
 
 
@@ -82,6 +83,15 @@ def get(name: str) -> Format:
     raise InputError(f'unknown format "{name}": {nearest(name, FORMATS)}')
 
 
+def is_iroots(asked: str | None) -> bool:
+    """Whether a weight format that is asked for is iroots2, with any scales and blocks.
+
+    >>> is_iroots("iroots2"), is_iroots("iroots2/f16/64"), is_iroots("binary")
+    (True, True, False)
+    """
+    return asked is not None and asked.split("/")[0] == IROOTS
+
+
 def _check_bits(name: str, bits: int) -> None:
     least = 2 if name.startswith("posit") else 1
     if not least <= bits <= 8 or re.fullmatch(r"e0.*|e1m0", name):
@@ -96,8 +106,10 @@ __all__ = [
     "FAMILIES",
     "FORMATS",
     "INT16",
+    "IROOTS",
     "SCALE_FORMATS",
     "Format",
     "get",
+    "is_iroots",
     "scale_format",
 ]
