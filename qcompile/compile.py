@@ -42,6 +42,7 @@ from qcompile.plan import Plan
 from qcompile.polish import check_polish, polish
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
+from qcompile.qdq_file import write_qdq
 from qcompile.recipe import Recipe
 from qcompile.recurrent import split_for
 from qcompile.rotate import planned, rotate
@@ -85,14 +86,16 @@ def compile(
     inspect: Inspector | None = None,
     calibration_cache: str | Path | None = None,
     progress: Progress | None = None,
+    qdq_out: str | Path | None = None,
 ) -> Artifact:
     """Compile a float ONNX file into a low-bit artifact, verify it, and give it back.
 
     model: path of the .onnx file. output: folder, default MODEL.qc beside it. calibration_data: a
     path, an iterable of {input name: array}, or an object with get_next(). metric: scores a
     session, greater is better; it is run on the float model and on the artifact. calibration_cache:
-    an .npz file, read where it exists and written where not. Raises InputError (bad input) or
-    VerificationError (the artifact is wrong, or misses a limit); then nothing is written.
+    an .npz file, read where it exists and written where not. qdq_out: a file for the quantized
+    model in standard ONNX (qdq_file.py). Raises InputError (bad input) or VerificationError (the
+    artifact is wrong, or misses a limit); then nothing is written.
     """
     recipe, limits, chosen = recipe or Recipe(), limits or Limits(), targets.get(target)
     path, out = Path(model), Path(output) if output is not None else default_output(Path(model))
@@ -172,6 +175,8 @@ def compile(
         if metric is not None:
             verdict = _with_metric(verdict, metric, path, artifact)
         _judge(verdict, limits)
+        if qdq_out is not None:
+            write_qdq(changes[1].model, qdq_out)
         artifact.measured.update(verdict.as_dict() | {"synthetic_data": shown.is_synthetic})
         artifact.write_manifest()
     return replace(artifact, folder=out)

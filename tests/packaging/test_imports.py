@@ -116,7 +116,7 @@ ORDER = (
         *("rank_decay", "saliency", "sharpness", "tape_weights", "tuning_ways", "tunings"),
         "verify_tuned",
         *("exact_weights", "format_choice", "format_theory", "settle_formats", "format_listing"),
-        *("format_sqnr", "complex_roots"),
+        *("format_sqnr", "complex_roots", "qdq_file"),
         *("analysis", "distribution", "report_analysis"),
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
         *("online_rotation", "rotatable_maps", "report_rotation"),
