@@ -218,8 +218,8 @@ def _weight(
     chosen = formats.get(stored)
     scale = scale.astype(np.float32) * np.float32(chosen.table_scale)
     sizes = np.abs(scale[scale != 0])
-    if not np.isfinite(scale).all() or (kind != "block" and not (scale > 0).all()):
-        return "its weight has a scale that is not finite, or not above 0 for a whole output"
+    if not np.isfinite(scale).all() or (kind != "block" and not scale.all()):
+        return "its weight has a scale that is not finite, or 0 for a whole output"
     if sizes.min(initial=1) < np.finfo(np.float32).tiny:
         return "its weight has a scale below 2^-126 (N6)"
     offset = chosen.offset  # to unsigned codes

@@ -285,3 +285,25 @@ def test_a_wrong_table_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(imported, "_weight", shifted)
     with pytest.raises(VerificationError, match="transform: kept codes"):
         qcompile.compile(tmp_path / "nv.onnx")
+
+
+def test_a_scale_below_0_of_an_output(tmp_path: Path) -> None:
+    """qcompile writes such scales, so that a code without an opposite is the larger side."""
+    codes, scales = codes_of("INT4"), scales_of("FLOAT", "axis")
+    scales[::2] *= -1
+    step, middle = np.float32(2.0**-5), np.uint8(128)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "step", "middle"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "step", "middle"], ["xr"]),
+        helper.make_node("DequantizeLinear", ["w", "s"], ["dq"], axis=1),
+        helper.make_node("MatMul", ["xr", "dq"], ["y"], "product"),
+    ]
+    held = {"w": codes, "s": scales, "step": step, "middle": middle}
+    onnx.save(model_of(nodes, held, ["B", K]), tmp_path / "below.onnx")
+    artifact = qcompile.compile(tmp_path / "below.onnx")
+    x = np.random.default_rng(1).standard_normal((5, K)).astype(np.float32)
+    whole = np.clip(np.rint(x / step), -128, 127) @ codes.astype(np.float64)
+    wanted = whole * (np.float64(step) * scales)
+    found = qcompile.load(artifact.folder).run(None, {"x": x})[0]
+    assert (np.abs(found - wanted) <= 3 * 2.0**-24 * np.abs(wanted)).all()  # N16: three roundings
+    assert (np.abs(wanted) > 0).any() and (np.sign(found) == np.sign(wanted)).all()
