@@ -7,6 +7,7 @@ what it then refuses. What such a node makes of constants is computed here as ON
 ml_dtypes and not by the tables of qcompile's formats, which are compared with it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,13 +44,17 @@ class Stored:
             return np.asarray(wide * self._spread(held.astype(np.float32)), np.float32)
 
     def _spread(self, part: NDArray[np.float32]) -> NDArray[np.float32]:
-        shape = self.codes.shape.numpy()
-        if self.block_size:
-            whole = np.repeat(part, self.block_size, axis=self.axis)
-            return whole[tuple(slice(n) for n in shape)]
-        if part.size == 1:
-            return part.reshape(())
-        return part.reshape([-1 if i == self.axis else 1 for i in range(len(shape))])
+        return spread(part, self.codes.shape.numpy(), self.axis, self.block_size)
+
+
+def spread(part: NDArray, shape: Sequence[int], axis: int, block_size: int) -> NDArray:
+    """Scales or zero points so that they broadcast to the shape of what they belong to."""
+    if block_size:
+        whole = np.repeat(part, block_size, axis=axis)
+        return whole[tuple(slice(n) for n in shape)]
+    if part.size == 1:
+        return part.reshape(())
+    return part.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
 
 def stored(back: ir.Node | None) -> Stored | None:
