@@ -61,7 +61,7 @@ def stored(back: ir.Node | None) -> Stored | None:
     """What the node dequantizes, or None of another op and of what is computed at run time."""
     if back is None or not is_op(back, "DequantizeLinear"):
         return None
-    codes, scale, point = back.inputs[0], back.inputs[1], input_of(back, 2)
+    codes, scale, point = (input_of(back, i) for i in range(3))
     if codes is None or scale is None or not is_constant(codes):
         return None
     held = scale.const_value if is_constant(scale) else stored(scale.producer())

@@ -101,7 +101,7 @@ def open_model(
     them: from the user's file where all of them lie in one folder, else from a temporary file.
     """
     options = options or session_options()
-    model = with_decoded_weights(model)
+    model = _decoded(model)
     if not _has_vnni():
         model = _with_own_weights(model)
     try:
@@ -112,6 +112,14 @@ def open_model(
         # ORT 1.32 does not open some models of int8 operators with the entry.
         options.add_session_config_entry(PRECISION, "0")
         return _open(model, options, lean=lean)
+
+
+def _decoded(model: ir.Model) -> ir.Model:
+    """With floats in place of codes that ORT lacks; InputError where their node is no valid one."""
+    try:
+        return with_decoded_weights(model)
+    except Exception as error:  # of sizes and attributes that nothing has checked
+        raise InputError(f"a DequantizeLinear of constants is not valid: {error}") from None
 
 
 def open_own(
@@ -154,7 +162,7 @@ def check_opens(model: ir.Model) -> None:
     Large weights are inputs at first, so that none is read or copied. A model that ORT refuses
     without them is opened as it is.
     """
-    model = with_decoded_weights(model)
+    model = _decoded(model)
     graph = (shell := model.clone()).graph
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value

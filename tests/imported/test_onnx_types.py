@@ -270,3 +270,23 @@ def test_simulated_quantization_in_blocks(kind: str, tmp_path: Path) -> None:
     source = ir.load(tmp_path / "qat.onnx")
     decoded = open_model(source, exact_options(source)).run(None, {"x": np.eye(K, dtype="f4")})[0]
     assert np.array_equal(weight_of_packed(product(artifact.folder)).decode(), decoded.T)
+
+
+@pytest.mark.parametrize("change", ["one input", "output type", "scale", "block", "axis"])
+def test_nodes_that_are_not_valid_are_refused(change: str, tmp_path: Path) -> None:
+    model, _ = nvfp4()
+    scales, back = model.graph.node[0], model.graph.node[1]
+    attributes = {a.name: a for a in back.attribute}
+    if change == "one input":
+        del back.input[1:]
+    if change == "output type":
+        back.attribute.append(helper.make_attribute("output_dtype", 99))
+    if change == "scale":
+        scales.input[0] = "w"
+    if change == "block":
+        attributes["block_size"].i = -3
+    if change == "axis":
+        attributes["axis"].i = 7
+    onnx.save(model, tmp_path / "broken.onnx")
+    with pytest.raises(InputError):
+        qcompile.compile(tmp_path / "broken.onnx")
