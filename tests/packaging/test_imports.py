@@ -15,7 +15,7 @@ ORDER = (
     ("array_session",),
     ("external", "formats", "memory", "op_libraries"),
     ("graph", "spec"),
-    ("bodies", "shape_inference"),
+    ("bodies", "decoded_copy", "shape_inference"),
     ("numerics", "windows"),
     ("integer_graph", "integer_maps", "input_range"),
     (
@@ -116,6 +116,7 @@ ORDER = (
         *("rank_decay", "saliency", "sharpness", "tape_weights", "tuning_ways", "tunings"),
         *("reach_choice", "verify_tuned"),
         *("exact_weights", "format_choice", "format_theory", "settle_formats", "format_listing"),
+        *("format_sqnr", "complex_roots", "qdq_file"),
         *("analysis", "distribution", "report_analysis"),
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
         *("online_rotation", "rotatable_maps", "report_rotation"),
