@@ -14,7 +14,7 @@ from qcompile.formats import FORMATS, Format, scale_format
 from qcompile.formats.block import BLOCK_FORMATS, block_format, stored_scales
 from qcompile.layouts.layout import Shape
 from qcompile.layouts.n16k4 import N16K4
-from qcompile.node_specs import BLOCK_SIZE, TERNARY_BLOCK_SIZE
+from qcompile.node_specs import usual_block
 from qcompile.report import table
 from qcompile.settle_formats import settled_spec, squared_error
 from qcompile.spec import QuantSpec
@@ -75,13 +75,12 @@ def print_listing(console: Console) -> None:
 def _row(name: str, samples: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
     found = block_format(name)
     element = found.element
-    usual = BLOCK_SIZE if element.levels is None else TERNARY_BLOCK_SIZE
     stored = stored_scales(element, found.scale or "f16")
     symmetric = element.is_signed
-    size = found.block_size or usual
+    size = found.block_size or usual_block(element)
     spec = QuantSpec(element, "block", 1, size, symmetric, stored)
     narrow = element.in_int16()
-    values = element.values.astype(np.float64) * element.table_scale
+    values = np.array([*element.values, *element.specials], np.float64) * element.table_scale
     return {
         "name": name,
         "bits": element.bits,

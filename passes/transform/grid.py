@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.formats import Format
-from qcompile.numerics.quantize import quantize
+from qcompile.numerics.quantize import quantize, unscaled
 from qcompile.numerics.weight import CodedWeight
 
 Real = NDArray[np.float64]
@@ -63,12 +63,12 @@ class Grid:
         codes = quantize(narrow, self.scale, point, self.format, symmetric=is_symmetric)
         if self.kept is None:
             return codes
-        return np.where(self.kept, codes, point + np.int16(self.format.zero_code or 0))
+        zero = np.int16(self.format.zero_code or 0)
+        return np.where(self.kept, codes, zero if self.format.is_table else point)
 
     def units(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
         """What codes are worth in units of the scale, exactly."""
-        values = self.format.values[codes - self.format.code_min]
-        return (values.astype(np.int64) - self.zero_point).astype(np.float32)
+        return unscaled(codes, self.zero_point, self.format)
 
     def real(self, codes: NDArray[np.int16]) -> Real:
         """What codes are worth: one float32 product, as kernels have it (N1)."""

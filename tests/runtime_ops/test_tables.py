@@ -170,11 +170,11 @@ def test_tolerance_sees_one_code(rng: np.random.Generator, format: Format) -> No
     codes = weight.codes.copy()
     codes[5, 7] ^= 1
     changed = [replace(weight, codes=codes)]
-    if weight.special is not None:
+    if weight.zero_point is not None:
         assert (weight.codes[5, :32] == format.special_code).any()
-        special = weight.special.copy()
+        special = weight.zero_point.copy()
         special[5, 0] += 1
-        changed.append(replace(weight, special=special))
+        changed.append(replace(weight, zero_point=special))
     for other in changed:
         state = rng.bit_generator.state
         got, _, bound = products.matmul_real(rng, weight, (3,))
