@@ -63,8 +63,7 @@ class Grid:
         codes = quantize(narrow, self.scale, point, self.format, symmetric=is_symmetric)
         if self.kept is None:
             return codes
-        zero = np.int16(self.format.zero_code or 0)
-        return np.where(self.kept, codes, zero if self.format.is_table else point)
+        return np.where(self.kept, codes, point + np.int16(self.format.zero_code or 0))
 
     def units(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
         """What codes are worth in units of the scale, exactly."""

@@ -73,8 +73,7 @@ class CodedWeight:
         if self.kept is None:
             return codes
         zero = np.int16(self.format.zero_code or 0)
-        is_zero = self.zero_point is None or self.format.is_table
-        points = zero if is_zero else self.per_column(self.zero_point)  # type: ignore[arg-type]
+        points = zero if self.zero_point is None else self.per_column(self.zero_point)
         return np.where(self.kept, codes, points).astype(np.int16)
 
     def unsigned(self) -> NDArray[np.uint8]:
