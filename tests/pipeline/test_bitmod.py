@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BitMoD through the whole pipeline: sizes to the byte, every rounding, twins that verify refuses."""
+"""BitMoD through the pipeline: sizes to the byte, every rounding, twins that verify refuses."""
 
 import sys
 from collections.abc import Callable
