@@ -97,22 +97,6 @@ def test_matmul_attributes(changes, message):
     assert got == f'QMatMul "node": {message}'
 
 
-def test_special_codes_of_quantize_need_special_values():
-    x, scale = np.zeros((2, 4), np.float32), np.float32(1)
-    given = {"bits": 3, "is_signed": 0, "table": [0.0, 1, 2, 4, 0, -1, -2, -4], "axis": 0}
-    given |= {"granularity": "tensor", "block_size": 0, "special_code": 4}
-    outputs = [(TensorProto.INT8, 2), (TensorProto.FLOAT, 0)]
-    rule = "(docs/ops.md: as many zero points or none; with a table none, or special values)"
-    assert refusal("Quantize", [x, scale, None], given, outputs) == (
-        'Quantize "node": scale has 1 and zero_point 0 elements; granularity tensor needs 1 scales '
-        f"{rule}. Correct the graph."
-    )
-    got = refusal("Quantize", [x, scale, np.int8(3)], given | {"special_code": 8}, outputs)
-    assert got == (
-        'Quantize "node": special_code = 8 of 8 codes (docs/ops.md: one of a table\'s). Correct it.'
-    )
-
-
 def test_matmul_operands():
     inputs, attributes = matmul_case()
     short = np.zeros((2, 63), np.float32)
