@@ -24,7 +24,7 @@ from benchmarks.peer_data import CASES, Samples, score
 from benchmarks.peers import chosen_models
 
 FORMATS = (
-    *("uint4", "int4", "e2m1", "e3m0", "nf4", "lloyd4", "kmeans4", "posit4_1"),
+    *("uint4", "int4", "e2m1", "e3m0", "nf4", "lloyd4", "kmeans4", "bitmod4", "posit4_1"),
     *("nvint4", "nvfp4", "mxint4", "mxfp4", "auto"),
 )
 _BATCH = 20

@@ -68,7 +68,7 @@ def _row(name: str) -> dict[str, Any]:
     spec, asked = listed_spec(name), block_format(name)
     element = spec.format
     narrow = element.in_int16()
-    values = element.values.astype(np.float64) * element.table_scale
+    values = np.array([*element.values, *element.specials], np.float64) * element.table_scale
     return {
         "name": name,
         "bits": element.bits,

@@ -13,22 +13,21 @@ from numpy.typing import NDArray
 from qcompile.format_theory import qsnr_db
 from qcompile.formats import IROOTS, get
 from qcompile.formats.block import block_format, stored_scales
-from qcompile.node_specs import BLOCK_SIZE, TERNARY_BLOCK_SIZE
+from qcompile.node_specs import usual_block
 from qcompile.settle_formats import settled_spec, squared_error
 from qcompile.spec import QuantSpec
 
 DISTRIBUTIONS = ("gauss", "laplace", "t3")
-_ROWS, _COLUMNS = 32, 480  # of the samples: whole blocks of every size
+_ROWS, _COLUMNS = 12, 1280  # of the samples: whole blocks of every size
 
 
 def listed_spec(name: str) -> QuantSpec:
-    """What is listed: its own blocks and scales, else f16 and 32 (ternary 160)."""
+    """What is listed: its own blocks and scales, else f16 and the usual block."""
     if name == IROOTS:
         return QuantSpec(get(IROOTS), "axis")
     found = block_format(name)
-    usual = BLOCK_SIZE if found.element.levels is None else TERNARY_BLOCK_SIZE
     stored = stored_scales(found.element, found.scale or "f16")
-    size = found.block_size or usual
+    size = found.block_size or usual_block(found.element)
     return QuantSpec(found.element, "block", 1, size, found.element.is_signed, stored)
 
 
@@ -82,8 +81,8 @@ SQNR_DB = {
     "ternary": (7.1, 5.5, 4.3),
     "balanced2": (11.4, 9.8, 8.9),
     "rf8": (33.3, 34.0, 34.9),
-    "itq3": (16.0, 14.1, 12.2),
-    "itq3_ternary": (11.3, 10.6, 10.1),
+    "itq3": (14.8, 12.4, 9.1),
+    "itq3_ternary": (10.5, 9.3, 7.5),
     "tq1": (4.6, 3.1, 2.5),
     "tq2": (9.8, 7.8, 6.2),
     "tq3": (16.0, 14.1, 12.2),
@@ -134,5 +133,7 @@ SQNR_DB = {
     "bfp8": (12.7, 11.3, 10.3),
     "bfp12": (19.1, 17.8, 16.9),
     "bfp16": (42.8, 41.4, 40.2),
-    "iroots2": (4.4, 3.6, 2.8),
+    "bitmod3": (14.8, 13.5, 11.9),
+    "bitmod4": (20.7, 19.9, 18.4),
+    "iroots2": (4.4, 3.5, 2.7),
 }

@@ -137,6 +137,7 @@ def _checked(loaded: Any, spec: QuantSpec, shape: tuple[int, int], group: int) -
     types = [weight.codes.dtype, *([] if point is None else [point.dtype])]
     if weight.shape != shape or any(t != np.int16 for t in types):
         raise ValueError(f"its codes are {weight.codes.dtype} {list(weight.shape)}")
-    if (point is None) != spec.is_symmetric or loaded["scale"].dtype != np.float32:
+    has_point = not spec.is_symmetric or bool(spec.format.specials)
+    if (point is not None) != has_point or loaded["scale"].dtype != np.float32:
         raise ValueError("its scales or zero points are of another type")
     return Layer(weight, both, inputs)

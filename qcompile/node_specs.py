@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 import qcompile.formats as formats
 from qcompile.errors import InputError
+from qcompile.formats import Format
 from qcompile.formats.block import AUTO, block_format, stored_scales
 from qcompile.graph import ROOTS, TOKEN, attribute, is_op, static_shape
 from qcompile.products import is_depthwise, weight_of
@@ -15,6 +16,7 @@ from qcompile.spec import QuantSpec
 from qcompile.targets.target import Request
 
 BLOCK_SIZE = 32
+SPECIAL_BLOCK_SIZE = 128  # of BitMoD's groups
 TERNARY_BLOCK_SIZE = 160  # 20 columns are a chunk; 1.7 bits a weight with the scales
 
 
@@ -56,11 +58,22 @@ def weight_spec_of(
         symmetric = not blocked or bits == 8
         chosen = formats.get(f"{'int' if symmetric else 'uint'}{bits}")
     if blocked or (block_size is not None and not is_op(node, "Conv")):
-        usual = BLOCK_SIZE if chosen.levels is None else TERNARY_BLOCK_SIZE
-        usual = (chosen.turns.block if chosen.turns is not None else 0) or usual
         stored = stored_scales(chosen, scale)
-        return QuantSpec(chosen, "block", 1, block_size or usual, symmetric, stored)
+        return QuantSpec(chosen, "block", 1, block_size or usual_block(chosen), symmetric, stored)
     return QuantSpec(chosen, "axis", 0, is_symmetric=symmetric)
+
+
+def usual_block(format: Format) -> int:
+    """The weights that share a scale where nothing else is asked.
+
+    >>> [usual_block(formats.get(name)) for name in ("int4", "ternary", "bitmod4")]
+    [32, 160, 128]
+    """
+    if format.turns is not None and format.turns.block:
+        return format.turns.block
+    if format.specials:
+        return SPECIAL_BLOCK_SIZE
+    return BLOCK_SIZE if format.levels is None else TERNARY_BLOCK_SIZE
 
 
 def asked_format(node: ir.Node, recipe: Recipe, rule: Rule | None) -> str | None:

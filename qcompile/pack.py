@@ -181,7 +181,6 @@ def _joined(parts: list[CodedWeight]) -> CodedWeight:
         codes=np.concatenate([p.codes for p in parts]),
         scale=whole([p.scale for p in parts]),
         zero_point=whole([p.zero_point for p in parts]),
-        special=whole([p.special for p in parts]),
     )
 
 
@@ -230,5 +229,4 @@ def _shape_of(node: ir.Node, n: int) -> Shape:
         attribute(node, "scale_format"),
         bool(attribute(node, "has_zero_point")),
         float(attribute(node, "tensor_scale", 1.0)),
-        bool(attribute(node, "has_special", 0)),
     )

@@ -69,8 +69,9 @@ def _why_not(node: ir.Node | None, planned: NodePlan, readers: list[NodePlan]) -
     others = {reader.op_type for reader in readers} - {"MatMul", "Gemm"}
     if others:
         return f"that {' and '.join(sorted(others))} reads"
-    if planned.weight.bits not in n16k4s.BITS or planned.weight.format.zero_code is None:
-        return f"of {planned.weight.format}: sparse codes have 3 or 4 bits and one that is 0"
+    if not n16k4s.has_sparse_codes(planned.weight.format):
+        why = "sparse codes have 3 or 4 bits and one that is 0, and none that is special"
+        return f"of {planned.weight.format}: {why}"
     weight = weight_of(node)
     dims = None if weight is None else static_shape(weight)
     is_wide = dims is not None and dims[1] >= _FEWEST_COLUMNS

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from qcompile.graph import FLOAT, constant
 from qcompile.memory import row_slices
+from qcompile.numerics.quantize import unscaled
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.spec import QuantSpec
@@ -72,10 +73,13 @@ def _centre(codes: NDArray, spec: QuantSpec) -> NDArray[np.int32]:
 def _rows_error(w: NDArray, c: NDArray, scale: NDArray, points: NDArray, spec: QuantSpec) -> float:
     low, high = spec.format.quantized_range(symmetric=spec.is_symmetric)
     values = spec.format.values.astype(np.float64)
-    real = (values[c - spec.format.code_min] - points) * scale
+    real = unscaled(c, points, spec.format).astype(np.float64) * scale
     ends = [(values[np.array([low, high]) - spec.format.code_min]), values]
-    least = (min(ends[1]) if spec.format.is_table else ends[0][0]) - points
-    most = (max(ends[1]) if spec.format.is_table else ends[0][1]) - points
+    least, most = (f(ends[1] if spec.format.is_table else ends[0]) for f in (min, max))
+    if spec.format.specials:
+        least, most = np.minimum(least, points), np.maximum(most, points)
+    else:
+        least, most = least - points, most - points
     inside = (w >= least * scale) & (w <= most * scale)
     if spec.sparsity is not None:
         inside &= real != 0  # what sparsity leaves out is not near its code: check_sparse

@@ -103,7 +103,7 @@ class _Layer:
         wanted = self.moved(moved)
         codes = grid.codes(wanted[None].astype(np.float64))[0]
         units = wanted / plain.per_column(signed)
-        if plain.zero_point is not None:
+        if plain.zero_point is not None and not plain.format.specials:
             units = units + plain.per_column(plain.zero_point)
         low, high = self._ends
         return replace(plain, codes=codes), ((units >= low) & (units <= high)).astype(np.float32)
@@ -125,5 +125,6 @@ class _Layer:
         """The least and the largest value in units of the scale."""
         format = self.start.format
         low, high = format.quantized_range(symmetric=not self.is_full)
-        values = format.values[low - format.code_min : high - format.code_min + 1]
-        return int(values.min()), int(values.max())
+        held = format.values[low - format.code_min : high - format.code_min + 1]
+        values = (*held.tolist(), *format.specials)
+        return min(values), max(values)

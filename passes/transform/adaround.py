@@ -17,6 +17,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from qcompile.formats import Format
+from qcompile.formats.bitmod import with_special
 from qcompile.numerics.weight import CodedWeight
 from qcompile.passes.transform.grid import Grid
 from qcompile.passes.transform.layer_rows import (
@@ -76,15 +78,16 @@ class Levels:
     @classmethod
     def of(cls, weight: Real32, grid: Grid) -> "Levels":
         """Of a weight in a grid [1, N, K]; beyond the ends the outermost two."""
-        low, high = grid.format.quantized_range(symmetric=not grid.is_full)
-        codes = np.arange(low, high + 1, dtype=np.int16)
-        values, first = np.unique(
-            grid.format.values[codes - grid.format.code_min], return_index=True
-        )
-        ordered = codes[first]  # −0 repeats 0
-        units = weight / grid.scale[0] + grid.zero_point[0]
-        at = np.clip(np.searchsorted(values, units, side="right") - 1, 0, max(len(values) - 2, 0))
-        return cls(ordered[at], ordered[np.minimum(at + 1, len(values) - 1)], grid, weight)
+        units = weight / grid.scale[0]
+        if not grid.format.specials:
+            lower, upper = _neighbours(units + grid.zero_point[0], grid.format, grid)
+            return cls(lower, upper, grid, weight)
+        lower, upper = (np.empty(weight.shape, np.int16) for _ in range(2))
+        for value in np.unique(grid.zero_point[0]):  # special values
+            own = grid.zero_point[0] == value
+            fixed = with_special(grid.format, int(value))
+            lower[own], upper[own] = _neighbours(units[own], fixed, grid)
+        return cls(lower, upper, grid, weight)
 
     def real(self, share: Real32) -> Real32:
         """The weight with so much of the step taken."""
@@ -93,6 +96,18 @@ class Levels:
     def codes(self, is_upper: NDArray[np.bool_]) -> NDArray[np.int16]:
         """The upper code or the lower one."""
         return np.where(is_upper, self._upper, self._lower)
+
+
+def _neighbours(
+    units: Real32, format: Format, grid: Grid
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """The codes below and above weights in units of the scale."""
+    low, high = format.quantized_range(symmetric=not grid.is_full)
+    codes = np.arange(low, high + 1, dtype=np.int16)
+    values, first = np.unique(format.values[codes - format.code_min], return_index=True)
+    ordered = codes[first]  # −0 repeats 0
+    at = np.clip(np.searchsorted(values, units, side="right") - 1, 0, max(len(values) - 2, 0))
+    return ordered[at], ordered[np.minimum(at + 1, len(values) - 1)]
 
 
 def rectified(v: Real32) -> tuple[Real32, Real32]:

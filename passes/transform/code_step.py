@@ -36,7 +36,8 @@ def code_step(
     gradient and curvature [N, K]: g and L by the weight's reals; where L is 0 nothing moves.
     """
     low = coded.format.quantized_range(symmetric=True)[0]
-    is_full = coded.zero_point is not None or bool(coded.codes.min(initial=0) < low)
+    is_full = not coded.format.is_table and coded.zero_point is not None
+    is_full = is_full or bool(coded.codes.min(initial=0) < low)
     grid = Grid.of(coded, 1, is_full=is_full)
     old, slope = grid.real(coded.codes[None]), gradient[None].astype(np.float64)
     bend = curvature[None].astype(np.float64)

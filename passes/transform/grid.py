@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.formats import Format
-from qcompile.numerics.quantize import quantize
+from qcompile.numerics.quantize import quantize, unscaled
 from qcompile.numerics.weight import CodedWeight
 
 Real = NDArray[np.float64]
@@ -67,8 +67,7 @@ class Grid:
 
     def units(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
         """What codes are worth in units of the scale, exactly."""
-        values = self.format.values[codes - self.format.code_min]
-        return (values.astype(np.int64) - self.zero_point).astype(np.float32)
+        return unscaled(codes, self.zero_point, self.format)
 
     def real(self, codes: NDArray[np.int16]) -> Real:
         """What codes are worth: one float32 product, as kernels have it (N1)."""

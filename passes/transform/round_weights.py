@@ -110,6 +110,8 @@ def quantize_attributes(spec: QuantSpec) -> dict:
     }
     if spec.format.levels is not None:
         attributes["levels"] = spec.format.levels
+    if spec.format.special_code is not None:
+        attributes["special_code"] = spec.format.special_code
     if spec.format.table is not None:
         attributes["table"] = [float(v) for v in spec.format.table]
     return attributes
@@ -137,7 +139,7 @@ def lazy_parts(
 
     codes = lazily(dtype, dims, lambda: store.codes(name, dtype.numpy()))
     scale = lazily(ir.DataType.FLOAT, per, lambda: first(store.get(name).scale))
-    if spec.is_symmetric:
+    if spec.is_symmetric and not spec.format.specials:
         return codes, scale, None
     points = lazily(dtype, per, lambda: first(store.get(name).zero_point).astype(dtype.numpy()))
     return codes, scale, points

@@ -110,6 +110,9 @@ def _largest_scale(weight: Real, plain: Grid, *, is_signed: bool) -> Real:
     amax = np.maximum(np.abs(low), np.abs(high))
     amax = np.where(amax > 0, amax, 1)
     if not plain.is_full:
-        return np.asarray(amax / plain.format.absmax(symmetric=True))
+        largest = np.full(amax.shape, plain.format.absmax(symmetric=True))
+        if plain.format.specials:
+            largest = np.maximum(largest, np.abs(plain.zero_point).max(2))
+        return np.asarray(amax / largest)
     sign = np.where((high > -low) & is_signed, -1.0, 1.0)
     return np.asarray(sign * amax / -plain.format.code_min)

@@ -12,13 +12,14 @@ from qcompile.errors import InputError, nearest
 from qcompile.formats import codebook, minifloat, posit
 from qcompile.formats.balanced import BALANCED
 from qcompile.formats.binary import BINARY
+from qcompile.formats.bitmod import BITMOD
 from qcompile.formats.format import INT16, Format
 from qcompile.formats.integer import INTEGERS
 from qcompile.formats.rotated import ROTATED
 from qcompile.formats.scales import SCALE_FORMATS, scale_format
 from qcompile.formats.ternary import TERNARY
 
-_PLAIN = [*INTEGERS, BINARY, TERNARY, BALANCED, minifloat.RF8]
+_PLAIN = [*INTEGERS, BINARY, TERNARY, BALANCED, *BITMOD, minifloat.RF8]
 _FIXED = {f.name: f for f in [*_PLAIN, *ROTATED]}
 # (a pattern of names, the format of its groups)
 FAMILIES: tuple[tuple[str, Callable[..., Format]], ...] = (

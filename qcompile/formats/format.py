@@ -30,8 +30,8 @@ class Format:
     format's own definition. `levels` is the number of codes where that is no power of two.
     `is_fitted`: the table is where a fit to each weight starts. `has_own_table`: the name alone
     does not say the table, so the text does.
-    `special_code` is a code that means one of `specials` in each block of a weight, which
-    CodedWeight.special says (BitMoD); the table's entry of it is not used.
+    `special_code` is a code that means one of `specials` in each block of a weight, which its zero
+    point says (BitMoD); the table's entry of it repeats 0.
     `turns`: the codes are those of turned rows.
     """
 
@@ -65,7 +65,7 @@ class Format:
 
     @property
     def is_table(self) -> bool:
-        """Whether codes are indices into a table (then there is no zero point)."""
+        """Whether codes are indices into a table; no zero point is subtracted then."""
         return self.table is not None
 
     @property
@@ -155,7 +155,7 @@ class Format:
         return self.code_min, self.code_max
 
     def absmax(self, *, symmetric: bool) -> int:
-        """The greatest magnitude of a value that quantization produces.
+        """The greatest magnitude of a value that quantization produces, special ones left out.
 
         >>> from qcompile.formats import get
         >>> get("int4").absmax(symmetric=True), get("e2m1").absmax(symmetric=True)

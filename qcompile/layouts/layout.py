@@ -26,7 +26,6 @@ class Shape:
     scale_format: str
     has_zero_point: bool
     tensor_scale: float = 1.0
-    has_special: bool = False
 
     @property
     def block(self) -> int:
@@ -46,7 +45,7 @@ class Shape:
     @property
     def has_point(self) -> bool:
         """Whether there is a byte for a zero point or a special value."""
-        return self.has_zero_point or self.has_special
+        return self.has_zero_point or bool(self.format.specials)
 
     @classmethod
     def of(cls, weight: CodedWeight) -> "Shape":
@@ -60,9 +59,8 @@ class Shape:
             weight.format,
             weight.block_size,
             stored,
-            weight.zero_point is not None,
+            weight.zero_point is not None and not weight.format.specials,
             unit,
-            weight.special is not None,
         )
 
     def scales(self, data: NDArray[np.uint8]) -> NDArray[np.float32] | None:
@@ -104,17 +102,18 @@ def decode_parts(
     shape: Shape,
 ) -> CodedWeight:
     """Unpacked parts [N, …] as a weight; points are bytes of zero points or special values."""
-    offset = np.int16(shape.format.offset)
+    offset, point = np.int16(shape.format.offset), None
+    if points is not None and shape.format.specials:
+        point = np.ascontiguousarray(points).view(np.int8).astype(np.int16)
+    elif points is not None:
+        point = points.astype(np.int16) - offset
     return CodedWeight(
         unsigned.astype(np.int16) - offset,
         scale,
-        points.astype(np.int16) - offset if points is not None and shape.has_zero_point else None,
+        point,
         shape.format,
         shape.block_size,
         with_unit(shape.scale_format, shape.tensor_scale),
-        np.ascontiguousarray(points).view(np.int8).astype(np.int16)
-        if points is not None and shape.has_special
-        else None,
     )
 
 
@@ -129,8 +128,8 @@ def scales_of(weight: CodedWeight) -> NDArray[np.uint8] | None:
 
 def point_bytes(weight: CodedWeight) -> NDArray[np.uint8] | None:
     """Zero points in units of u, or special values as signed bytes: uint8 [N, num_blocks]."""
-    if weight.special is not None:
-        return weight.special.astype(np.int8).view(np.uint8)
     if weight.zero_point is None:
         return None
+    if weight.format.specials:
+        return weight.zero_point.astype(np.int8).view(np.uint8)
     return (weight.zero_point + weight.format.offset).astype(np.uint8)

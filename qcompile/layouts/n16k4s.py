@@ -29,9 +29,19 @@ _MASK_BYTES = TILE * OF // 8
 
 def holds(weight: CodedWeight) -> bool:
     """Whether every four columns of the weight have at most two values that are not 0."""
-    if weight.format.bits not in BITS or weight.format.levels or weight.format.zero_code is None:
+    return has_sparse_codes(weight.format) and most_of_four(weight) <= KEPT
+
+
+def has_sparse_codes(format: Format) -> bool:
+    """Whether kernels read its codes here: 3 or 4 bits, one of them 0, and none special.
+
+    >>> from qcompile.formats import get
+    >>> [has_sparse_codes(get(name)) for name in ("int4", "binary", "bitmod4")]
+    [True, False, False]
+    """
+    if format.bits not in BITS or format.levels or format.specials:
         return False
-    return most_of_four(weight) <= KEPT
+    return format.zero_code is not None
 
 
 def most_of_four(weight: CodedWeight) -> int:

@@ -31,6 +31,8 @@ def quantize(
     with np.errstate(over="ignore"):
         ratio = np.divide(real, scale, dtype=np.float32)
     ratio = np.where(np.isnan(ratio), np.float32(0), ratio)
+    if format.specials:
+        return _nearest_with_special(ratio, np.asarray(zero_point), format)
     if format.is_table:
         return nearest_in_table(ratio, format)
     low, high = format.quantized_range(symmetric=symmetric)
@@ -63,10 +65,26 @@ def dequantize(
     >>> dequantize([0, 255], 0.5, 128, get("uint8")).tolist()
     [-64.0, 63.5]
     """
-    value = format.values[np.asarray(code, np.int32) - format.code_min].astype(np.int64)
-    return (value - np.asarray(zero_point, np.int64)).astype(np.float32) * np.asarray(
-        scale, np.float32
-    )
+    return unscaled(code, zero_point, format) * np.asarray(scale, np.float32)
+
+
+def unscaled(code: ArrayLike, zero_point: ArrayLike, format: Format) -> NDArray[np.float32]:
+    """`value − zero_point` in float32, exactly; a special code is worth what zero_point says."""
+    codes, points = np.asarray(code, np.int32), np.asarray(zero_point, np.int64)
+    values = format.values[codes - format.code_min].astype(np.int64)
+    if format.specials:
+        return np.where(codes == format.special_code, points, values).astype(np.float32)
+    return (values - points).astype(np.float32)
+
+
+def _nearest_with_special(
+    ratio: NDArray[np.float32], special: NDArray, format: Format
+) -> NDArray[np.int16]:
+    """As in `nearest_in_table`; the special code where its value is nearer than all others."""
+    codes = nearest_in_table(ratio, format)  # never the special one, whose entry repeats 0
+    wide = np.clip(ratio.astype(np.float64), -512, 512)  # all values are bytes
+    is_nearer = np.abs(wide - special) < np.abs(wide - format.values[codes])
+    return np.where(is_nearer, np.int16(format.special_code or 0), codes)
 
 
 def store_scale(scale: ArrayLike, form: str) -> NDArray[np.float32]:

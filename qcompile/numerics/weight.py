@@ -16,8 +16,8 @@ class CodedWeight:
     codes int16 [N, K] (the signed or unsigned integer, or the index into a table); scale float32
     [N, num_blocks], or None where a static product carries it in its multiplier; zero_point int16
     [N, num_blocks] or None; block_size 0 = one block of K. scale_format: how scales are stored,
-    with the unit that they are in (formats/scales.py). special int16 [N, num_blocks]: what the
-    format's special code means in each block, or None. kept bool [N, K]: while codes are
+    with the unit that they are in (formats/scales.py). Of a format with special values
+    zero_point is what its special code means in each block. kept bool [N, K]: while codes are
     found, which of them sparsity keeps; the others decode to 0.
     """
 
@@ -27,22 +27,21 @@ class CodedWeight:
     format: Format
     block_size: int = 0
     scale_format: str = "f32"
-    special: NDArray[np.int16] | None = None
     kept: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n, _ = self.codes.shape
-        parts = {"scale": self.scale, "zero_point": self.zero_point, "special": self.special}
+        parts = {"scale": self.scale, "zero_point": self.zero_point}
         low, high = self.format.code_min, self.format.code_max
         if self.codes.size and (self.codes.min() < low or self.codes.max() > high):
             raise ValueError(f"codes leave {low} … {high} of {self.format}")
         for name, part in parts.items():
             if part is not None and part.shape != (n, self.num_blocks):
                 raise ValueError(f"{name} is {part.shape}; needs {(n, self.num_blocks)}")
-        if self.format.is_table and self.zero_point is not None:
+        if self.format.specials and self.zero_point is None:
+            raise ValueError(f"format {self.format} needs special values")
+        if self.format.is_table and not self.format.specials and self.zero_point is not None:
             raise ValueError(f"table format {self.format} has no zero point (N1)")
-        if (self.special is None) != (self.format.special_code is None):
-            raise ValueError(f"format {self.format} and special values do not fit (P18)")
         if (self.scale is None) != (self.scale_format == "none"):
             raise ValueError(f'scale_format "{self.scale_format}" does not fit the scales given')
 
@@ -65,9 +64,8 @@ class CodedWeight:
         """These rows of the weight."""
         scale = None if self.scale is None else self.scale[chosen]
         point = None if self.zero_point is None else self.zero_point[chosen]
-        special = None if self.special is None else self.special[chosen]
         kept = None if self.kept is None else self.kept[chosen]
-        parts = {"scale": scale, "zero_point": point, "special": special, "kept": kept}
+        parts = {"scale": scale, "zero_point": point, "kept": kept}
         return replace(self, codes=self.codes[chosen], **parts)  # type: ignore[arg-type]
 
     def masked(self, codes: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -87,9 +85,9 @@ class CodedWeight:
         found = self.format.values[self.codes - self.format.code_min]
         kind = np.int32 if self.format.entry_bits <= 16 else np.int64
         values: NDArray[np.signedinteger] = found.astype(kind)
-        if self.special is not None:
+        if self.format.specials and self.zero_point is not None:
             is_special = self.codes == self.format.special_code
-            return np.where(is_special, self.per_column(self.special), values).astype(kind)
+            return np.where(is_special, self.per_column(self.zero_point), values).astype(kind)
         return values if self.zero_point is None else values - self.per_column(self.zero_point)
 
     def per_column(self, per_block: NDArray) -> NDArray:
@@ -116,15 +114,17 @@ def coded_weight(
 
     Where the format has a special code, zero_point holds the special values.
     """
-    is_special = format.special_code is not None and zero_point is not None
+    point = None
+    if zero_point is not None:
+        part = zero_point[rows]
+        point = part.astype(np.int16) if format.specials else _widen(part, format)
     return CodedWeight(
         _widen(codes[rows], format),
         None if scale is None else scale[rows].astype(np.float32),
-        None if zero_point is None or is_special else _widen(zero_point[rows], format),
+        point,
         format,
         block_size,
         scale_format,
-        zero_point[rows].astype(np.int16) if is_special and zero_point is not None else None,
     )
 
 

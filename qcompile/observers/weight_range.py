@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scales and zero points of weights, from extremes or by a search for the least squared error."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qcompile.formats import Format
+from qcompile.formats.bitmod import with_special
 from qcompile.memory import in_threads
 from qcompile.numerics.quantize import dequantize, quantize, store_scale
 from qcompile.numerics.weight import CodedWeight
@@ -32,11 +34,12 @@ def code_weight(
     Works in slices of rows, so memory stays bounded. The mse search shrinks both ends of the range
     alike, and grows those of tapered formats (`growths`), refits the scale to the codes by least
     squares, and keeps the best of all that it tried, minmax among them. norm: the levels are those
-    of N(0, 1), times the rms. Of symmetric formats slim (slim.py) has one range for all rows, and
-    ggd (generalized_gaussian.py) takes a block's scale from its E|w| and the shape of the whole
-    weight; others are searched as by mse. codes: where they go, [N, K]; a new array if it is None.
-    kept: of a sparse spec, the weights [N, K] that stay, by default those of largest magnitude;
-    others are 0, and no scale but slim's, which is found before, has seen them.
+    of N(0, 1), times the rms. Of symmetric formats without special values slim (slim.py) has one
+    range for all rows, and ggd (generalized_gaussian.py) takes a block's scale from its E|w| and
+    the shape of the whole weight; others are searched as by mse. codes: where they go, [N, K]; a
+    new array if it is None. kept: of a sparse spec, the weights [N, K] that stay, by default those
+    of largest magnitude; others are 0, and no scale but slim's, which is found before, has seen
+    them.
     """
     n, k = weight.shape
     block = {"block": spec.block_size, "axis": max(k, 1)}.get(spec.granularity, max(k, 1))
@@ -44,11 +47,12 @@ def code_weight(
     step = max(1, _ROWS_BYTES // (4 * max(k, 1)))
     slices = [slice(i, i + step) for i in range(0, n, step)]
     whole, ratio = None, None
-    if method == "ggd" and spec.is_symmetric:
+    is_plain = spec.is_symmetric and not spec.format.specials
+    if method == "ggd" and is_plain:
         size = weight.size if spec.granularity == "tensor" else block
         shape = pooled_shape(weight.reshape(-1, size) if size > block else weight, size)
         ratio = best_ratio(spec.format, round(shape, 3))
-    if method == "slim" and spec.is_symmetric:
+    if method == "slim" and is_plain:
         whole = _one_scale(slim_range(weight, spec.format), n, -(-k // block), spec)
     elif spec.granularity == "tensor":
         scale, zero_point = _params(weight.reshape(1, 1, -1), spec, method, ratio)
@@ -109,6 +113,8 @@ def _params(
 
     ratio: of the scale to E|w|, where the method is ggd.
     """
+    if spec.format.specials:
+        return _with_specials(blocks, spec, method)
     if method == "norm":
         mean = np.nanmean(np.square(blocks, dtype=np.float64), axis=2)
         unit = np.where(mean > 0, np.sqrt(mean) * spec.format.table_scale, 1)
@@ -128,6 +134,22 @@ def _params(
     if plain[1] is None or found[1] is None:
         return scale, None
     return scale, np.where(better, found[1], plain[1])
+
+
+def _with_specials(
+    blocks: NDArray[np.float32], spec: QuantSpec, method: str
+) -> tuple[NDArray[np.float32], NDArray[np.int16] | None]:
+    """The scale and the special value of the least error, block by block (BitMoD, section III)."""
+    best = np.full(blocks.shape[:2], np.inf)
+    scale, special = np.ones(best.shape, np.float32), np.zeros(best.shape, np.int16)
+    for value in spec.format.specials:
+        fixed = replace(spec, format=with_special(spec.format, value))
+        found, _ = _params(blocks, fixed, method)
+        error = _error(blocks, found, None, fixed)
+        better = error < best
+        best = np.where(better, error, best)
+        scale, special = np.where(better, found, scale), np.where(better, value, special)
+    return scale, special.astype(np.int16)
 
 
 def _search(

@@ -28,7 +28,14 @@ int32_t nearest_index(const float* table, int size, float ratio) {
 int32_t quantize(const code_f32_args& a, float real) {
   float ratio = real / a.scale;
   if (ratio != ratio) ratio = 0;  // N24; an infinite ratio clamps
-  if (a.table) return nearest_index(a.table, a.num_codes, ratio);
+  if (a.table) {
+    const int32_t index = nearest_index(a.table, a.num_codes, ratio);
+    if (a.special_code < 0) return index;
+    const double bounded = clip(ratio, -512.0f, 512.0f);  // all values are bytes
+    const double special = std::fabs(a.zero_point - bounded);
+    const double nearest = std::fabs(static_cast<double>(a.table[index]) - bounded);
+    return special < nearest ? a.special_code : index;
+  }
   const int32_t lowest = a.is_signed ? -(a.num_codes / 2) : 0;
   const int32_t high = lowest + a.num_codes - 1;
   const bool has_odd_code = a.num_codes > 2 && a.num_codes % 2 == 0;
@@ -39,7 +46,11 @@ int32_t quantize(const code_f32_args& a, float real) {
 
 float dequantize(const code_f32_args& a, int8_t stored) {
   const int32_t pattern = static_cast<uint8_t>(stored);
-  if (a.table) return a.table[pattern & (a.num_codes - 1)] * a.scale;
+  if (a.table) {
+    const int32_t index = pattern & (a.num_codes - 1);
+    const bool is_special = index == a.special_code;
+    return (is_special ? static_cast<float>(a.zero_point) : a.table[index]) * a.scale;
+  }
   const int32_t code = a.is_signed ? stored : pattern;
   return static_cast<float>(code - a.zero_point) * a.scale;
 }

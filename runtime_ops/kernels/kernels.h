@@ -395,6 +395,7 @@ struct code_f32_args {
   int num_codes;
   bool is_signed, is_symmetric;
   const float* table;          // num_codes values, a power of two, or null
+  int32_t special_code;        // of a table: the index that is worth zero_point, or -1
 };
 
 #define QC_KERNEL(name, isa) QC_KERNEL_##isa(name)

@@ -28,12 +28,18 @@ class Coding {
     num_codes_ = node.num_codes();
     is_signed_ = node.integer_between("is_signed", 0, 1);
     table_ = node.numbers("table");
+    special_code_ = static_cast<int32_t>(node.integer_between("special_code", -1, 255, -1));
     granularity_ = node.text("granularity");
     axis_ = node.integer("axis", 0);
     block_size_ = node.integer("block_size", 0);
     if (!table_.empty() && table_.size() != size_t{1} << bits_) {
       node.refuse("table of " + std::to_string(table_.size()) + " values with bits = " +
                       std::to_string(bits_), "docs/ops.md: 2^bits values", "Correct table.");
+    }
+    if (special_code_ >= static_cast<int32_t>(table_.size())) {
+      node.refuse("special_code = " + std::to_string(special_code_) + " of " +
+                      std::to_string(table_.size()) + " codes", "docs/ops.md: one of a table's",
+                  "Correct it.");
     }
     const char* const known[] = {"tensor", "axis", "block", "row", "sample"};
     if (std::find(known, known + 5, granularity_) == known + 5) {
@@ -80,11 +86,12 @@ class Coding {
     const bool is_scale = scale.type == ort::kFloat && scale.count == grid.num_scales();
     const bool is_zero_point = zero_point.type == ort::kUndefined ||
                                (zero_point.type == ort::kInt8 && zero_point.count == scale.count);
-    if (!is_scale || !is_zero_point || (zero_point.data && has_table())) {
+    const bool has_point = zero_point.data != nullptr, is_special = special_code_ >= 0;
+    if (!is_scale || !is_zero_point || (has_table() ? has_point != is_special : false)) {
       node_.refuse("scale has " + std::to_string(scale.count) + " and zero_point " +
                        std::to_string(zero_point.count) + " elements; granularity " + granularity_ +
                        " needs " + std::to_string(grid.num_scales()) + " scales",
-                   "docs/ops.md: as many zero points or none, none with a table",
+                   "docs/ops.md: as many zero points or none; with a table none, or special values",
                    "Correct the graph.");
     }
   }
@@ -98,6 +105,7 @@ class Coding {
     args.is_signed = is_signed_;
     args.is_symmetric = zero_point.data == nullptr;  // N3
     args.table = table_.empty() ? nullptr : table_.data();
+    args.special_code = special_code_;
     const int64_t piece = grid.has_scale_per_inner ? 1 : grid.inner;
     for (int64_t at = 0, end = grid.outer * grid.axis * grid.inner; at < end; at += piece) {
       const int64_t i = at % grid.inner, a = at / grid.inner % grid.axis;
@@ -117,7 +125,7 @@ class Coding {
  private:
   int32_t point(const Tensor& zero_point, int64_t index) const {
     const int8_t stored = zero_point.as<int8_t>()[index];
-    return is_signed_ ? stored : static_cast<uint8_t>(stored);
+    return is_signed_ || special_code_ >= 0 ? stored : static_cast<uint8_t>(stored);
   }
   [[noreturn]] void refuse_rank(const std::vector<int64_t>& dims) const {
     node_.refuse("axis = " + std::to_string(axis_) + " on a tensor of shape " + to_string(dims),
@@ -127,6 +135,7 @@ class Coding {
   const Node node_;
   int bits_, num_codes_;
   bool is_signed_;
+  int32_t special_code_;
   std::vector<float> table_;
   std::string granularity_;
   int64_t axis_, block_size_;

@@ -9,7 +9,8 @@ import pytest
 
 from qcompile.formats import FORMATS, get, scale_format
 from qcompile.formats.block import BLOCK_FORMATS, block_format
-from qcompile.layouts.n16k4 import field_bytes, steps_of
+from qcompile.layouts.n16k4 import N16K4, field_bytes, steps_of
+from qcompile.numerics.weight import CodedWeight
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 
@@ -26,6 +27,27 @@ def test_the_worked_bytes() -> None:
         (values,) = re.findall(rf"value of the {half} half\s+(.*)$", TEXT, re.MULTILINE)
         real = get("e2m1").values[columns] * get("e2m1").table_scale
         assert [float(v.replace("−", "-")) for v in values.split()] == real.tolist()
+
+
+def test_the_bytes_of_a_block_with_a_special_value() -> None:
+    """Eight columns of one output of bitmod4, and the byte that says what code 8 means there."""
+    assert "Codes 7 f 8 0 | 1 9 8 c" in TEXT
+    codes = np.zeros((16, 8), np.int16)
+    codes[0] = [0x7, 0xF, 0x8, 0x0, 0x1, 0x9, 0x8, 0xC]
+    (byte,) = re.findall(r"^special byte ([0-9a-f]{2})", TEXT, re.MULTILINE)
+    special = np.full((16, 1), int(byte, 16), np.int16)
+    format, scale = get("bitmod4"), np.full((16, 1), get("bitmod4").table_scale, np.float32)
+    weight = CodedWeight(codes, scale, special, format, 0, "f16")
+    found = []
+    for half in ("low", "high"):
+        (values,) = re.findall(rf"^bitmod4 {half} half +(.*)$", TEXT, re.MULTILINE)
+        found += [float(v.replace("−", "-")) for v in values.split()]
+    assert found == weight.decode()[0].tolist()
+    (line,) = re.findall(r"^packed +(.*)$", TEXT, re.MULTILINE)
+    packed = N16K4.pack(weight)
+    assert packed[:4].tobytes().hex(" ") == " ".join(line.split())
+    assert packed.size == 64 + 16 * 2 + 16  # codes, scales, special bytes
+    assert packed[-16:].tolist() == [int(byte, 16)] * 16
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,11 @@ import numpy as np
 import pytest
 
 from qcompile.formats import Format, get
-from qcompile.formats.bitmod import (
-    BITMOD,
-    BITMOD3,
-    BITMOD4,
-    encode,
-    largest_scales,
-    nearest_codes,
-    values_of,
-)
-from qcompile.numerics.quantize import quantize
+from qcompile.formats.bitmod import BITMOD, BITMOD3, BITMOD4, with_special
+from qcompile.numerics.quantize import dequantize, quantize
 from qcompile.numerics.weight import CodedWeight
+from qcompile.observers.weight_range import code_weight
+from qcompile.spec import QuantSpec
 
 
 def test_the_lists_of_the_paper() -> None:
@@ -46,30 +40,32 @@ def test_the_lists_of_the_paper() -> None:
 @pytest.mark.parametrize("format", BITMOD, ids=str)
 def test_nearest_around_every_middle(format: Format) -> None:
     for special in format.specials:
-        values = np.sort(values_of(format, special)).astype(float)
+        values = np.unique(with_special(format, special).values).astype(float)
         middles = (values[1:] + values[:-1]) / 2
-        for shift, wanted in ((-1e-9, values[:-1]), (1e-9, values[1:])):
-            codes = nearest_codes(middles + shift, format, special)
-            np.testing.assert_array_equal(values_of(format, special)[codes], wanted)
-        codes = nearest_codes(np.array([-99.0, 99.0]), format, special)
-        np.testing.assert_array_equal(values_of(format, special)[codes], values[[0, -1]])
+        for shift, wanted in ((-1e-3, values[:-1]), (1e-3, values[1:])):
+            codes = quantize(middles + shift, 1, special, format)
+            np.testing.assert_array_equal(dequantize(codes, 1, special, format), wanted)
+        codes = quantize([-99.0, 99.0, -np.inf, np.inf], 1, special, format)
+        ends = values[[0, -1, 0, -1]]
+        np.testing.assert_array_equal(dequantize(codes, 1, special, format), ends)
 
 
+@pytest.mark.parametrize("method", ["minmax", "mse"])
 @pytest.mark.parametrize("format", BITMOD, ids=str)
-def test_the_choice_is_the_best_of_all_four(format: Format) -> None:
-    groups = np.random.default_rng(1).standard_t(3, (200, 32))
+def test_the_choice_is_the_best_of_all_four(format: Format, method: str) -> None:
+    groups = np.random.default_rng(1).standard_t(3, (200, 32)).astype(np.float32)
     groups[7] = 0
-    scales = largest_scales(groups, format)
-    codes, special, choice = encode(groups, format, scales)
-    for g in range(len(groups)):
-        errors = []
-        for i, value in enumerate(format.specials):
-            values = values_of(format, value) * scales[g, i]
-            errors.append((np.abs(groups[g][:, None] - values).min(axis=1) ** 2).sum())
-        values = values_of(format, special[g]) * scales[g, choice[g]]
-        got = ((groups[g] - values[codes[g]]) ** 2).sum()
-        assert format.specials[choice[g]] == special[g]
-        assert got == pytest.approx(min(errors), rel=1e-12, abs=1e-12)
+    spec = QuantSpec(format, "block", 1, 32)
+    found = code_weight(groups, spec, method)
+    got = np.square(found.decode() - groups).sum(1)
+    every = []
+    for value in format.specials:
+        fixed = QuantSpec(with_special(format, value), "block", 1, 32)
+        real = code_weight(groups, fixed, method).decode()
+        every.append(np.square(real - groups).sum(1))
+    np.testing.assert_allclose(got, np.min(every, axis=0), rtol=1e-5, atol=1e-12)
+    assert found.zero_point is not None
+    assert set(np.unique(found.zero_point).tolist()) == set(format.specials)
 
 
 def relative_error(groups: np.ndarray, decoded: np.ndarray) -> float:
@@ -77,11 +73,8 @@ def relative_error(groups: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def bitmod_error(groups: np.ndarray, format: Format) -> float:
-    scales = largest_scales(groups, format)
-    codes, special, choice = encode(groups, format, scales)
-    scale = np.take_along_axis(scales, choice[:, None], 1)
-    weight = CodedWeight(codes, scale, None, format, special=special[:, None])
-    return relative_error(groups, weight.decode())
+    found = code_weight(groups.astype(np.float32), QuantSpec(format, "block", 1, 128), "minmax")
+    return relative_error(groups, found.decode())
 
 
 def asymmetric_error(groups: np.ndarray, bits: int) -> float:
@@ -107,5 +100,5 @@ def test_errors_of_gaussian_groups() -> None:
 
 
 def test_a_weight_without_special_values_is_refused() -> None:
-    with pytest.raises(ValueError, match="bitmod4 and special values do not fit"):
+    with pytest.raises(ValueError, match="bitmod4 needs special values"):
         CodedWeight(np.zeros((1, 4), np.int16), np.ones((1, 1), np.float32), None, BITMOD4)

@@ -23,7 +23,7 @@ def assert_same(left: CodedWeight, right: CodedWeight) -> None:
     assert np.array_equal(left.codes, right.codes)
     assert (left.format, left.block_size) == (right.format, right.block_size)
     assert left.scale_format == right.scale_format
-    for name in ("scale", "zero_point", "special"):
+    for name in ("scale", "zero_point"):
         a, b = getattr(left, name), getattr(right, name)
         assert (a is None) == (b is None)
         assert np.array_equal(() if a is None else a, () if b is None else b)
@@ -32,7 +32,7 @@ def assert_same(left: CodedWeight, right: CodedWeight) -> None:
 def expected_bytes(layout: Layout, shape: Shape) -> int:
     """docs/layouts.md, by loops."""
     sized = {"none": 0, "e8m0": 1, "ue4m3": 1, "f16": 2, "bf16": 2, "f32": 4}[shape.scale_format]
-    sized += shape.has_zero_point or shape.has_special
+    sized += shape.has_point
     bits, blocks = shape.format.bits, -(-shape.K // (shape.block_size or shape.K))
     if layout is KC:
         return shape.K * -(-shape.N * bits // 8) + shape.N * sized

@@ -15,7 +15,8 @@ from qcompile.formats.block import BLOCK_FORMATS, block_format
 from qcompile.recipe import Recipe
 
 EVERY = (*FORMATS, *BLOCK_FORMATS)
-SOME = ("e4m3", "posit8_0", "kmeans3", "nvfp4", "mxint8")  # every kind of scale and entry
+# every kind of scale and entry
+SOME = ("e4m3", "posit8_0", "kmeans3", "nvfp4", "mxint8", "bitmod3", "bitmod4")
 
 
 def compiled(name: str, preset: str, folder: Path) -> qcompile.Artifact:

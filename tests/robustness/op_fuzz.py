@@ -240,11 +240,15 @@ def coding(rng: Generator) -> Case:
     if granularity in ("tensor", "axis", "block"):
         shape = {"tensor": (), "axis": (10,), "block": (3, 4, 4)}[granularity]
         scale = np.asarray(rng.uniform(0.5, 1.5, shape), np.float32)
+    point = None
+    if format.specials and scale is not None:
+        given["special_code"] = format.special_code
+        point = np.asarray(rng.choice(np.array(format.specials), scale.shape), np.int8)
     if scale is not None and rng.random() < 0.5:
         stored = codes(rng, 3, 10, 4).view(np.int8)
-        return Case("Dequantize", [stored, scale, None], given)
+        return Case("Dequantize", [stored, scale, point], given)
     x = rng.standard_normal((3, 10, 4)).astype(np.float32)
-    return Case("Quantize", [x, scale, None], given, num_outputs=2)
+    return Case("Quantize", [x, scale, point], given, num_outputs=2)
 
 
 MAKERS: tuple[Callable[[Generator], Case], ...] = (

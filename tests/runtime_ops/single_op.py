@@ -107,11 +107,10 @@ def random_weight(
     points = None
     if with_zero_point:
         points = rng.integers(format.code_min, format.code_max + 1, (n, blocks)).astype(np.int16)
-    special = None
     if format.specials:
-        special = rng.choice(np.array(format.specials, np.int16), (n, blocks))
+        points = rng.choice(np.array(format.specials, np.int16), (n, blocks))
     kind = format, block_size, with_unit(scale_format, tensor_scale)
-    return CodedWeight(codes, scale, points, *kind, special)
+    return CodedWeight(codes, scale, points, *kind)
 
 
 SIGNED = ("f32", "f16", "bf16")
@@ -156,7 +155,7 @@ def weight_attributes(weight: CodedWeight, layout: str = "n16k4/1") -> dict[str,
         "K": k,
         "block_size": weight.block_size,
         "scale_format": shape.scale_format,
-        "has_zero_point": int(weight.zero_point is not None),
+        "has_zero_point": int(shape.has_zero_point),
     }
     if shape.tensor_scale != 1:
         attributes["tensor_scale"] = shape.tensor_scale

@@ -202,6 +202,8 @@ def coding_attributes(format, granularity, axis=0, block_size=0):
         attributes["levels"] = format.levels
     if format.is_table:
         attributes["table"] = [float(v) for v in format.values]
+    if format.specials:
+        attributes["special_code"] = format.special_code
     return attributes | {"granularity": granularity, "axis": axis, "block_size": block_size}
 
 
@@ -226,6 +228,8 @@ def test_quantize_and_dequantize(rng, name):
         points = [None]
         if not format.is_table:
             points.append(rng.integers(format.code_min, format.code_max + 1, scale_shape))
+        elif format.specials:
+            points = [rng.choice(np.array(format.specials), scale_shape)]
         for point in points:
             wide = np.zeros(scale_shape, np.int64) if point is None else np.asarray(point)
             wide = per_element(wide, granularity)

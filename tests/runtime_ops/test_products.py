@@ -173,14 +173,16 @@ def test_every_code_at_one_end(rng, name, rows):
     ends = (format.code_min, format.code_max)
     if format.table is not None:
         ends = (int(np.argmin(format.table)), int(np.argmax(format.table)))
-    for code in ends:
-        for point in (None,) if format.is_table else (None, *ends):
-            codes = np.full(shape, code, np.int16)
-            points = None if point is None else np.full((shape[0], 1), point, np.int16)
-            weight = CodedWeight(codes, None, points, format, 0, "none")
-            for given in (x, 255 - x):
-                got, expected = products.matmul_scaled(rng, weight, (rows,), given)
-                np.testing.assert_array_equal(got, expected)
+    cases = [(c, p) for c in ends for p in ((None,) if format.is_table else (None, *ends))]
+    if format.specials:
+        cases = [(format.special_code, p) for p in (min(format.specials), max(format.specials))]
+    for code, point in cases:
+        codes = np.full(shape, code, np.int16)
+        points = None if point is None else np.full((shape[0], 1), point, np.int16)
+        weight = CodedWeight(codes, None, points, format, 0, "none")
+        for given in (x, 255 - x):
+            got, expected = products.matmul_scaled(rng, weight, (rows,), given)
+            np.testing.assert_array_equal(got, expected)
 
 
 def test_longer_than_an_int32_sum(rng):

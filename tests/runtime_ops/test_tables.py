@@ -18,6 +18,7 @@ from tests.runtime_ops import products
 from tests.runtime_ops import single_op as one
 from tests.runtime_ops.products import assert_within
 from tests.runtime_ops.single_op import random_weight
+from tests.runtime_ops.test_refusals import refusal
 
 SCALES = [name for name in SIZES if name != "none"]
 WINDOW = Window((3, 3), (1, 2), (1, 1, 0, 1))
@@ -170,14 +171,30 @@ def test_tolerance_sees_one_code(rng: np.random.Generator, format: Format) -> No
     codes = weight.codes.copy()
     codes[5, 7] ^= 1
     changed = [replace(weight, codes=codes)]
-    if weight.special is not None:
+    if weight.zero_point is not None:
         assert (weight.codes[5, :32] == format.special_code).any()
-        special = weight.special.copy()
+        special = weight.zero_point.copy()
         special[5, 0] += 1
-        changed.append(replace(weight, special=special))
+        changed.append(replace(weight, zero_point=special))
     for other in changed:
         state = rng.bit_generator.state
         got, _, bound = products.matmul_real(rng, weight, (3,))
         rng.bit_generator.state = state
         _, expected, _ = products.matmul_real(rng, other, (3,))
         assert (np.abs(got - expected) > bound).any()
+
+
+def test_special_codes_of_quantize_need_special_values():
+    x, scale = np.zeros((2, 4), np.float32), np.float32(1)
+    given = {"bits": 3, "is_signed": 0, "table": [0.0, 1, 2, 4, 0, -1, -2, -4], "axis": 0}
+    given |= {"granularity": "tensor", "block_size": 0, "special_code": 4}
+    outputs = [(TensorProto.INT8, 2), (TensorProto.FLOAT, 0)]
+    rule = "(docs/ops.md: as many zero points or none; with a table none, or special values)"
+    assert refusal("Quantize", [x, scale, None], given, outputs) == (
+        'Quantize "node": scale has 1 and zero_point 0 elements; granularity tensor needs 1 scales '
+        f"{rule}. Correct the graph."
+    )
+    got = refusal("Quantize", [x, scale, np.int8(3)], given | {"special_code": 8}, outputs)
+    assert got == (
+        'Quantize "node": special_code = 8 of 8 codes (docs/ops.md: one of a table\'s). Correct it.'
+    )

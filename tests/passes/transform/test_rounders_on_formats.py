@@ -24,7 +24,10 @@ from qcompile.passes.transform.layer_rows import LayerRows, Setting, products
 from qcompile.settle_formats import settled_spec
 from qcompile.spec import QuantSpec
 
-FORMATS = ("e2m1", "e3m0", "nf4", "lloyd3", "kmeans3", "posit4_1", "ternary", "balanced2", "e2m2")
+FORMATS = (
+    *("e2m1", "e3m0", "nf4", "lloyd3", "kmeans3", "posit4_1", "ternary", "balanced2", "e2m2"),
+    *("bitmod3", "bitmod4"),
+)
 
 
 @lru_cache
