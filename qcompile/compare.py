@@ -19,7 +19,8 @@ from qcompile.measure import measure_speed
 from qcompile.normalise import normalise
 from qcompile.session import open_model, run_float, session_options
 from qcompile.synthetic import synthetic_data
-from qcompile.verify_nodes import layer_sqnr, record
+from qcompile.verify_nodes import record
+from qcompile.verify_sqnr import layer_sqnr
 
 MAX_THREADS = 1024  # ONNX Runtime starts them all, and with a wrong number for hours
 

@@ -83,6 +83,7 @@ def _of_value(value: ir.Value, plan: Plan) -> dict[str, Any]:
         "readers": [use.node.name for use in value.uses()],
         "spec": None if spec is None else str(spec),
         "range_of": plan.leaders.get(name),
+        "scale_by_time_step": name in plan.stepped or plan.unstepped.get(name, False),
         "reason": reason,
     }
 

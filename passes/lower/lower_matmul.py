@@ -51,11 +51,12 @@ class LowerMatmul(NodePass):
         weight = weight_codes_of(node.inputs[1])
         if weight is None:
             return None
-        static = static_of(node.inputs[0])
+        static = static_of(node.inputs[0], by_step=True)
         bias, passed = self._bias(node)
         has_codes = bias is None or is_op(bias.producer(), "DequantizeLinear")
         if static is not None and has_codes and weight.spec.granularity != "block":
-            return weight, static, end_of(passed[-1].outputs[0] if passed else node.outputs[0])
+            end = end_of(passed[-1].outputs[0] if passed else node.outputs[0], by_step=True)
+            return weight, static, end
         return weight, dynamic_of(node.inputs[0]), None
 
     def rewrite(
