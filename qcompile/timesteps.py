@@ -74,7 +74,7 @@ def by_timestep(data: Data, inputs: Sequence[ir.Value], name: str) -> Data:
     for feed in feeds:
         step_of(feed, name)
     order = np.random.default_rng(0).permutation(len(feeds))
-    return replace(data, feeds=[feeds[i] for i in order])
+    return replace(data, feeds=[feeds[i] for i in order], step=name)
 
 
 def step_of(feed: Feed, name: str) -> int:

@@ -105,7 +105,7 @@ ORDER = (
             "polish",
             "rebuilt_layer",
             "reconstruct",
-            *("reverse", "reverse_ops", "reverse_products"),
+            *("reverse", "reverse_codes", "reverse_ops", "reverse_products"),
             *("tunable", "tune", "tuned"),
             "tuning_loss",
             "tuning_samples",
