@@ -3,7 +3,7 @@
 
 A product takes its multiplier and bias, and a table of a function its 256 codes, from inputs of the
 op, which a table indexed by the time step can give. Sums, pools and other int8 ops have their
-scales as attributes: what they read or write keeps one scale. So does what shares its scale.
+scales as attributes: what they read or write keeps one scale, and so does all that shares it.
 """
 
 from collections.abc import Iterable
@@ -14,12 +14,14 @@ import onnx_ir as ir
 from qcompile.errors import InputError
 from qcompile.graph import is_op
 from qcompile.int8_ops import is_function
+from qcompile.passes.lower.move_dequantize_past_data_op import MoveDequantizePastDataOp
 from qcompile.plan import Plan
 from qcompile.products import fused_end, is_relu
 from qcompile.recipe import Recipe
 from qcompile.targets.target import Target
 from qcompile.timesteps import check_timestep
 
+MOVED = MoveDequantizePastDataOp.op_types
 _TARGET = "cpu"
 _LISTED = 4  # names of a note
 
@@ -76,19 +78,20 @@ def _reasons(graph: ir.Graph, plan: Plan) -> dict[str, str]:
         v.name or "": v for n in graph for v in n.outputs
     }
     ends = {fused_end(n).name for n in graph if _is_product(n, plan)}
-    families = list(plan.leaders.values())
-    out = {}
+    own: dict[str, str] = {}
     for name, spec in plan.activations.items():
         value = found[plan.copies.get(name, name)]
         if spec.granularity != "tensor":
-            out[name] = "it has a scale a channel"
-        elif families.count(plan.leaders[name]) > 1:
-            out[name] = "it shares its scale with what an op that moves data reads or writes"
+            own[name] = "it has a scale a channel"
         elif name in plan.copies:
-            out[name] = ""  # products alone read it, and a table writes it
+            own[name] = ""  # products alone read it, and a table writes it
         else:
-            out[name] = _written(value, plan, ends) or _read(value, plan)
-    return out
+            own[name] = _written(value, plan, ends) or _read(value, plan)
+    shared: dict[str, str] = {}
+    for name, leader in plan.leaders.items():
+        if own[name]:
+            shared.setdefault(leader, f"it shares its scale with {name}: {own[name]}")
+    return {name: own[name] or shared.get(plan.leaders[name], "") for name in own}
 
 
 def _is_product(node: ir.Node, plan: Plan) -> bool:
@@ -101,7 +104,7 @@ def _is_product(node: ir.Node, plan: Plan) -> bool:
 
 def _written(value: ir.Value, plan: Plan, ends: set[str | None]) -> str:
     node = value.producer()
-    if node is None or value.name in ends or is_function(node):
+    if node is None or value.name in ends or is_function(node) or is_op(node, *MOVED):
         return ""
     name = node.name or ""
     if name in plan.nodes or name in plan.reasons:
@@ -115,6 +118,6 @@ def _read(value: ir.Value, plan: Plan) -> str:
     for use in value.uses():
         node, name = use.node, use.node.name or ""
         is_ready = name in plan.nodes or name in plan.reasons or is_function(node) or is_relu(node)
-        if not is_ready and not is_op(node, "Shape", "Size"):
+        if not is_ready and not is_op(node, "Shape", "Size", *MOVED):
             return f"{node.op_type} reads it, whose scale is an attribute"
     return ""

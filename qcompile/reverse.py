@@ -167,7 +167,8 @@ class _Builder:
         name = "" if maker is None else (maker.name or "").removesuffix("/quantize")
         if is_op(maker, "QuantizeLinear") and table_of_steps(node.inputs[1]) is not None:
             assert maker is not None
-            return self._stepped(node, maker, bounds, f"scales of {name}")
+            leaf = f"scales of {self.plan.leaders.get(name, name)}"
+            return self._stepped(node, maker, bounds, leaf)
         if not is_op(maker, "QuantizeLinear") or scale is None:
             return f"codes of an unknown kind ({node.name})"
         assert maker is not None

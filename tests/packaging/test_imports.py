@@ -15,8 +15,7 @@ ORDER = (
     ("array_session",),
     ("external", "formats", "memory", "op_libraries"),
     ("graph", "spec"),
-    ("step_tables",),
-    ("bodies", "shape_inference"),
+    ("bodies", "shape_inference", "step_tables"),
     ("numerics", "windows"),
     ("integer_graph", "integer_maps", "input_range"),
     (

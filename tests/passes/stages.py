@@ -136,7 +136,7 @@ def run_lowered(model: ir.Model, feed: Feed) -> Values:
             value, bound = run_node(node, given)
             found.arrays[node.outputs[0].name] = value
             if attribute(node, "output") == "f32":  # N16 rounds what the QDQ graph does not
-                each = sum_bound(node)(largest_input(node, given[0])).reshape(-1)
+                each = sum_bound(node, {})(largest_input(node, given[0])).reshape(-1)
                 bound = np.broadcast_to(each, value.shape)
             if bound is not None:
                 found.bounds[node.outputs[0].name] = bound
