@@ -12,7 +12,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from qcompile.errors import InputError
-from qcompile.graph import is_op
+from qcompile.graph import is_constant, is_op
 from qcompile.int8_ops import is_function
 from qcompile.passes.lower.move_dequantize_past_data_op import MoveDequantizePastDataOp
 from qcompile.plan import Plan
@@ -107,9 +107,25 @@ def _written(value: ir.Value, plan: Plan, ends: set[str | None]) -> str:
     if node is None or value.name in ends or is_function(node) or is_op(node, *MOVED):
         return ""
     name = node.name or ""
-    if name in plan.nodes or name in plan.reasons:
+    if name in plan.nodes or name in plan.reasons or not _reads_codes(node, plan):
         return ""  # it gives floats
     return f"{node.op_type} writes it, whose scale is an attribute"
+
+
+def _reads_codes(node: ir.Node, plan: Plan) -> bool:
+    """Whether codes reach the node through other nodes than products, as those of a norm do."""
+    todo, seen = [node], {node}
+    while todo:
+        for value in todo.pop().inputs:
+            if value is None or is_constant(value):
+                continue
+            if value.name in plan.activations:
+                return True
+            maker = value.producer()
+            if maker is not None and maker.name not in plan.nodes and maker not in seen:
+                seen.add(maker)
+                todo.append(maker)
+    return False
 
 
 def _read(value: ir.Value, plan: Plan) -> str:
