@@ -104,12 +104,33 @@ def _is_product(node: ir.Node, plan: Plan) -> bool:
 
 def _written(value: ir.Value, plan: Plan, ends: set[str | None]) -> str:
     node = value.producer()
-    if node is None or value.name in ends or is_function(node) or is_op(node, *MOVED):
+    if node is None or value.name in ends or is_op(node, *MOVED) or _is_table(node, plan):
         return ""
     name = node.name or ""
     if name in plan.nodes or name in plan.reasons or not _reads_codes(node, plan):
         return ""  # it gives floats
-    return f"{node.op_type} writes it, whose scale is an attribute"
+    inner = node.inputs[0].producer() if is_relu(node) and node.inputs[0] is not None else None
+    return f"{(inner or node).op_type} writes it, whose scale is an attribute"
+
+
+def _is_table(node: ir.Node, plan: Plan) -> bool:
+    """Whether the node is a function of one activation, at once or through other functions."""
+    found, todo = set(), [node]
+    while todo:
+        each = todo.pop()
+        if not is_function(each):
+            return False
+        for value in each.inputs:
+            if value is None or is_constant(value):
+                continue
+            maker = value.producer()
+            if value.name in plan.activations:
+                found.add(value.name)
+            elif maker is None:
+                return False
+            else:
+                todo.append(maker)
+    return len(found) == 1
 
 
 def _reads_codes(node: ir.Node, plan: Plan) -> bool:
@@ -133,7 +154,7 @@ def _read(value: ir.Value, plan: Plan) -> str:
         return "it leaves the network"
     for use in value.uses():
         node, name = use.node, use.node.name or ""
-        is_ready = name in plan.nodes or name in plan.reasons or is_function(node) or is_relu(node)
+        is_ready = name in plan.nodes or name in plan.reasons or _is_table(node, plan)
         if not is_ready and not is_op(node, "Shape", "Size", *MOVED):
             return f"{node.op_type} reads it, whose scale is an attribute"
     return ""
