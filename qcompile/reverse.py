@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from qcompile.graph import DOMAIN, attribute, constant, is_constant, is_op
 from qcompile.plan import Plan
 from qcompile.products import code_bounds
-from qcompile.reverse_codes import buckets_in, dynamic, static, static_by_step
+from qcompile.reverse_codes import dynamic, static, static_by_step
 from qcompile.reverse_ops import OPS, Op
 from qcompile.reverse_products import Pull, Real, Result
 from qcompile.spec import QuantSpec
-from qcompile.step_tables import table_of_steps
+from qcompile.step_tables import buckets_of_table, table_of_steps
 
 _NO_FLOATS = ("Shape", "Size", "Equal", "Less", "Greater", "Not", "And", "Or", "ArgMax", "NonZero")
 _QUANTIZED = ("QuantizeLinear", "Clip", "Quantize")  # of codes: their dequantizer is the step
@@ -188,7 +188,7 @@ class _Builder:
         """Codes whose scale the time step chooses: the leaf is the table of scales."""
         graph, scale, out = node.graph, node.inputs[1], node.outputs[0].name or ""
         assert isinstance(graph, ir.Graph) and scale is not None
-        buckets = buckets_in(graph, scale)
+        buckets = buckets_of_table(scale)
         step = next(v for v in graph.inputs if v.name == buckets.input)
         self.tape.scales.setdefault(leaf, []).append(maker)
         op = static_by_step(buckets, int(np.asarray(constant(node.inputs[2]))), bounds)

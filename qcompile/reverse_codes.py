@@ -13,7 +13,7 @@ from qcompile.graph import attribute, constant
 from qcompile.numerics.quantize import quantize_dynamic
 from qcompile.reverse_ops import Op
 from qcompile.reverse_products import Real, Result
-from qcompile.step_tables import Buckets, table_of_steps
+from qcompile.step_tables import Buckets
 
 
 def static(node: ir.Node, bounds: tuple[int, int], *, is_tuned: bool) -> Op:
@@ -53,16 +53,6 @@ def dynamic(quantize: ir.Node) -> Op:
         return codes * scale, lambda g: (g,)
 
     return op
-
-
-def buckets_in(graph: ir.Graph, scale: ir.Value) -> Buckets:
-    """The buckets of the time step that chooses a scale."""
-    table = table_of_steps(scale)
-    maker = None if table is None else table.index.producer()
-    of_step = None if maker is None else constant(maker.inputs[0])
-    assert table is not None and of_step is not None
-    name = (table.index.name or "").removesuffix("_bucket")
-    return Buckets(next(v.name or "" for v in graph.inputs if v.name == name), of_step)
 
 
 def static_by_step(buckets: Buckets, point: int, bounds: tuple[int, int]) -> Op:

@@ -11,9 +11,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qcompile.graph import add_initializer, constant, new_node
+from qcompile.graph import add_initializer, constant, new_node, unique_name
 
-STEP = "qcompile.step"  # metadata of a Gather: the time step input whose bucket chooses the row
+# Metadata. STEP, of a Gather from a table and of a compiled node that writes codes of such a scale:
+# the value that holds the bucket. BUCKET, of the node that gives it: the input with the time step.
+STEP, BUCKET = "qcompile.step", "qcompile.bucket"
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,21 @@ def table_of_steps(value: ir.Value | None) -> StepTable | None:
     return None if rows is None or index is None else StepTable(rows, index)
 
 
+def buckets_of_table(scale: ir.Value) -> Buckets:
+    """The buckets of the time step that chooses a row of a table."""
+    table = table_of_steps(scale)
+    maker = None if table is None else table.index.producer()
+    of_step = None if maker is None else constant(maker.inputs[0])
+    assert maker is not None and of_step is not None
+    return Buckets(maker.metadata_props[BUCKET], of_step)
+
+
 def insert_bucket(graph: ir.Graph, buckets: Buckets) -> ir.Value:
     """The value that holds the bucket of the time step, int64 []; made once a graph."""
-    name = f"{buckets.input}_bucket"
     for node in graph:
-        if node.outputs[0].name == name:
+        if node.metadata_props.get(BUCKET) == buckets.input:
             return node.outputs[0]
+    name = unique_name(graph, f"{buckets.input}_bucket")
     step = next(v for v in graph.inputs if v.name == buckets.input)
     int64 = ir.DataType.INT64
     scalar, end = ir.Shape([]), len(buckets.of_step) - 1
@@ -82,6 +93,7 @@ def insert_bucket(graph: ir.Graph, buckets: Buckets) -> ir.Value:
     )
     table = add_initializer(graph, f"{name}_table", buckets.of_step)
     bucket = _gather(table, known.outputs[0], name, int64, ir.Shape([]))
+    bucket.metadata_props[BUCKET] = buckets.input
     graph.insert_before(next(iter(graph)), [wide, flat, first, known, bucket])
     return bucket.outputs[0]
 
@@ -90,7 +102,7 @@ def insert_row(
     graph: ir.Graph, index: ir.Value, table: NDArray | ir.TensorProtocol, name: str
 ) -> ir.Value:
     """The row of a table [T, …] that the bucket chooses, a value of that name."""
-    held = add_initializer(graph, f"{name}_table", table)
+    held, name = add_initializer(graph, f"{name}_table", table), unique_name(graph, name)
     assert held.dtype is not None and held.shape is not None
     node = _gather(held, index, name, held.dtype, ir.Shape(list(held.shape)[1:]))
     node.metadata_props[STEP] = index.name or ""

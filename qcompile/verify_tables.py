@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from qcompile.graph import DOMAIN, is_op, rank
 from qcompile.numerics.lut import CODES
 from qcompile.pieces import OUTPUT, qdq_piece, source_names
-from qcompile.reverse_codes import buckets_in
-from qcompile.step_tables import Buckets, table_of_steps
+from qcompile.step_tables import Buckets, buckets_of_table, table_of_steps
 from qcompile.verdict import Check
 
 
@@ -29,7 +28,7 @@ def check_step_tables(packed: ir.Model, quantized: ir.Model) -> list[Check]:
             continue
         source = found[source_names(node)[0]]
         piece, dims = qdq_piece(quantized, node), [1] * ((rank(source) or 1) - 1) + [256]
-        buckets = buckets_in(packed.graph, held)
+        buckets = buckets_of_table(held)
         for bucket, row in enumerate(table.rows):
             feed = {source.name or "": CODES.reshape(dims)}
             for value in piece.get_inputs():

@@ -7,7 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from qcompile.session import open_model, session_options
-from qcompile.step_tables import Buckets, insert_bucket, insert_row, table_of_steps
+from qcompile.step_tables import (
+    Buckets,
+    buckets_of_table,
+    insert_bucket,
+    insert_row,
+    table_of_steps,
+)
 from tests.passes.graphs import parse
 
 BUCKETS = Buckets("t", np.array([0, 0, 1, 2, 2]))
@@ -47,6 +53,17 @@ def test_the_bucket_is_made_once_and_tables_are_read_back() -> None:
     found = table_of_steps(row)
     assert found is not None and found.index is index
     np.testing.assert_array_equal(found.rows, TABLE)
+
+
+def test_names_of_the_user_are_kept() -> None:
+    """Values of the model that have the names of ours are no buckets and no rows."""
+    body = "t_bucket = Cast <to = 7> (x)   row = Neg (x)   y = Neg (row)"
+    graph = parse(f"f (float[2] x, int64 t) => (float[2] y, int64[2] t_bucket) {{ {body} }}").graph
+    index = insert_bucket(graph, BUCKETS)
+    row = insert_row(graph, index, TABLE, "row")
+    assert (index.name, row.name) == ("t_bucket_1", "row_1")
+    assert buckets_of_table(row).input == "t"
+    np.testing.assert_array_equal(buckets_of_table(row).of_step, BUCKETS.of_step)
 
 
 def test_other_values_are_no_rows() -> None:
