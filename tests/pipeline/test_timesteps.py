@@ -255,3 +255,17 @@ def test_denoiser(tmp_path: Path) -> None:
         found[name] = denoiser_errors(load(artifact.folder, trust_library=True))
     assert (found["t"] < found[None]).all()
     assert found["t"].mean() < 0.6 * found[None].mean()
+
+
+def test_compare_runs_one_step_at_a_time(tmp_path: Path) -> None:
+    """Data that mixes the steps is compared as well as data that does not."""
+    net = growing()
+    artifact, feeds = made(net, tmp_path, samples(net, 32)), samples(net, 4, seed=2)
+    joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in ("x", "t")}
+    mixed = {name: array.reshape(STEPS, 4, *array.shape[1:]) for name, array in joined.items()}
+    mixed = {n: a.swapaxes(0, 1).reshape(joined[n].shape) for n, a in mixed.items()}
+    found = [
+        qcompile.compare(tmp_path / "m.onnx", artifact.folder, data).outputs[0].sqnr_db
+        for data in (joined, mixed)
+    ]
+    assert found[1] == pytest.approx(found[0], abs=1e-6)  # in another order of summation
