@@ -38,6 +38,7 @@ from qcompile.passes.lower.qdq import (
 )
 from qcompile.passes.rewrite import NodePass
 from qcompile.products import is_relu
+from qcompile.step_tables import table_of_steps
 
 
 class LowerMatmul(NodePass):
@@ -102,9 +103,8 @@ class LowerMatmul(NodePass):
             return None, []
         back = other.producer()
         codes = back.inputs[0] if back is not None and is_op(back, "DequantizeLinear") else other
-        is_vector = (
-            constant(codes) is not None and codes is not None and len(codes.shape or ()) == 1
-        )
+        is_known = constant(codes) is not None or table_of_steps(codes) is not None
+        is_vector = is_known and codes is not None and len(codes.shape or ()) == 1
         dims = node.outputs[0].shape
         fits = is_vector and dims is not None and codes is not None and codes.shape == dims[-1:]
         return (other, [adder]) if fits else (None, [])
