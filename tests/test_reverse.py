@@ -161,7 +161,7 @@ def test_a_gradient_for_every_bucket() -> None:
         slope = each.slope(gradients[name])
         assert slope.shape == each.t.shape == (buckets.count,)
         assert slope[1] != 0 and not np.delete(slope, 1).any()
-        each.t = np.linspace(0.1, 0.2, buckets.count).astype(np.float32)
+        each.t = np.linspace(1.0, 1.2, buckets.count).astype(np.float32)
     feed = {"x": x, "step": steps}
     before = outputs(found.quantized, feed)
     wanted = tape.run({n: t.real() for n, t in numbers.items()}, feed)["y"]
