@@ -16,6 +16,7 @@ from qcompile.data import BATCH, Data, Feed
 from qcompile.errors import InputError, nearest
 from qcompile.step_tables import Buckets
 
+FEWEST = 8  # samples of a bucket: the range of a few is too small for others
 LARGEST_STEP = 65_535  # the table of buckets has an entry for every step up to the largest
 
 
@@ -94,9 +95,10 @@ def step_of(feed: Feed, name: str) -> int:
 
 
 def buckets_of(data: Data, name: str, most: int) -> Buckets:
-    """Buckets of the steps that the data has."""
+    """Buckets of the steps that the data has, of enough samples each."""
     counted = [(step_of(feed, name), data.batch.count(feed)) for feed in data.feeds]
-    return bucketed(name, [step for step, count in counted for _ in range(count)], most)
+    steps = [step for step, count in counted for _ in range(count)]
+    return bucketed(name, steps, max(min(most, len(steps) // FEWEST), 1))
 
 
 def _joined(feeds: list[Feed], data: Data) -> Feed:

@@ -167,4 +167,5 @@ def test_a_gradient_for_every_bucket() -> None:
     wanted = tape.run({n: t.real() for n, t in numbers.items()}, feed)["y"]
     write(found.quantized, tape, numbers)
     after = outputs(found.quantized, feed)
-    assert np.square(after - wanted).mean() < 1e-2 * np.square(after - before).mean()
+    moved = np.square(after - before).mean()
+    assert np.square(after - wanted).mean() < min(moved / 10, 1e-4 * after.var())

@@ -54,8 +54,13 @@ def test_samples_are_regrouped_by_step() -> None:
     again = by_timestep(before, FREE, "t")
     for one, other in zip(after.feeds, again.feeds, strict=True):
         np.testing.assert_array_equal(one["x"], other["x"])
-    counts = buckets_of(after, "t", 5)
-    assert counts.count == 5
+    assert [buckets_of(after, "t", most).count for most in (3, 5, 16)] == [3, 5, 5]
+
+
+@pytest.mark.parametrize(("count", "buckets"), [(7, 1), (16, 2), (31, 3), (200, 10)])
+def test_buckets_have_enough_samples(count: int, buckets: int) -> None:
+    found = by_timestep(data(np.arange(count) % 10), FREE, "t")
+    assert buckets_of(found, "t", 16).count == buckets
 
 
 def test_first_samples_keep_the_step() -> None:
@@ -69,7 +74,7 @@ def test_a_step_that_counts_no_samples() -> None:
     feeds = [{"x": x, "t": np.array(step)} for step in (3, 1)]
     found = by_timestep(Data(feeds, Batch.of(inputs)), inputs, "t")
     assert sorted(int(feed["t"]) for feed in found.feeds) == [1, 3]
-    assert buckets_of(found, "t", 16).of_step.tolist() == [0, 0, 0, 1]
+    assert buckets_of(found, "t", 16).of_step.tolist() == [0, 0, 0, 0]  # 8 samples
 
 
 def test_steps_that_differ_in_a_run_are_refused() -> None:

@@ -87,7 +87,7 @@ def staged(
     if asked is not None and asked.activation == "static" and not widens:
         chosen = replace(chosen, activation_format=f"uint{asked.activation_bits}")
     normalised = normalise(model)
-    feed = random_feed(normalised)
+    feed = random_feed(normalised, batch=4 if chosen.timestep_input is None else 64)
     chosen_target = replace(targets.get(target), gives_floats=gives_floats)
     data = Data([feed], Batch.of(list(normalised.graph.inputs)))
     if chosen.timestep_input is not None:
