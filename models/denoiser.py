@@ -57,7 +57,7 @@ def data(split: str, per_step: int, seed: int = 0) -> list[dict[str, NDArray]]:
     return feeds
 
 
-def calibration(per_step: int = 2) -> list[dict[str, NDArray]]:
+def calibration(per_step: int = 4) -> list[dict[str, NDArray]]:
     """Feeds of x and t from the training images, every time step among them."""
     feeds = data("train", per_step)
     return [{name: feed[name] for name in ("x", "t")} for feed in feeds]

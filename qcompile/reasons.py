@@ -83,9 +83,15 @@ def _of_value(value: ir.Value, plan: Plan) -> dict[str, Any]:
         "readers": [use.node.name for use in value.uses()],
         "spec": None if spec is None else str(spec),
         "range_of": plan.leaders.get(name),
-        "scale_by_time_step": name in plan.stepped or plan.unstepped.get(name, False),
         "reason": reason,
-    }
+    } | _by_step(name, plan)
+
+
+def _by_step(name: str, plan: Plan) -> dict[str, str]:
+    """Whether the time step chooses the scale, where it chooses any."""
+    if name in plan.stepped:
+        return {"scale_by_time_step": "yes"}
+    return {"scale_by_time_step": plan.unstepped[name]} if name in plan.unstepped else {}
 
 
 def _specs(values: Any, plan: Plan) -> dict[str, str]:
