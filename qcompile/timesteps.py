@@ -24,7 +24,7 @@ def bucketed(name: str, steps: Sequence[int], most: int) -> Buckets:
     """Buckets of about equal counts, at most `most`, of the time steps of all samples.
 
     >>> bucketed("t", [0, 0, 1, 4, 5, 5], 3).of_step.tolist()
-    [0, 0, 1, 1, 1, 2]
+    [0, 1, 1, 1, 1, 2]
     >>> bucketed("t", [3, 9], 16).of_step.tolist()
     [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]
     """
