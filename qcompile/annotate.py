@@ -81,7 +81,8 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     notes += recurrent_notes(nodes)
     notes += rules_about_nothing(model.graph, nodes, recipe)
     if preset is None:
-        return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
+        plan = Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
+        return plan_timesteps(model.graph, plan, recipe, target, has_data=has_data)
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
     plan = replace(plan, is_integer_only=recipe.integer_only)
     if not plan.is_integer_only:

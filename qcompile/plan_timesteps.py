@@ -49,8 +49,8 @@ def plan_timesteps(
         )
     if not plan.activations:
         raise InputError(
-            f'timestep input "{name}": preset {plan.preset} has no static activations, whose '
-            "scales it could choose: take w4a4 or w8a8"
+            f'timestep input "{name}": {plan.preset} makes no static activations, whose scales it '
+            "could choose: take preset w4a4 or w8a8"
         )
     why = _reasons(graph, plan)
     stepped = frozenset(n for n in plan.activations if not why[n])

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time steps of a diffusion model: which of them share the scales of activations (QuEST).
 
-QuEST (Wang et al. 2024, section 3.3) gives every time step activation scales of its own. Here steps
-that are neighbours share them in buckets, which hold about as many calibration samples each, so
-that a range is not that of two samples. A step that no sample has is in the bucket of the nearest.
+QuEST (Wang et al. 2024, its time-wise quantizers) gives every time step scales of its own. Here
+steps that are neighbours share them in buckets, which hold about as many calibration samples each,
+so that a range is not that of two samples. A step that no sample has is in the bucket of the
+nearest.
 """
 
 from collections.abc import Sequence

@@ -217,7 +217,7 @@ def test_one_wrong_number_of_one_bucket_fails(
     [
         ({"timestep_input": "time"}, 'timestep input "time": no input of the model: known: x, t'),
         ({"timestep_input": "x"}, 'timestep input "x" is FLOAT: the scales stand in a table'),
-        ({"preset": "w8a8-dynamic"}, "preset w8a8-dynamic has no static activations"),
+        ({"preset": "w8a8-dynamic"}, "w8a8-dynamic makes no static activations"),
         ({"preset": "w8a8", "target": "ort"}, "target ort takes scales that are constant"),
         ({"preset": "w8a8", "integer_only": True}, "--integer-only takes scales that are constant"),
         ({"activation_polish": "lognp"}, "activation polish lognp has one set of levels"),
