@@ -31,6 +31,7 @@ from qcompile.layer_cache import LayerCache
 from qcompile.load import external_tensors
 from qcompile.load import load as load_model
 from qcompile.low_rank import add_low_rank
+from qcompile.low_rank import planned as will_add
 from qcompile.lower import lower
 from qcompile.memory import Budget
 from qcompile.network_stage import finish_network, for_target, network_of, reference_folder
@@ -39,8 +40,11 @@ from qcompile.outlier_token import planned_split, split_token
 from qcompile.pack import pack
 from qcompile.plan import Plan
 from qcompile.polish import check_polish, polish
+from qcompile.polish import planned as will_polish
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
+from qcompile.reach_choice import choose_reach
+from qcompile.reach_choice import planned as will_clip
 from qcompile.recipe import Recipe
 from qcompile.recurrent import split_for
 from qcompile.rotate import planned, rotate
@@ -141,6 +145,7 @@ def compile(
             plan = annotate(normalised, recipe, chosen, has_data=data is not None)
         plan = run(choose_formats, normalised, plan, recipe, data, division)
         plan = settle_formats(normalised, plan)
+        plan = run(choose_reach, normalised, plan, recipe, data, division)
         plan = replace(plan, rotations=(*rotated.rows, *turned.rows, *split.rows))
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         if recipe.activation_polish is not None:
@@ -205,8 +210,9 @@ def plan_only(
     plan = settle_formats(normalised, plan)
     if data is None:
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
-    elif note := will_tune(plan, recipe):
-        plan = replace(plan, notes=(*plan.notes, note))
+    else:
+        steps = will_clip(plan), will_polish(recipe), will_add(recipe), will_tune(plan, recipe)
+        plan = replace(plan, notes=(*plan.notes, *(note for note in steps if note)))
     rows = () if data is None else planned_split(normalised, plan, recipe)
     turned = turn_formats(normalised, plan, recipe).rows
     rows = (*planned(normalised, plan, recipe, data), *turned, *rows)

@@ -113,7 +113,8 @@ def _product(
     if kind == "f32":
         return qmatmul_float(x, weight, bias, _clip(node))
     bits = int(attribute(node, "activation_bits"))
-    return qmatmul_dynamic(x, weight, bias, bits, _clip(node))
+    reach = attribute(node, "activation_reach")
+    return qmatmul_dynamic(x, weight, bias, bits, _clip(node), reach)
 
 
 def _conv(node: ir.Node, inputs: list[NDArray]) -> Result:
@@ -130,7 +131,8 @@ def _conv(node: ir.Node, inputs: list[NDArray]) -> Result:
             return _exact(qconv_scaled(inputs[0], weight, bias, scale, window, group, point, clip))
         return qconv_static(inputs[0], weight, bias, scale, window, group, **_codes(node)), None
     bits = int(attribute(node, "activation_bits"))
-    return qconv_dynamic(inputs[0], weight, bias, window, group, bits, _clip(node))
+    reach = attribute(node, "activation_reach")
+    return qconv_dynamic(inputs[0], weight, bias, window, group, bits, _clip(node), reach)
 
 
 def _gather(node: ir.Node, inputs: list[NDArray]) -> Result:

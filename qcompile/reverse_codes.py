@@ -46,10 +46,11 @@ def static(node: ir.Node, bounds: tuple[int, int], *, is_tuned: bool) -> Op:
 def dynamic(quantize: ir.Node) -> Op:
     """x to codes of a scale a row or sample and back; the slope is 1."""
     spec, bits = attribute(quantize, "granularity"), int(attribute(quantize, "bits"))
+    reach = attribute(quantize, "reach")
 
     def op(_: ir.Node, x: Real) -> Result:
         axes = (x.ndim - 1,) if spec == "row" else tuple(range(1, x.ndim))
-        codes, scale = quantize_dynamic(x, axes, bits)
+        codes, scale = quantize_dynamic(x, axes, bits, reach)
         return codes * scale, lambda g: (g,)
 
     return op

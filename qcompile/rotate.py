@@ -192,7 +192,9 @@ class _Work:
             if planned is not None and planned.is_rounded:
                 sources.append((reader, self.rows[key_of(edge, reader)], planned))
 
-        has_bias = edge.is_normed and can_move(edge) and self.recipe.bias_correction
+        has_bias = (
+            (edge.is_normed and can_move(edge)) or edge.is_equal
+        ) and self.recipe.bias_correction
 
         def make(part: slice) -> Iterator[Product]:
             for reader, rows, planned in sources:

@@ -126,6 +126,8 @@ class Product:
         wanted = self._apply(narrow, found)
         codes = coded(found, self.plan, recipe)
         gap = self._apply(rounded(narrow, self.plan.activation, recipe), codes) - wanted
+        if self.has_bias and len(gap):
+            gap -= gap.mean(0)
         signal = float((wanted**2).sum())
         return float((gap**2).sum()) / signal if signal else 0.0, narrow
 
@@ -179,7 +181,7 @@ def rounded(x: NDArray[np.float32], spec: QuantSpec | None, recipe: Recipe) -> N
         return x
     if spec.is_dynamic:
         axes = (0, 1) if spec.granularity == "sample" else (1,)  # of maps rows are pixels
-        codes, scale = quantize_dynamic(x, axes, spec.bits)
+        codes, scale = quantize_dynamic(x, axes, spec.bits, spec.reach)
         return codes.astype(np.float32) * scale
     method = recipe.calibration_method or default_method(spec.format)
     observer = observer_of(method, recipe.calibration_percentile, spec.format)

@@ -11,6 +11,8 @@ the last axis) and `sample` (per index of axis 0).
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 import qcompile.formats as formats
 from qcompile.errors import InputError
 from qcompile.formats import Format, scale_format
@@ -49,6 +51,16 @@ class QuantSpec:
     def is_dynamic(self) -> bool:
         """Whether the scale is found at run time."""
         return self.granularity in ("row", "sample")
+
+    @property
+    def reach(self) -> float:
+        """Of dynamic codes: the largest |x| in scales (N4). A unit below 1 clips: f32*0.9.
+
+        >>> QuantSpec.parse("int4/row/sym/f32*0.875").reach
+        8.0
+        """
+        limit = np.float32(2 ** (self.bits - 1) - 1)
+        return float(limit / scale_format(self.scale_format).unit)
 
     @property
     def bits(self) -> int:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The error that decides about a rotation is that of the codes of the plan."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -102,3 +104,15 @@ def test_maps_have_one_scale_for_all_pixels_of_a_sample() -> None:
     assert np.abs(by_row - x)[1:].max() < np.abs(by_sample - x)[1:].max()
     step = np.abs(x).max() / 127
     assert np.abs(by_sample - x).max() <= step * (0.5 + 2.0**-20)
+
+
+def test_windows_have_no_error_that_the_bias_takes_back() -> None:
+    """Equal rows have one error in every output, rows that differ have some more."""
+    row, weight = normal(1, 36), normal(5, 36, seed=1)
+    static = plan(activation="uint8/tensor/asym/f32")
+    for rows, is_constant in ((np.repeat(row, 8, 0), True), (normal(8, 36, seed=2), False)):
+        product = Product(rows.astype(np.float64), weight, None, None, static, kernel=9)
+        found, _ = product.measure(None, RECIPE)
+        left, _ = replace(product, has_bias=True).measure(None, RECIPE)
+        assert 0 <= left < found
+        assert (left < 1e-25 * found) == is_constant

@@ -115,7 +115,7 @@ class LowerConv(NodePass):
         assert isinstance(graph, ir.Graph)
         codes, n, k = matrix_codes(graph, weight)
         attributes = weight_attributes(weight, n, k, has_scale=True) | conv_attributes(node)
-        attributes |= {"activation": "dynamic", "activation_bits": dynamic.bits}
+        attributes |= dynamic.attributes
         out, passed = _clipped_output(node, attributes)
         inputs = [codes, input_of(node, 2), None, *block_scales(graph, weight, n)]
         self._place(node, dynamic.source, inputs, out, list(passed), attributes, None)

@@ -79,7 +79,7 @@ class LowerMatmul(NodePass):
             inputs += [None, block_scales(graph, weight, n)[1]]
             attributes |= static_attributes(activation, end)
         else:
-            attributes |= _float_attributes(activation)
+            attributes |= {"activation": "f32"} if activation is None else activation.attributes
             x = node.inputs[0] if activation is None else activation.source
             inputs = [x, codes, bias, None, *block_scales(graph, weight, n)]
         if end is not None:
@@ -134,9 +134,3 @@ class LowerMatmul(NodePass):
         replace(out, product.outputs[0])
         remove_dead(graph, [node, *passed])
         product.outputs[0].name = name
-
-
-def _float_attributes(activation: Dynamic | None) -> dict[str, Any]:
-    if activation is None:
-        return {"activation": "f32"}
-    return {"activation": "dynamic", "activation_bits": activation.bits}

@@ -4,6 +4,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -40,6 +41,13 @@ class Dynamic:
 
     source: ir.Value
     bits: int
+    reach: float | None  # None: the largest code
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of the product."""
+        of_reach = {} if self.reach is None else {"activation_reach": self.reach}
+        return {"activation": "dynamic", "activation_bits": self.bits, **of_reach}
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ def dynamic_of(value: ir.Value | None) -> Dynamic | None:
     forth = back.inputs[0].producer() if back.inputs[0] is not None else None
     if forth is None or not is_op(forth, "Quantize", domain=DOMAIN) or forth.inputs[0] is None:
         return None
-    return Dynamic(forth.inputs[0], int(attribute(forth, "bits")))
+    return Dynamic(forth.inputs[0], int(attribute(forth, "bits")), attribute(forth, "reach"))
 
 
 def weight_codes_of(value: ir.Value | None) -> Weight | None:

@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from qcompile.formats.scales import scale_format
 from qcompile.graph import DOMAIN, FLOAT, add_initializer, is_op, new_node, replace
 from qcompile.numerics.params import QuantParams
 from qcompile.passes.transform.round_weights import quantize_attributes
@@ -163,18 +164,22 @@ class InsertQuantizers(ir.passes.InPlacePass):
             return False
         key = (source.name or "", str(spec))
         if key not in self._dynamic:
-            self._dynamic[key] = self._dynamic_pair(graph, node, source, spec)
+            same = sum(1 for name, _ in self._dynamic if name == source.name)
+            self._dynamic[key] = self._dynamic_pair(graph, node, source, spec, same)
         node.replace_input_with(0, self._dynamic[key])
         return True
 
     def _dynamic_pair(
-        self, graph: ir.Graph, node: ir.Node, source: ir.Value, spec: QuantSpec
+        self, graph: ir.Graph, node: ir.Node, source: ir.Value, spec: QuantSpec, same: int
     ) -> ir.Value:
+        """same: how many pairs of other specs the source has."""
         name, attributes = f"{source.name}_{spec.granularity}", quantize_attributes(spec)
+        name += f"_{same + 1}" if same else ""
+        of_reach = {} if scale_format(spec.scale_format).unit == 1 else {"reach": spec.reach}
         quantize = ir.node(
             "Quantize",
             [source, None, None],
-            attributes,
+            attributes | of_reach,
             domain=DOMAIN,
             num_outputs=2,
             name=f"{name}/quantize",

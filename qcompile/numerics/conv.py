@@ -136,10 +136,11 @@ def qconv_dynamic(
     group: int = 1,
     bits: int = 8,
     clip: tuple[float, float] = INFINITE,
+    reach: float | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Dynamic [B, H, W, C] to (y, bound), float64 [B, OH, OW, N]; a scale a sample (N4, N13)."""
     assert weight.scale is not None
-    codes, x_scale = quantize_dynamic(x, (1, 2, 3), bits)
+    codes, x_scale = quantize_dynamic(x, (1, 2, 3), bits, reach)
     values, size = weight.values(), weight.block
     y: NDArray[np.float64] = np.zeros(1)
     magnitude: NDArray[np.float64] = np.zeros(1)

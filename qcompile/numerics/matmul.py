@@ -89,10 +89,11 @@ def qmatmul_dynamic(
     bias: NDArray[np.float32] | None = None,
     bits: int = 8,
     clip: tuple[float, float] = INFINITE,
+    reach: float | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Per-row dynamic activations [..., K] to (y, bound), float64 [..., N] (N4, N13)."""
     rows = x.reshape(-1, x.shape[-1])
-    codes, scale = quantize_dynamic(rows, (1,), bits)
+    codes, scale = quantize_dynamic(rows, (1,), bits, reach)
     y, bound = scaled_sum(block_sums(codes, weight), scale, weight, bias)
     shape = (*x.shape[:-1], weight.shape[0])
     return np.clip(y, *clip).reshape(shape), bound.reshape(shape)

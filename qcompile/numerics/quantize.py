@@ -87,8 +87,12 @@ def store_scale(scale: ArrayLike, form: str) -> NDArray[np.float32]:
         return stored_as.rounded(real / stored_as.unit) * stored_as.unit
 
 
-def dynamic_scale(x: NDArray[np.float32], axes: tuple[int, ...], bits: int) -> NDArray[np.float32]:
+def dynamic_scale(
+    x: NDArray[np.float32], axes: tuple[int, ...], bits: int, reach: float | None = None
+) -> NDArray[np.float32]:
     """The scale of b-bit dynamic activations (N4), over `axes` with these dimensions kept as 1.
+
+    reach: the largest |x| in scales, the largest code where it is None; more than that clips.
 
     >>> dynamic_scale(np.array([[1.0, -2.54], [0.0, 0.0]], np.float32), (1,), 8).ravel().tolist()
     [0.019999999552965164, 1.0]
@@ -96,16 +100,21 @@ def dynamic_scale(x: NDArray[np.float32], axes: tuple[int, ...], bits: int) -> N
     if 0 in x.shape:
         return np.ones([1 if i in axes else n for i, n in enumerate(x.shape)], np.float32)
     amax = np.abs(x).max(axis=axes, keepdims=True)
-    scale = np.maximum(amax / np.float32(2 ** (bits - 1) - 1), SMALLEST_SCALE)
+    largest = np.float32(2 ** (bits - 1) - 1 if reach is None else reach)
+    scale = np.maximum(amax / largest, SMALLEST_SCALE)
     scale = np.where(amax == 0, np.float32(1), scale)
     return np.where(np.isfinite(amax), scale, np.float32(np.nan)).astype(np.float32)
 
 
 def quantize_dynamic(
-    x: NDArray[np.float32], axes: tuple[int, ...], bits: int
+    x: NDArray[np.float32], axes: tuple[int, ...], bits: int, reach: float | None = None
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Codes int8 of x's shape and the scale over `axes` (N4)."""
-    scale = dynamic_scale(x, axes, bits)
+    """Codes int8 of x's shape and the scale over `axes` (N4).
+
+    >>> quantize_dynamic(np.array([[1.0, -8.0]], np.float32), (1,), 4, reach=8.0)[0].tolist()
+    [[1, -7]]
+    """
+    scale = dynamic_scale(x, axes, bits, reach)
     limit = 2 ** (bits - 1) - 1
     with np.errstate(invalid="ignore"):
         ratio = x / scale

@@ -42,8 +42,9 @@ QC_INLINE void quantize_keys(const quantize_keys_f32_u8_args& a, int64_t first, 
       amax[m] = max(amax[m], bit_and(as_ints(load_centred(a, x, i)), set_ints(0x7fffffff)));
     }
   }
+  const float reach = static_cast<float>(a.limit);
   for (int64_t m = 0; m < count; ++m) {
-    a.scales[first + m] = dynamic_scale(max_of(amax[m]), a.limit);
+    a.scales[first + m] = dynamic_scale(max_of(amax[m]), reach);
   }
   x = a.x + first * a.row_step;
   uint8_t* codes = a.codes + first * a.num_columns;
@@ -67,7 +68,7 @@ QC_INLINE void quantize(const quantize_columns_f32_u8_args& a, int64_t first, in
   store_ints(bits, amax, 16);
   float largest = 0;
   for (int i = 0; i < 16; ++i) {
-    scales[i] = dynamic_scale(bits[i], a.limit);
+    scales[i] = dynamic_scale(bits[i], static_cast<float>(a.limit));
     largest = scales[i] > largest ? scales[i] : largest;
   }
   const Floats scale = load_floats(scales);

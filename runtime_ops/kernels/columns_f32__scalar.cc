@@ -35,7 +35,7 @@ void quantize_keys_f32_u8__scalar(quantize_keys_f32_u8_args& a) {
     const float* x = a.x + m * a.row_step;
     int32_t amax = 0;
     for (int64_t i = 0; i < a.num_columns; ++i) amax = larger(amax, x[i] - a.mean[i]);
-    a.scales[m] = dynamic_scale(amax, a.limit);
+    a.scales[m] = dynamic_scale(amax, limit);
     for (int64_t i = 0; i < a.num_columns; ++i) {
       a.codes[m * a.num_columns + i] = code(x[i] - a.mean[i], a.scales[m], limit);
     }
@@ -43,14 +43,14 @@ void quantize_keys_f32_u8__scalar(quantize_keys_f32_u8_args& a) {
 }
 
 void quantize_columns_f32_u8__scalar(quantize_columns_f32_u8_args& a) {
+  const float limit = static_cast<float>(a.limit);
   for (int64_t i = 0; i < a.num_columns; ++i) {
     const float* x = a.x + i;
     int32_t amax = 0;
     for (int64_t m = 0; m < a.num_rows; ++m) amax = larger(amax, x[m * a.row_step]);
-    a.scales[i] = dynamic_scale(amax, a.limit);
+    a.scales[i] = dynamic_scale(amax, limit);
     for (int64_t m = 0; m < a.num_rows; ++m) {
-      a.codes[m * a.num_columns + i] =
-          code(x[m * a.row_step], a.scales[i], static_cast<float>(a.limit));
+      a.codes[m * a.num_columns + i] = code(x[m * a.row_step], a.scales[i], limit);
     }
   }
 }

@@ -55,13 +55,13 @@ inline float finish_float(float sum, float x_scale, float bias, const Epilogue& 
   return clip(x_scale * sum + bias, e.clip_min, e.clip_max);
 }
 
-// The scale of dynamic activations from the bits of amax, N4.
-inline float dynamic_scale(int32_t amax_bits, int32_t limit) {
+// The scale of dynamic activations from the bits of amax, N4; amax itself is `reach` scales.
+inline float dynamic_scale(int32_t amax_bits, float reach) {
   if (amax_bits >= 0x7f800000) return NAN;
   if (amax_bits == 0) return 1.0f;
   float amax;
   std::memcpy(&amax, &amax_bits, 4);
-  const float scale = amax / static_cast<float>(limit);
+  const float scale = amax / reach;
   const float smallest = 1.17549435e-38f;  // 2^-126
   return scale < smallest ? smallest : scale;
 }

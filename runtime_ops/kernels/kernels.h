@@ -194,6 +194,7 @@ struct quantize_rows_f32_s8_args {
   int64_t num_rows, num_columns;
   int64_t stride;              // bytes from row to row of codes
   int32_t limit;
+  float reach;
   int8_t* codes;
   float* scales;
 };

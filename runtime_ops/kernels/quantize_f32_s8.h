@@ -56,7 +56,7 @@ void QC_ISA_NAME(quantize_rows_f32_s8)(quantize_rows_f32_s8_args& a) {
     for (int64_t m = 0; m < count; ++m) {
       bits[m] = amax_bits(x + m * a.num_columns, a.num_columns, 0);
     }
-    for (int64_t m = 0; m < count; ++m) a.scales[first + m] = dynamic_scale(bits[m], a.limit);
+    for (int64_t m = 0; m < count; ++m) a.scales[first + m] = dynamic_scale(bits[m], a.reach);
     for (int64_t m = 0; m < count; ++m) {
       int8_t* codes = a.codes + (first + m) * a.stride;
       quantize(x + m * a.num_columns, a.num_columns, a.scales[first + m], a.limit, codes);

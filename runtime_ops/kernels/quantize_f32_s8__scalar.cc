@@ -37,7 +37,7 @@ void quantize_rows_f32_s8__scalar(quantize_rows_f32_s8_args& a) {
   for (int64_t m = 0; m < a.num_rows; ++m) {
     amax_f32_args amax{a.x + m * a.num_columns, a.num_columns, 0};
     amax_f32__scalar(amax);
-    a.scales[m] = dynamic_scale(amax.amax_bits, a.limit);
+    a.scales[m] = dynamic_scale(amax.amax_bits, a.reach);
     int8_t* codes = a.codes + m * a.stride;
     quantize_f32_s8_args row{amax.x, a.num_columns, a.scales[m], a.limit, codes};
     quantize_f32_s8__scalar(row);

@@ -41,6 +41,7 @@ Activation::Activation(const Node& node, const WeightInput& weight, bool float_i
   } else if (kind == "dynamic") {
     kind_ = ActivationKind::kDynamic;
     limit_ = (1 << (node.integer_between("activation_bits", 2, 8) - 1)) - 1;
+    reach_ = node.reach("activation_reach", limit_);
   } else if (kind != "f32" || !float_is_possible) {
     node.refuse("activation = \"" + kind + "\"; it is " +
                     (float_is_possible ? "f32, dynamic or static" : "dynamic or static"),

@@ -19,6 +19,7 @@ class Activation {
 
   ActivationKind kind() const { return kind_; }
   int32_t limit() const { return limit_; }                // of dynamic codes
+  float reach() const { return reach_; }                  // the largest |x| in scales
   int32_t pad_code() const { return is_static() ? x_zero_point_ - 128 : 0; }  // N15, centred
   bool is_static() const { return kind_ == ActivationKind::kStatic; }
   bool gives_codes() const { return is_static() && gives_codes_; }
@@ -46,6 +47,7 @@ class Activation {
   int64_t N_;
   ActivationKind kind_ = ActivationKind::kFloat;
   int32_t limit_ = 127;
+  float reach_ = 127;
   int32_t x_zero_point_ = 0, y_zero_point_ = 0, y_min_ = 0, y_max_ = 255;
   bool gives_codes_ = true;  // else output "f32" (N16) or "i32" (N17)
   bool is_dyadic_ = false;   // N12, N17

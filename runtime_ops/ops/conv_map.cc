@@ -28,7 +28,7 @@ void find_scales(const Context& context, const Activation& activation, const Ten
   });
   for (int64_t b = 0; b < map.B; ++b) {
     const int32_t bits = *std::max_element(amax + b * pieces, amax + (b + 1) * pieces);
-    scales[b] = dynamic_scale(bits, activation.limit());
+    scales[b] = dynamic_scale(bits, activation.reach());
   }
 }
 

@@ -93,6 +93,16 @@ float Node::number(const char* name, float absent) const {
   return absent;
 }
 
+float Node::reach(const char* name, int32_t limit) const {
+  const float least = static_cast<float>(limit), value = number(name, least);
+  if (!(value >= least && value <= 8 * least)) {
+    refuse(std::string(name) + " = " + std::to_string(value) + "; it is from " +
+               std::to_string(limit) + " to " + std::to_string(8 * limit),
+           "docs/numerics.md N4: the largest code to 8 times that", "Correct it.");
+  }
+  return value;
+}
+
 float Node::number(const char* name) const {
   float value = 0;
   if (!succeeded(api().KernelInfoGetAttribute_float(info_, name, &value))) {

@@ -57,6 +57,8 @@ class Node {
   int64_t integer_between(const char* name, int64_t low, int64_t high, int64_t absent) const;
   float number(const char* name) const;
   float number(const char* name, float absent) const;
+  // The largest |x| in scales, N4: from `limit`, which it is where absent, to 8 times that.
+  float reach(const char* name, int32_t limit) const;
   std::string text(const char* name) const;
   std::string text(const char* name, const char* absent) const;
   std::vector<int64_t> integers(const char* name) const;  // empty where absent

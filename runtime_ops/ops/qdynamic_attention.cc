@@ -227,7 +227,7 @@ class QDynamicAttention final : public OpKernel {
     const bool is_whole = q.row_step == s.D;
     const int64_t at_once = is_whole ? b.count : 1;
     for (int64_t m = 0; m < b.count; m += at_once) {
-      quantize_rows_f32_s8_args args{q.data + m * q.row_step, at_once, s.D, stride, kLimit,
+      quantize_rows_f32_s8_args args{q.data + m * q.row_step, at_once, s.D, stride, kLimit, kLimit,
                                      x + m * stride, scales + m};
       kernels().quantize_rows_f32_s8(args);
     }

@@ -83,8 +83,10 @@ class QMatMul final : public OpKernel {
 
   // Codes and scales of `count` rows x from row `first` on.
   void code(const float* x, int64_t first, int64_t count, const Rows& rows) const {
-    quantize_rows_f32_s8_args args{x, count, weight_.K(), rows.stride, activation_.limit(),
-                                   rows.codes + first * rows.stride, rows.scales + first};
+    int8_t* codes = rows.codes + first * rows.stride;
+    quantize_rows_f32_s8_args args{
+        x,     count, weight_.K(), rows.stride, activation_.limit(), activation_.reach(),
+        codes, rows.scales + first};
     kernels().quantize_rows_f32_s8(args);
   }
 

@@ -141,6 +141,10 @@ class Quantize final : public OpKernel {
                       std::to_string(coding_.is_signed()),
                   "docs/numerics.md N4: signed integers of 2 to 8 bits", "Use another format.");
     }
+    if (coding_.is_dynamic()) {
+      limit_ = (1 << (coding_.bits() - 1)) - 1;
+      reach_ = node.reach("reach", limit_);
+    }
   }
 
   void compute(const Context& context) const override {
@@ -163,18 +167,19 @@ class Quantize final : public OpKernel {
  private:
   // N4 for every row or sample.
   void dynamic(const Grid& grid, const Tensor& x, int8_t* codes, float* scales) const {
-    const int32_t limit = (1 << (coding_.bits() - 1)) - 1;
     for (int64_t a = 0; a < grid.axis; ++a) {
       amax_f32_args amax{x.as<float>() + a * grid.inner, grid.inner, 0};
       kernels().amax_f32(amax);
-      const float scale = dynamic_scale(amax.amax_bits, limit);
+      const float scale = dynamic_scale(amax.amax_bits, reach_);
       if (scales) scales[a] = scale;
-      quantize_f32_s8_args args{amax.x, grid.inner, scale, limit, codes + a * grid.inner};
+      quantize_f32_s8_args args{amax.x, grid.inner, scale, limit_, codes + a * grid.inner};
       kernels().quantize_f32_s8(args);
     }
   }
 
   const Coding coding_;
+  int32_t limit_ = 0;  // of dynamic codes
+  float reach_ = 0;    // the largest |x| in scales
 };
 
 class Dequantize final : public OpKernel {

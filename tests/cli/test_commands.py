@@ -96,6 +96,18 @@ def test_dry_run_agrees_with_the_artifact(model: Path, capsys: pytest.CaptureFix
     assert json.loads(quick)["notes"] == before
 
 
+def test_dry_run_names_what_follows(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--effort", "quick", "--calibration-data", "data.npz", "--dry-run", "--json"]
+    dynamic = ["--preset", "w4a4-dynamic", "--edge-bits", "4", "--low-rank", "0.1"]
+    notes = json.loads(run(capsys, model, *flags, *dynamic).out)["notes"]
+    clip, part = notes[-2:]
+    assert clip.startswith("dynamic activations below 8 bits clip where")
+    assert part.startswith("low-rank parts of at most 0.1 of the smaller side follow")
+    static = ["--preset", "w4a4", "--activation-polish", "lognp"]
+    notes = json.loads(run(capsys, model, *flags, *static).out)["notes"]
+    assert notes[-1].startswith("activation polish lognp: narrow activations get its levels")
+
+
 def test_ways_of_tuning(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--preset", "w2a8", "--edge-bits", "2", "--calibration-data", "data.npz"]
     flags += ["--weight-rounding", "blocks", "--tuning", "saliency"]

@@ -111,6 +111,15 @@ def test_dynamic_codes_by_hand() -> None:  # N4
     assert codes.tolist() == [[127, -64, 0, 2], [127, -127, 42, 0]]
 
 
+def test_reach_by_hand() -> None:  # N4: the largest is 8 scales, and clips to the code 7
+    x = np.float32([[4, -8, 1.4, 0.6], [0, 0, 0, 0]])
+    codes, scale = quantize_dynamic(x, (1,), 4, 8.0)
+    assert scale.ravel().tolist() == [1.0, 1.0]
+    assert codes.tolist() == [[4, -7, 1, 1], [0, 0, 0, 0]]
+    plain = quantize_dynamic(x, (1,), 4)
+    assert [p.tolist() for p in quantize_dynamic(x, (1,), 4, 7.0)] == [p.tolist() for p in plain]
+
+
 def test_tiny_rows_have_the_smallest_normal_scale() -> None:  # N4
     tiny = F32.smallest_subnormal
     x = np.array([[tiny, 0], [2.0**-120, 0], [F32.smallest_normal, 0]], np.float32)

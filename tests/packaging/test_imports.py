@@ -115,7 +115,7 @@ ORDER = (
         *("blocks", "rebuild_blocks"),
         *("rank_decay", "saliency", "sharpness", "tape_weights", "tuning_ways", "tunings"),
         *("plan_timesteps", "shared_weights", "timesteps", "verify_sqnr", "verify_tables"),
-        "verify_tuned",
+        *("reach_choice", "verify_tuned"),
         *("exact_weights", "format_choice", "format_theory", "settle_formats", "format_listing"),
         *("analysis", "distribution", "report_analysis"),
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),

@@ -192,7 +192,8 @@ def _custom(node: ir.Node, inputs: list[NDArray]) -> list[NDArray]:
     granularity = attribute(node, "granularity")
     if node.op_type == "Quantize":
         axes = (inputs[0].ndim - 1,) if granularity == "row" else (1, 2, 3)
-        return list(quantize_dynamic(inputs[0].astype(np.float32), axes, attribute(node, "bits")))
+        bits, reach = attribute(node, "bits"), attribute(node, "reach")
+        return list(quantize_dynamic(inputs[0].astype(np.float32), axes, bits, reach))
     codes, scale, point = (*inputs, None)[:3]
     table = attribute(node, "table")
     if table:

@@ -43,7 +43,10 @@ def product(rng: Generator, weight: CodedWeight, x_shape: tuple[int, ...]) -> Ca
     if weight.scale is not None:
         x = rng.standard_normal(x_shape).astype(np.float32)
         bias = rng.standard_normal(n).astype(np.float32) if rng.random() < 0.5 else None
-        kind = {"activation": "dynamic", "activation_bits": int(rng.integers(2, 9))}
+        bits = int(rng.integers(2, 9))
+        largest = 2 ** (bits - 1) - 1
+        reach = float(largest * rng.uniform(1, 8)) if rng.random() < 0.3 else None
+        kind = products.dynamic(bits, reach)
         return Case("", [x, None, bias], kind | {"clip_max": 30.0})
     bias, multiplier = products.static_operands(rng, weight)
     kind = pick(rng, (products.STATIC, products.SCALED, products.DYADIC, products.SUMMED))

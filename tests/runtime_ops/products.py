@@ -108,6 +108,12 @@ def matmul_dyadic(
     ]
 
 
+def dynamic(bits: int, reach: float | None = None) -> dict[str, Any]:
+    """The attributes of dynamic activations."""
+    of_reach = {} if reach is None else {"activation_reach": reach}
+    return {"activation": "dynamic", "activation_bits": bits, **of_reach}
+
+
 def matmul_real(
     rng: np.random.Generator,
     weight: CodedWeight,
@@ -115,13 +121,14 @@ def matmul_real(
     bits: int | None = 8,
     threads: int = 1,
     layout: str = "n16k4/1",
+    reach: float | None = None,
 ) -> tuple[NDArray, NDArray, NDArray]:
     """(got, expected, bound) of activations that are dynamic of `bits`, or f32 where None."""
     x = rng.standard_normal((*lead, weight.shape[1])).astype(np.float32)
     bias = rng.standard_normal(weight.shape[0]).astype(np.float32)
     kind: dict[str, Any] = {"activation": "f32"}
     if bits is not None:
-        kind = {"activation": "dynamic", "activation_bits": bits}
+        kind = dynamic(bits, reach)
     attributes = (
         one.weight_attributes(weight, layout) | kind | {"clip_min": -25.0, "clip_max": 30.0}
     )
@@ -130,7 +137,7 @@ def matmul_real(
     got = one.run("QMatMul", inputs, attributes, outputs, threads=threads)[0]
     if bits is None:
         return got, *matmul.qmatmul_float(x, weight, bias, (-25.0, 30.0))
-    return got, *matmul.qmatmul_dynamic(x, weight, bias, bits, (-25.0, 30.0))
+    return got, *matmul.qmatmul_dynamic(x, weight, bias, bits, (-25.0, 30.0), reach)
 
 
 def conv_static(
@@ -205,12 +212,13 @@ def conv_dynamic(
     group: int = 1,
     layout: str = "n16k4/1",
     bits: int = 8,
+    reach: float | None = None,
 ) -> tuple[NDArray, NDArray, NDArray]:
     """(got, expected, bound)."""
     x = rng.standard_normal(shape).astype(np.float32)
     bias = rng.standard_normal(weight.shape[0]).astype(np.float32)
-    kind = {"activation": "dynamic", "activation_bits": bits, "clip_min": 0.0}
+    kind = dynamic(bits, reach) | {"clip_min": 0.0}
     kind |= one.weight_attributes(weight, layout) | one.window_attributes(window, group)
     packed = one.pack(weight, layout, group if layout == "n16k4/1" else 1)
     got = one.run("QConv", [x, packed, bias, None], kind, [(TensorProto.FLOAT, 4)])[0]
-    return got, *conv.qconv_dynamic(x, weight, bias, window, group, bits, (0.0, np.inf))
+    return got, *conv.qconv_dynamic(x, weight, bias, window, group, bits, (0.0, np.inf), reach)

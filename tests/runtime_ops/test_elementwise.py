@@ -247,12 +247,15 @@ def test_quantize_dynamic(rng, bits):
     x[2, 3, 4] = np.nan
     x[3, 0, 0] = -np.inf
     x[4] *= 1e-41  # an amax below the smallest scale
+    limit = 2 ** (bits - 1) - 1
     for granularity, axes in {"row": (2,), "sample": (1, 2)}.items():
-        attributes = coding_attributes(get(f"int{bits}"), granularity)
-        codes, scale = run("Quantize", [x, None, None], attributes, [(S8, 3), (F32, 3)])
-        expected, expected_scale = quantize_dynamic(x, axes, bits)
-        np.testing.assert_array_equal(codes, expected)
-        np.testing.assert_array_equal(scale, expected_scale)
+        for reach in (None, float(limit), limit * 1.25, limit * 8.0):
+            attributes = coding_attributes(get(f"int{bits}"), granularity)
+            attributes |= {} if reach is None else {"reach": reach}
+            codes, scale = run("Quantize", [x, None, None], attributes, [(S8, 3), (F32, 3)])
+            expected, expected_scale = quantize_dynamic(x, axes, bits, reach)
+            np.testing.assert_array_equal(codes, expected)
+            np.testing.assert_array_equal(scale, expected_scale)
 
 
 def test_nan_row_stays_alone(rng):

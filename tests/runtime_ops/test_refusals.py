@@ -47,8 +47,7 @@ def matmul_case(**changes):
         ),
         (
             {"K": 72},
-            "W has 1152 bytes; n16k4/1 of N = 20, K = 72, int4 (4 bits), block_size 32 needs 1344 "
-            f"(docs/layouts.md). {AGAIN}",
+            f"W has 1152 bytes; n16k4/1 of N = 20, K = 72, int4 (4 bits), block_size 32 needs 1344 (docs/layouts.md). {AGAIN}",
         ),
         (
             {"N": 1 << 31, "K": 1 << 31},
@@ -63,14 +62,16 @@ def matmul_case(**changes):
             "activation_bits = 9 is not in 2 ... 8 (docs/ops.md). Correct activation_bits.",
         ),
         (
+            {"activation_reach": 126.0},
+            "activation_reach = 126.000000; it is from 127 to 1016 (docs/numerics.md N4: the largest code to 8 times that). Correct it.",
+        ),
+        (
             {"table": [1, 2, 3]},
-            "table of 3 values with bits = 4, is_signed = 1, has_zero_point = 0 "
-            f"(docs/ops.md: 2^bits values, is_signed = 0, has_zero_point = 0). {AGAIN}",
+            f"table of 3 values with bits = 4, is_signed = 1, has_zero_point = 0 (docs/ops.md: 2^bits values, is_signed = 0, has_zero_point = 0). {AGAIN}",
         ),
         (
             {"table": [40000] * 16, "is_signed": 0},
-            "the table of int4 reaches 40000 (docs/ops.md: -32768 ... 32767 for integer products). "
-            "Use activation f32, or a table that fits.",
+            "the table of int4 reaches 40000 (docs/ops.md: -32768 ... 32767 for integer products). Use activation f32, or a table that fits.",
         ),
         (
             {"scale_format": "f64"},
@@ -86,8 +87,7 @@ def matmul_case(**changes):
         ),
         (
             {"table": [1] * 16, "is_signed": 0, "has_special": 1, "specials": [200]},
-            "has_special with special_code = 0, 1 specials, a table of 16 (docs/ops.md: a table of "
-            f"3 or 4 bits, one of its codes, specials of -127 ... 127). {AGAIN}",
+            f"has_special with special_code = 0, 1 specials, a table of 16 (docs/ops.md: a table of 3 or 4 bits, one of its codes, specials of -127 ... 127). {AGAIN}",
         ),
     ],
 )
