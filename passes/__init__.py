@@ -58,6 +58,7 @@ from qcompile.passes.normalise.fold_constants import FoldConstants
 from qcompile.passes.normalise.fold_data_op_into_weight import FoldDataOpIntoWeight
 from qcompile.passes.normalise.fold_pad_into_conv import FoldPadIntoConv
 from qcompile.passes.normalise.fold_quantize_into_codes import FoldQuantizeIntoCodes
+from qcompile.passes.normalise.fold_scale_into_floats import FoldScaleIntoFloats
 from qcompile.passes.normalise.fold_shape_into_reshape import FoldShapeIntoReshape
 from qcompile.passes.normalise.fuse_complex_roots_into_matmul import FuseComplexRootsIntoMatmul
 from qcompile.passes.normalise.fuse_moments_into_layer_norm import FuseMomentsIntoLayerNorm
@@ -93,6 +94,7 @@ from qcompile.passes.normalise.split_recurrent import SplitRecurrent
 from qcompile.passes.normalise.split_skip_layer_norm import SplitSkipLayerNorm
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.correct_bias import CorrectBias
+from qcompile.passes.transform.fold_codes_into_floats import FoldCodesIntoFloats
 from qcompile.passes.transform.insert_low_rank import InsertLowRank
 from qcompile.passes.transform.insert_polish import InsertPolish
 from qcompile.passes.transform.insert_quantizers import InsertQuantizers
@@ -120,12 +122,19 @@ def NAME() -> list[Pass]:
     ]
 
 
-def NORMALISE(is_split: Callable[[ir.Node], bool] = lambda _: False) -> list[Pass]:
-    """Few op kinds, BatchNorm folded, weights [N, K], names frozen; `is_split`: recurrent nodes."""
+def NORMALISE(
+    is_split: Callable[[ir.Node], bool] = lambda _: False,
+    is_turned: Callable[[ir.Node], bool] = lambda _: False,
+) -> list[Pass]:
+    """Few op kinds, BatchNorm folded, weights [N, K], names frozen.
+
+    is_split: recurrent nodes that become products; is_turned: complex ones with turned weights.
+    """
     return [
         *NAME(),
         SplitRecurrent(is_split),
         FoldConstantOfShape(),
+        FoldScaleIntoFloats(),
         ConvertQuantizerScales(),
         SplitQlinearOpIntoQdq(),
         SplitDynamicProduct(),
@@ -144,7 +153,7 @@ def NORMALISE(is_split: Callable[[ir.Node], bool] = lambda _: False) -> list[Pas
         SplitGemm(),
         SplitBatchedWeight(),
         MoveWeightToRight(),
-        FuseComplexRootsIntoMatmul(),
+        FuseComplexRootsIntoMatmul(is_turned),
         MoveTransposeOutOfWeight(),
         FoldAutoPadIntoPads(),
         FoldPadIntoConv(),
@@ -177,6 +186,7 @@ def TRANSFORM(work: Work) -> list[Pass]:
         RoundWeights(work, store),
         RoundRecurrentWeights(work, store),
         InsertUserCodes(work, store),
+        FoldCodesIntoFloats(),
         InsertQuantizers(work),
         InsertPolish(work),
         RoundBias(work, store),

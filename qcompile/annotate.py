@@ -16,6 +16,7 @@ from qcompile.network_check import check_plan
 from qcompile.node_specs import (
     activation_spec_of,
     asked_format,
+    odd_format,
     request_of,
     weight_spec_of,
     without_turns,
@@ -217,8 +218,7 @@ def _plan_node(
         why = f"target {target.name} has no {node.op_type} of {bits} bits here"
         bits, source = wider, f"{source}; {why}: {wider}"
     weight_spec = weight_spec_of(node, bits, preset.activation, asked, block_size)
-    request = request_of(node, weight_spec, activation)
-    refusal = target.refuse(request)
+    refusal = odd_format(node, asked) or target.refuse(request_of(node, weight_spec, activation))
     if refusal is not None:
         is_explicit = asked is not None or block_size is not None or is_by_channel
         message = f'{node.op_type} "{node.name}": {refusal} ({source})'

@@ -16,6 +16,7 @@ from qcompile.cli_commands import (
     OpLibraries,
     bench,
     compare,
+    excluding,
     inspect,
     list_formats,
     list_passes,
@@ -31,16 +32,12 @@ from qcompile.errors import InputError, QcompileError
 from qcompile.images import ImageFlags
 from qcompile.memory import parse_size
 from qcompile.progress import progress_of
-from qcompile.recipe import CALIBRATION_METHODS, TUNING_WORDS, WEIGHT_ROUNDINGS, Recipe, Rule
+from qcompile.recipe import CALIBRATION_METHODS, TUNING_WORDS, WEIGHT_ROUNDINGS, Recipe
 from qcompile.user_function import load_metric
 from qcompile.version import VERSION
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 COMMANDS = ("compile", "inspect", "compare", "bench", "analyze", "targets", "formats", "passes")
-
-
-def _rules(regex: str | None) -> tuple[Rule, ...]:
-    return () if regex is None else (Rule(match=regex, exclude=True, source="--nodes-to-exclude"),)
 
 
 @app.command("compile")
@@ -63,6 +60,7 @@ def compile_command(
     calibration_cache: Annotated[
         Path | None, typer.Option(help="FILE.npz: read where it exists, else written")
     ] = None,
+    qdq_out: Annotated[Path | None, typer.Option(help="FILE.onnx, in ONNX's own types")] = None,
     num_calibration_samples: Annotated[int | None, typer.Option(help="at most (256)")] = None,
     calibration_select: Annotated[int | None, typer.Option(help="of them the N best")] = None,
     calibration_groups: Annotated[
@@ -177,7 +175,7 @@ def compile_command(
         batch=batch,
         seed=seed,
     )
-    chosen = chosen.with_flags(rules=(*chosen.rules, *_rules(nodes_to_exclude)))
+    chosen = chosen.with_flags(rules=(*chosen.rules, *excluding(nodes_to_exclude)))
     for flag, limit in (("--min-sqnr", min_sqnr), ("--max-drop", max_drop)):
         if limit is not None and math.isnan(limit):
             raise InputError(f"{flag} nan: a number is needed")
@@ -210,6 +208,7 @@ def compile_command(
             ),
             metric=None if metric is None else load_metric(metric),
             calibration_cache=calibration_cache,
+            qdq_out=qdq_out,
             progress=progress_of(quiet=quiet, verbose=verbose),
         )
         show_artifact(artifact, as_json=as_json, quiet=quiet)

@@ -25,7 +25,7 @@ from qcompile.passes.transform.stats import Stats, Work
 from qcompile.plan import Plan
 from qcompile.profile import profile as run_profile
 from qcompile.reasons import why
-from qcompile.recipe import Recipe
+from qcompile.recipe import Recipe, Rule
 from qcompile.report_profile import render_profile
 
 DATA = "FILE.npz, FILE.npy, DIR or MODULE:FUNCTION"
@@ -37,6 +37,11 @@ OpLibraries = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust-library", help="load the library of a tvm-cpu or t4 artifact")
 ]
+
+
+def excluding(regex: str | None) -> tuple[Rule, ...]:
+    """The rule of --nodes-to-exclude."""
+    return () if regex is None else (Rule(match=regex, exclude=True, source="--nodes-to-exclude"),)
 
 
 def console() -> Console:

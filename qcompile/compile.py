@@ -18,6 +18,7 @@ from qcompile.calibrate_bodies import calibrate_bodies
 from qcompile.calibration_cache import CalibrationCache, calibrate
 from qcompile.calibration_selection import check_selection, select_samples
 from qcompile.compensate import compensate_weights
+from qcompile.complex_roots import roots_for
 from qcompile.data import Data, check_source, read_data
 from qcompile.division import Division, Footprint
 from qcompile.emit import emit, staging
@@ -43,6 +44,7 @@ from qcompile.polish import check_polish, polish
 from qcompile.polish import planned as will_polish
 from qcompile.product_threads import ProductThreads
 from qcompile.progress import Progress
+from qcompile.qdq_file import check_qdq, write_qdq
 from qcompile.reach_choice import choose_reach
 from qcompile.reach_choice import planned as will_clip
 from qcompile.recipe import Recipe
@@ -89,19 +91,23 @@ def compile(
     inspect: Inspector | None = None,
     calibration_cache: str | Path | None = None,
     progress: Progress | None = None,
+    qdq_out: str | Path | None = None,
 ) -> Artifact:
     """Compile a float ONNX file into a low-bit artifact, verify it, and give it back.
 
     model: path of the .onnx file. output: folder, default MODEL.qc beside it. calibration_data: a
     path, an iterable of {input name: array}, or an object with get_next(). metric: scores a
     session, greater is better; it is run on the float model and on the artifact. calibration_cache:
-    an .npz file, read where it exists and written where not. Raises InputError (bad input) or
-    VerificationError (the artifact is wrong, or misses a limit); then nothing is written.
+    an .npz file, read where it exists and written where not. qdq_out: a file for the quantized
+    model in standard ONNX (qdq_file.py). Raises InputError (bad input) or VerificationError (the
+    artifact is wrong, or misses a limit); then nothing is written.
     """
     recipe, limits, chosen = recipe or Recipe(), limits or Limits(), targets.get(target)
     path, out = Path(model), Path(output) if output is not None else default_output(Path(model))
     recipe = for_target(recipe, chosen)
     _check_request(path, out, chosen, recipe, calibration_data)
+    if qdq_out is not None:
+        check_qdq(qdq_out, force=force)
     if limits.max_drop is not None and metric is None:
         raise InputError(
             "a largest drop needs a metric: qcompile.compile(…, metric=function of a session)"
@@ -120,7 +126,7 @@ def compile(
         run = shown_to.run
         source = run(load_model, path)
         is_split = split_for(recipe, source, has_data=calibration_data is not None)
-        normalised = run(normalise, source, inspect, is_split)
+        normalised = run(normalise, source, inspect, is_split, roots_for(recipe))
         budget.check(normalised)
         threads.fit(normalised)
         data = _data(calibration_data, list(normalised.graph.inputs), recipe, shown_to)
@@ -177,6 +183,8 @@ def compile(
         if metric is not None:
             verdict = _with_metric(verdict, metric, path, artifact)
         _judge(verdict, limits)
+        if qdq_out is not None:
+            write_qdq(changes[1].model, qdq_out)
         artifact.measured.update(verdict.as_dict() | {"synthetic_data": shown.is_synthetic})
         artifact.write_manifest()
     return replace(artifact, folder=out)
@@ -202,7 +210,8 @@ def plan_only(
     check_polish(recipe, chosen.name)
     check_source(calibration_data)
     has_data, source = calibration_data is not None, load_model(model)
-    normalised = normalise(source, None, split_for(recipe, source, has_data=has_data))
+    is_split = split_for(recipe, source, has_data=has_data)
+    normalised = normalise(source, None, is_split, roots_for(recipe))
     data = _data(calibration_data, list(normalised.graph.inputs), recipe)
     plan = annotate(normalised, recipe, chosen, has_data=data is not None)
     plan = keep_exact(normalised, plan, recipe, chosen)

@@ -15,6 +15,7 @@ DOMAIN_VERSION = 1
 # stands for. LAYOUT: "NHWC" where an activation's channels are last.
 FLOAT, LAYOUT, NHWC = "qcompile.float", "qcompile.layout", "NHWC"
 ROTATION = "qcompile.rotation"  # on nodes that compute one: their matrices are no weights
+ROOTS = "qcompile.roots"  # on products of complex weights that are turned by 45 degrees
 TOKEN = "qcompile.token"  # on nodes that split off token 0, or compute it: which part
 _DERIVED = "derived from"  # meta of a derived initializer: the one that it comes from, the suffix
 _MAPPING = Lock()  # two workers that map one tensor at once make onnx_ir assert

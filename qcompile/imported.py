@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 
 import qcompile.formats as formats
 from qcompile.formats import Format
+from qcompile.formats.block import stored_scales
+from qcompile.formats.onnx_types import FORMAT_OF_TYPE
+from qcompile.formats.scales import with_unit
 from qcompile.graph import attribute, constant, input_of, is_constant, is_op, static_shape
+from qcompile.numerics.quantize import store_scale
 from qcompile.numerics.weight import CodedWeight
 from qcompile.products import is_by_channel
 from qcompile.spec import QuantSpec
@@ -24,12 +28,7 @@ MICROSOFT = "com.microsoft"
 IMPORTED_OPS = ("Conv", "MatMul", "Gemm", "Gather")
 # Metadata of a product whose activations the user's model quantizes at run time.
 ACTIVATION, DYNAMIC = "qcompile.activation", "dynamic"
-_FORMATS = {
-    ir.DataType.INT8: "int8",
-    ir.DataType.UINT8: "uint8",
-    ir.DataType.INT4: "int4",
-    ir.DataType.UINT4: "uint4",
-}
+UNIT = "qcompile.unit"  # metadata of a scale: the float that its codes counted in
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,12 @@ def _behind_dequantize(
     dims, scales = static_shape(codes), static_shape(scale)
     if dims is None or 0 in dims or scales is None:
         return f"its codes have the shape {codes.shape}"
-    if codes.dtype not in _FORMATS:
-        return f"its weight is {codes.dtype} codes; at most 8 bits have kernels"
+    form = FORMAT_OF_TYPE.get(codes.dtype.name if codes.dtype is not None else "")
+    if form is None:
+        known = ", ".join(FORMAT_OF_TYPE)
+        return f"its weight is {codes.dtype} codes; those of {known} have kernels"
+    if formats.get(form).is_table and (reason := _odd_floats(codes, point)) is not None:
+        return reason
     if len(dims) != (4 if is_op(node, "Conv") else 2):
         return f"its weight has {len(dims)} dimensions; a matrix and a 2-D Conv have kernels"
     if not is_constant(scale) or scale.dtype != ir.DataType.FLOAT:
@@ -142,11 +145,25 @@ def _behind_dequantize(
 
     def matrix() -> NDArray:
         array = np.asarray(constant(codes))
-        return (array.T if is_turned else array).reshape(turned[0], -1).astype(np.int16)
+        plain = array.view(np.uint8) if formats.get(form).is_table else array
+        return (plain.T if is_turned else plain).reshape(turned[0], -1).astype(np.int16)
 
     points = None if point is None else rows(point).astype(np.int16)
     name = f"{back.outputs[0].name}{'_nk' if is_turned else ''}"
-    return _weight(name, turned, kind, size, _FORMATS[codes.dtype], matrix, rows(scale), points)
+    unit = float(scale.metadata_props.get(UNIT, "0"))
+    if formats.get(form).is_table:
+        points, kind = None, "axis" if kind == "tensor" else kind
+    return _weight(name, turned, kind, size, form, matrix, rows(scale), points, unit)
+
+
+def _odd_floats(codes: ir.Value, point: ir.Value | None) -> str | None:
+    """What no table has: NaN, infinity, zero points."""
+    if point is not None and np.asarray(constant(point)).astype(np.float32).any():
+        return f"its zero point is not 0, and its weight is {codes.dtype}"
+    array = np.asarray(constant(codes))
+    if not np.isfinite(array.astype(np.float32)).all():
+        return f"its weight has {codes.dtype} codes that are NaN or infinite"
+    return None
 
 
 def _nbits_weight(node: ir.Node) -> ImportedWeight | str:
@@ -191,25 +208,34 @@ def _weight(
     matrix: Callable[[], NDArray],
     scale: NDArray,
     points: NDArray | None,
+    unit: float = 0,
 ) -> ImportedWeight | str:
-    """The weight in the one form of its meaning; scale and points per tensor, output or block."""
+    """The weight in the one form of its meaning; scale and points per tensor, output or block.
+
+    Scales of blocks are stored in the fewest bytes that keep them. unit: the float that they
+    counted in, if they did.
+    """
+    chosen = formats.get(stored)
+    scale = scale.astype(np.float32) * np.float32(chosen.table_scale)
     sizes = np.abs(scale[scale != 0])
-    if not np.isfinite(scale).all() or (kind != "block" and not (scale > 0).all()):
-        return "its weight has a scale that is not finite, or not above 0 for a whole output"
+    if not np.isfinite(scale).all() or (kind != "block" and not scale.all()):
+        return "its weight has a scale that is not finite, or 0 for a whole output"
     if sizes.min(initial=1) < np.finfo(np.float32).tiny:
         return "its weight has a scale below 2^-126 (N6)"
-    chosen = formats.get(stored)
     offset = chosen.offset  # to unsigned codes
     middle = 2 ** (chosen.bits - 1)
     unsigned = np.broadcast_to(np.int16(0) if points is None else points, scale.shape) + offset
-    is_symmetric = bool((unsigned == middle).all())
-    final: Format = formats.get(f"{'int' if is_symmetric else 'uint'}{chosen.bits}")
+    is_symmetric = chosen.is_table or bool((unsigned == middle).all())
+    plain: Format = formats.get(f"{'int' if is_symmetric else 'uint'}{chosen.bits}")
+    final = chosen if chosen.is_table else plain
+    form = _stored_as(final, scale, unit * chosen.table_scale) if kind == "block" else "f32"
     spec = QuantSpec(
         final,
         kind,
         1 if kind == "block" else 0,
         block_size,
         is_symmetric,
+        form,
     )
     shift = offset - final.offset
 
@@ -221,10 +247,20 @@ def _weight(
     def read() -> CodedWeight:
         return CodedWeight(
             (matrix() + np.int16(shift)).astype(np.int16),
-            spread(scale.astype(np.float32)),
+            spread(scale),
             None if is_symmetric else spread(unsigned.astype(np.int16)),
             final,
             block_size,
+            form,
         )
 
     return ImportedWeight(name, dims, spec, read)
+
+
+def _stored_as(format: Format, scale: NDArray[np.float32], unit: float) -> str:
+    """The scale format of fewest bytes that keeps all scales of blocks."""
+    tried = ["e8m0", stored_scales(format, "f16"), "bf16"]
+    if unit:
+        tried.insert(0, with_unit("ue4m3", unit))
+    same = (form for form in tried if np.array_equal(store_scale(scale, form), scale))
+    return next(same, "f32")

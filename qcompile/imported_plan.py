@@ -47,12 +47,23 @@ def _planned(
         return replace(plan, reason=_stays(f"excluded by {rules[-1].source}"))
     reason = (
         odd_groups(node, weight.dims[0])
+        or _rounded(weight, activation)
         or _odd(node)
         or target.refuse(_request(node, op_type, weight, activation))
     )
     if reason is not None:
         return replace(plan, reason=_stays(reason))
     return replace(plan, weight=weight.spec, activation=activation)
+
+
+def _rounded(weight: ImportedWeight, activation: QuantSpec | None) -> str | None:
+    """Integer products have entries of at most 16 bits, to which the codes' values would round."""
+    if activation is None or weight.spec.format.entry_bits <= 16:
+        return None
+    return (
+        f"integer products round {weight.spec.format} to 16 bits, and its codes are kept exactly: "
+        "leave out the quantizer of its input"
+    )
 
 
 def _stays(reason: str) -> str:

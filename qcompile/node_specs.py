@@ -8,7 +8,7 @@ import onnx_ir as ir
 import qcompile.formats as formats
 from qcompile.errors import InputError
 from qcompile.formats.block import AUTO, block_format, stored_scales
-from qcompile.graph import TOKEN, attribute, is_op, static_shape
+from qcompile.graph import ROOTS, TOKEN, attribute, is_op, static_shape
 from qcompile.products import is_depthwise, weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.spec import QuantSpec
@@ -39,6 +39,7 @@ def weight_spec_of(
     most 16 bits.
     """
     by_output = is_op(node, "Conv") or activation == "static"
+    by_output |= ROOTS in node.metadata_props and block_size is None
     blocked = not by_output and (bits < 8 or block_size is not None)
     scale = "f16"
     if asked is not None:
@@ -65,14 +66,28 @@ def weight_spec_of(
 def asked_format(node: ir.Node, recipe: Recipe, rule: Rule | None) -> str | None:
     """The format that the recipe asks of a node; None where it is the preset's, or is chosen.
 
-    None, too, for formats of turned rows where no input can be turned.
+    None, too, for formats of turned rows where no input can be turned. Turned complex weights have
+    the one that they were turned for.
     """
     asked = _format_word(recipe, rule)
+    if ROOTS in node.metadata_props:
+        return asked if formats.is_iroots(asked) else formats.IROOTS
     if not _is_turned(asked):
         return None if asked == AUTO else asked
     value = node.inputs[0] if is_op(node, "MatMul", "Gemm") else None
     size = value.shape[-1] if value is not None and value.shape else None
     return asked if isinstance(size, int) and size > 1 else None
+
+
+def odd_format(node: ir.Node, asked: str | None) -> str | None:
+    """Why the node cannot have the format that is asked for, whatever the target."""
+    if not formats.is_iroots(asked) or ROOTS in node.metadata_props:
+        return None
+    return (
+        f"{formats.IROOTS} is for complex products: four MatMul of two inputs and two constant "
+        "matrices, added up to a real and an imaginary part; give this one another format by a "
+        "rule, or leave it out with --nodes-to-exclude"
+    )
 
 
 def _is_turned(asked: str | None) -> bool:

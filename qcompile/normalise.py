@@ -15,12 +15,14 @@ def normalise(
     source: ir.Model,
     inspect: Inspector | None = None,
     is_split: Callable[[ir.Node], bool] = lambda _: False,
+    is_turned: Callable[[ir.Node], bool] = lambda _: False,
 ) -> ir.Model:
     """A normalised copy, whose meta["notes"] are for the report; tensors are the source's.
 
-    is_split: which recurrent nodes are split into products.
+    is_split: which recurrent nodes are split into products. is_turned: of which complex products
+    the weights are turned by 45 degrees.
     """
-    model = run_passes(source.clone(), "normalise", NORMALISE(is_split), inspect)
+    model = run_passes(source.clone(), "normalise", NORMALISE(is_split, is_turned), inspect)
     model.meta["notes"] = notes_of(source)
     return model
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.equalisable import equal_edges
+from qcompile.graph import ROOTS
 from qcompile.norm_outputs import can_move, move, norm_edges
 from qcompile.numerics.hadamard import LARGEST_FACTOR, Hadamard, Rotation, split_size
 from qcompile.numerics.scaling import Moving
@@ -44,6 +45,7 @@ MOST_GROWTH = 0.25  # of the weights, by a table that no longer is the head's; o
 INPUT = "product input"
 NO_DATA = "no calibration data was given, which decides"
 IN_CODES = "the model has codes of its own, which stay"
+IN_ROOTS = "its readers are complex, which a rotation of the real numbers would mix"
 WITH_DATA = "the error on the calibration data decides"
 
 
@@ -119,7 +121,9 @@ def refusal(edge: Edge, readers: list[NodePlan], plan: Plan) -> RotationRow:
     names = tuple(p.node for p in readers)
     row = RotationRow(edge.name, edge.kind, names, size=edge.block)
     is_coded = any(p.is_imported or p.is_exact for p in plan.nodes.values())
-    reason = IN_CODES if is_coded else edge.reason or shift_refusal(edge)
+    has_roots = any(ROOTS in reader.node.metadata_props for reader in edge.readers)
+    reason = IN_CODES if is_coded else IN_ROOTS if has_roots else edge.reason
+    reason = reason or shift_refusal(edge)
     factor, _ = split_size(max(edge.block, 1))
     if not reason and factor > LARGEST_FACTOR and not (edge.bend or edge.is_sorted):
         reason = f"its size {edge.block} has the odd factor {factor}, above {LARGEST_FACTOR}"

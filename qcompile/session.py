@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from qcompile.decoded_copy import with_decoded_weights
 from qcompile.errors import InputError, RefusedError
 from qcompile.external import move_outside
 from qcompile.graph import attribute, is_op, remove_dead
@@ -95,10 +96,12 @@ def open_model(
 ) -> ort.InferenceSession:
     """A CPU session of the model; InputError with ORT's reason when ORT refuses it.
 
+    Weights in ONNX's types that ORT has no kernel for are decoded first (decoded_copy.py).
     lean: slower, with no copy of the weights; None where they are large. Above a limit ORT maps
     them: from the user's file where all of them lie in one folder, else from a temporary file.
     """
     options = options or session_options()
+    model = _decoded(model)
     if not _has_vnni():
         model = _with_own_weights(model)
     try:
@@ -109,6 +112,14 @@ def open_model(
         # ORT 1.32 does not open some models of int8 operators with the entry.
         options.add_session_config_entry(PRECISION, "0")
         return _open(model, options, lean=lean)
+
+
+def _decoded(model: ir.Model) -> ir.Model:
+    """With floats in place of codes that ORT lacks; InputError where their node is no valid one."""
+    try:
+        return with_decoded_weights(model)
+    except Exception as error:  # of sizes and attributes that nothing has checked
+        raise InputError(f"a DequantizeLinear of constants is not valid: {error}") from None
 
 
 def open_own(
@@ -151,6 +162,7 @@ def check_opens(model: ir.Model) -> None:
     Large weights are inputs at first, so that none is read or copied. A model that ORT refuses
     without them is opened as it is.
     """
+    model = _decoded(model)
     graph = (shell := model.clone()).graph
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value

@@ -9,16 +9,21 @@ After:
     f (float[1] x) => (float[1] y)
     <int8[1] w_codes = {2}, float s = {0.25}, int8 z = {0}>
     { r = DequantizeLinear (w_codes, s, z)   y = Mul (x, r) }
-Refuses: codes that are no int8 or uint8; blocks.
+Refuses: codes of types that no format here has, or of floats that do not saturate.
 
 Training with simulated quantization exports weights so. The codes are those that QuantizeLinear
-makes (N2).
+makes (N2): integers, or floats of 8 bits to the nearest, a tie to the even mantissa, the largest
+finite one at most; with one scale, one an index of an axis, or one a block.
 """
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 import qcompile.formats as formats
+from qcompile.decoded_copy import spread
+from qcompile.formats.onnx_types import FORMAT_OF_TYPE
 from qcompile.graph import (
     add_initializer,
     attribute,
@@ -33,7 +38,7 @@ from qcompile.numerics.quantize import quantize
 from qcompile.passes.rewrite import NodePass
 from qcompile.products import code_bounds
 
-_FORMATS = {np.dtype(np.int8): "int8", np.dtype(np.uint8): "uint8"}
+_FLOATS = ("FLOAT8E4M3FN", "FLOAT8E5M2")  # that ONNX Runtime quantizes to
 
 
 class FoldQuantizeIntoCodes(NodePass):
@@ -42,21 +47,26 @@ class FoldQuantizeIntoCodes(NodePass):
     stage = "normalise"
     op_types = ("QuantizeLinear",)
 
-    def match(self, node: ir.Node) -> tuple[np.dtype, int] | str | None:
-        """The codes' type and the axis of the scales."""
+    def match(self, node: ir.Node) -> ir.DataType | str | None:
+        """The codes' type."""
         source, scale, point = node.inputs[0], node.inputs[1], input_of(node, 2)
         if not is_constant(source) or not is_constant(scale):
             return None
         if point is not None and not is_constant(point):
             return "its zero point is computed at run time"
-        dtype = np.dtype(np.uint8) if point is None else np.asarray(constant(point)).dtype
-        if dtype not in _FORMATS or attribute(node, "block_size", 0):
-            return f"codes of {dtype} in blocks of {attribute(node, 'block_size', 0)}"
-        return dtype, int(attribute(node, "axis", 1))
+        kind = _kind(node)
+        form = FORMAT_OF_TYPE.get(kind.name)
+        if form is None or (formats.get(form).is_table and kind.name not in _FLOATS):
+            return f"codes of {kind}"
+        if attribute(node, "precision", 0) not in (0, int(ir.DataType.FLOAT)):
+            return "its division is not that of float32"
+        if formats.get(form).is_table and not attribute(node, "saturate", 1):
+            return f"codes of {kind} that do not saturate"
+        return kind
 
-    def rewrite(self, node: ir.Node, found: tuple[np.dtype, int]) -> None:
+    def rewrite(self, node: ir.Node, found: ir.DataType) -> None:
         """An initializer computed when it is read."""
-        (dtype, axis), graph = found, node.graph
+        kind, graph = found, node.graph
         source, scale, point = node.inputs[0], node.inputs[1], input_of(node, 2)
         assert isinstance(graph, ir.Graph) and source is not None and source.const_value is not None
         tensor, low, high = source.const_value, -128, 255
@@ -68,18 +78,47 @@ class FoldQuantizeIntoCodes(NodePass):
             passed.append(clip)
             end = clip.outputs[0]
 
+        axis, size = int(attribute(node, "axis", 1)), int(attribute(node, "block_size", 0))
+
         def codes() -> ir.TensorProtocol:
             real = np.asarray(tensor.numpy(), np.float32)
-            shape = [1] * real.ndim
             scales, points = (np.asarray(constant(v) if v else 0) for v in (scale, point))
-            if scales.size > 1:
-                shape[axis] = scales.size
-                scales = scales.reshape(shape)
-                points = np.broadcast_to(points.reshape(-1), scales.size).reshape(shape)
-            made = quantize(real, scales, points, formats.get(_FORMATS[dtype]), symmetric=False)
-            return ir.tensor(np.clip(made, low, high).astype(dtype))
+            if points.size == 1 and not size:
+                points = points.reshape(())
+            scales, points = (
+                spread(v, real.shape, axis % max(real.ndim, 1), size if v.ndim else 0)
+                for v in (scales, points)
+            )
+            return ir.tensor(_codes(real, scales, points, kind, low, high), dtype=kind)
 
-        lazy = ir.LazyTensor(codes, ir.DataType.from_numpy(dtype), ir.Shape(tensor.shape.numpy()))
+        lazy = ir.LazyTensor(codes, kind, ir.Shape(tensor.shape.numpy()))
         stored = add_initializer(graph, f"{source.name}_codes", lazy)
         replace(end, stored)
         remove_dead(graph, passed)
+
+
+def _kind(node: ir.Node) -> ir.DataType:
+    """The type of the codes."""
+    point, asked = input_of(node, 2), attribute(node, "output_dtype", 0)
+    if asked:
+        return ir.DataType(asked)
+    return ir.DataType.UINT8 if point is None or point.dtype is None else point.dtype
+
+
+def _codes(
+    real: NDArray[np.float32],
+    scales: NDArray,
+    points: NDArray,
+    kind: ir.DataType,
+    low: int,
+    high: int,
+) -> NDArray:
+    """What QuantizeLinear makes, clipped to low … high where they are integers."""
+    form, dtype = formats.get(FORMAT_OF_TYPE[kind.name]), kind.numpy()
+    if not form.is_table:
+        made = quantize(real, scales, points.astype(np.int64), form, symmetric=False)
+        return np.asarray(np.clip(made, low, high).astype(dtype))
+    largest = np.float32(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    with np.errstate(over="ignore"):
+        ratio = np.divide(real, scales, dtype=np.float32)
+    return np.asarray(np.clip(ratio, -largest, largest).astype(dtype))

@@ -13,15 +13,20 @@ After:
       u_roots_2 = Concat <axis = 1> (u_roots_0, u_roots_1)   u = MatMul (u_roots_2, u_roots)
       v_roots_0 = Sub (r, i)   v_roots_1 = Add (r, i)
       v_roots_2 = Concat <axis = 1> (v_roots_0, v_roots_1)   v = MatMul (v_roots_2, u_roots) }
-Refuses: weights that are no roots times one scale of the real and one of the imaginary ones.
+Refuses: weights that are no roots times one scale of the real and one of the imaginary ones, unless
+the format iroots2 is asked for them.
 
 iFairy (Wang et al. 2025, section 3) trains weights in {1, i, −1, −i}. Turned by 45 degrees a root
 is a pair of signs, root = ((u − v) + (u + v) i) / 2, so both parts of the product are sums of ±1
 times sums of the inputs: 2 bits a complex weight in place of two ternary matrices, and two products
 in place of four. All signs of both sums are taken, the conjugate's of the paper and the plain ones.
 Deviation: the paper codes the real and the imaginary inputs, here their sums are coded.
+
+Of any weights a + b i the product with [a + b; b − a] / 2 in place of the signs is the same: where
+iroots2 is asked for, they are turned so, and their signs are the nearest roots (complex_roots.py).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +35,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.graph import (
+    ROOTS,
     add_initializer,
     constant,
     is_op,
@@ -62,6 +68,10 @@ class FuseComplexRootsIntoMatmul(NodePass):
     stage = "normalise"
     op_types = ("Add", "Sub")
 
+    def __init__(self, is_turned: Callable[[ir.Node], bool] = lambda _: False) -> None:
+        super().__init__()
+        self.is_turned = is_turned
+
     def match(self, node: ir.Node) -> Found | str | None:
         """Both parts, or why they stay."""
         real = _terms(node)
@@ -74,9 +84,7 @@ class FuseComplexRootsIntoMatmul(NodePass):
             return None
         if rank(first.inputs[0]) is None or (rank(first.inputs[0]) or 0) < 2:
             return "the rank of its input is not known"
-        if not is_of_roots(a, b):
-            return None
-        return found
+        return found if is_of_roots(a, b) or self.is_turned(first) else None
 
     def rewrite(self, node: ir.Node, found: Found) -> None:
         """Two products with one weight."""
@@ -86,13 +94,17 @@ class FuseComplexRootsIntoMatmul(NodePass):
         a, b = constant(first.inputs[1]), constant(second.inputs[1])
         assert a is not None and b is not None
         scales = np.abs(a).max(), np.abs(b).max()
-        is_equal = scales[0] == scales[1]
+        are_roots = is_of_roots(a, b)
+        is_equal = scales[0] == scales[1] or not are_roots
         half = np.float32(0.5) * (scales[0] if is_equal else np.float32(1))
-        weight = add_initializer(graph, f"{node.outputs[0].name}_roots", half * signs(a, b))
+        made = half * signs(a, b) if are_roots else turned_weight(a, b)
+        weight = add_initializer(graph, f"{node.outputs[0].name}_roots", made)
         factors = (None, None) if is_equal else scales
         parts = ((node, found.real, factors, 0), (found.other, found.imaginary, factors[::-1], 1))
         for old, terms, wanted, turned in parts:
-            self._replace(old, terms, wanted, turned, weight)
+            product = self._replace(old, terms, wanted, turned, weight)
+            if self.is_turned(first):
+                product.metadata_props[ROOTS] = "turned"
         remove_dead(graph, [first, second, *(p for _, p in found.imaginary), node, found.other])
         remove_dead(graph, [first, second, *(p for _, p in found.imaginary)])
 
@@ -103,8 +115,8 @@ class FuseComplexRootsIntoMatmul(NodePass):
         factors: tuple[Any, Any],
         turned: int,
         weight: ir.Value,
-    ) -> None:
-        """One part: (±xr ± xi, with one of them turned) · [U; V]; turned: which one."""
+    ) -> ir.Node:
+        """The product of one part: (±xr ± xi, with one of them turned) · [U; V]; turned: which."""
         graph, output = old.graph, old.outputs[0]
         assert isinstance(graph, ir.Graph)
         made: list[ir.Node] = []
@@ -138,6 +150,7 @@ class FuseComplexRootsIntoMatmul(NodePass):
         replace(output, y)
         if y.name != kept:
             output.name, y.name = unique_name(graph, f"{kept}_parts"), kept
+        return made[-1]
 
 
 def is_of_roots(a: NDArray, b: NDArray) -> bool:
@@ -152,6 +165,12 @@ def signs(a: NDArray, b: NDArray) -> NDArray[np.float32]:
     """[U; V], float32 [2 K, N]: the signs of re + im and of im − re."""
     real, imaginary = np.sign(a), np.sign(b)
     return np.concatenate([real + imaginary, imaginary - real]).astype(np.float32)
+
+
+def turned_weight(a: NDArray, b: NDArray) -> NDArray[np.float32]:
+    """[U; V] / 2, float32 [2 K, N], of any weights a + b i."""
+    real, imaginary = a.astype(np.float64), b.astype(np.float64)
+    return (np.concatenate([real + imaginary, imaginary - real]) / 2).astype(np.float32)
 
 
 def _sum(op: Any, values: list[ir.Value], one: float, two: float) -> ir.Value:

@@ -28,12 +28,14 @@ def scale_method(spec: QuantSpec, asked: str | None) -> str:
     """Blocks are searched for the least squared error, whole rows take their extremes.
 
     The search lowers the weight error of whole rows too, but cost ResNet-20 accuracy at 3 bits
-    (docs/results.md); tapered formats such as posits are searched always. Of turned rows the norm
-    is the scale (TurboQuant).
+    (docs/results.md); tapered formats such as posits are searched always, and so are tables of two
+    levels, whose scale is a mean and not an extreme (XNOR-Net). Of turned rows the norm is the
+    scale (TurboQuant).
     """
     if asked is None and spec.format.turns is not None and spec.granularity == "axis":
         return "norm"
-    is_searched = spec.granularity == "block" or growths(spec.format)
+    has_two_levels = spec.format.is_table and spec.format.num_codes == 2
+    is_searched = spec.granularity == "block" or has_two_levels or growths(spec.format)
     return asked or ("mse" if is_searched else "minmax")
 
 

@@ -137,7 +137,7 @@ class InsertUserCodes(NodePass):
         w_scale = weight.read().scale
         assert w_scale is not None
         expected = x_scale.reshape(-1).astype(np.float64) * w_scale[:, 0].astype(np.float64)
-        return bool((np.abs(scale.reshape(-1) - expected) <= SAME_SCALE * expected).all())
+        return bool((np.abs(scale.reshape(-1) - expected) <= SAME_SCALE * np.abs(expected)).all())
 
 
 def bias_places(node: ir.Node) -> list[tuple[ir.Node, int]]:

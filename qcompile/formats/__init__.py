@@ -30,7 +30,9 @@ FAMILIES: tuple[tuple[str, Callable[..., Format]], ...] = (
     (r"gquant([1-8])", codebook.gquant),
     (r"kmeans([2-8])", codebook.kmeans),
 )
-ALIASES = {"int2b": "balanced2"}
+DECODED_ONLY = posit.DECODED_ONLY  # in the listing, and refused with the reason
+IROOTS = "iroots2"  # ±1 and ±i: binary of complex weights that are turned (complex_roots.py)
+ALIASES = {"int2b": "balanced2", IROOTS: "binary"}
 _OWN_TABLE = re.compile(r"([a-z]\w*)\[([-+\d, ]+)\]")
 
 
@@ -71,12 +73,23 @@ def get(name: str) -> Format:
         return codebook.own_table(own[1], own[2].replace(" ", ""))
     if name.endswith(INT16):
         return get(name.removesuffix(INT16)).in_int16()
+    if name in DECODED_ONLY:
+        raise InputError(f'format "{name}" has no kernel: {DECODED_ONLY[name].reason}')
     for pattern, make in FAMILIES:
         if found := re.fullmatch(pattern, name):
             sizes = [int(size) for size in found.groups()]
             _check_bits(name, 1 + sum(sizes) if make is minifloat.minifloat else sizes[0])
             return make(*sizes)
     raise InputError(f'unknown format "{name}": {nearest(name, FORMATS)}')
+
+
+def is_iroots(asked: str | None) -> bool:
+    """Whether a weight format that is asked for is iroots2, with any scales and blocks.
+
+    >>> is_iroots("iroots2"), is_iroots("iroots2/f16/64"), is_iroots("binary")
+    (True, True, False)
+    """
+    return asked is not None and asked.split("/")[0] == IROOTS
 
 
 def _check_bits(name: str, bits: int) -> None:
@@ -88,4 +101,15 @@ def _check_bits(name: str, bits: int) -> None:
         )
 
 
-__all__ = ["FAMILIES", "FORMATS", "INT16", "SCALE_FORMATS", "Format", "get", "scale_format"]
+__all__ = [
+    "DECODED_ONLY",
+    "FAMILIES",
+    "FORMATS",
+    "INT16",
+    "IROOTS",
+    "SCALE_FORMATS",
+    "Format",
+    "get",
+    "is_iroots",
+    "scale_format",
+]

@@ -13,6 +13,7 @@ Levels are real numbers; tables have int16 entries, the largest one 32767.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from math import erf, exp, pi, sqrt
 from statistics import NormalDist
 
@@ -57,6 +58,7 @@ def kmeans(bits: int) -> Format:
     return replace(lloyd(bits, f"kmeans{bits}"), is_fitted=True)
 
 
+@cache
 def fixed_point(bits: int, level: Callable[[Levels], Levels]) -> Levels:
     """2^bits ascending levels, each of them `level` of the normal between its borders.
 

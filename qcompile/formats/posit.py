@@ -11,12 +11,26 @@ Deviation: weights take the nearest value, 0 among them, as every format here do
 standard rounds bit strings, never to 0, which has the larger squared error.
 """
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 from qcompile.formats.format import Format
 
 _LARGEST = 2**62
 NAMES = ("posit4_1", "posit8_0")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A format that `posit_value` decodes and no kernel runs: bits, its largest value, why."""
+
+    bits: int
+    largest: float
+    reason: str
+
+
+# XR-NPE's third format.
+DECODED_ONLY = {"posit16_1": Decoded(16, 2.0**28, "16 bits, and kernels run at most 8")}
 
 
 def posit_value(code: int, bits: int, exponent_bits: int) -> Fraction | None:

@@ -3,8 +3,9 @@
 
 Training at low bits leaves such weights in float files: ternary ones, ±α of binarised networks
 (the sign of a sine in BiPer, too), 15 levels, integers or a float format times a scale of each
-output or block, or few values of any kind. A weight is on a grid only if every one of its values is
-*the* float32 product of a code's value and a scale: ordinary weights never are (a property test).
+output or block, one codebook of at most 16 levels times such scales (codebook_of.py), or few values
+of any kind. A weight is on a grid only if every one of its values is *the* float32 product of a
+code's value and a scale: ordinary weights never are (a property test).
 
 Scales are searched: the largest magnitude of a row is its scale times a whole number of at most
 127, and that number is taken for which all others are whole as well.
@@ -17,6 +18,7 @@ import qcompile.formats as formats
 from qcompile.formats import FORMATS, Format
 from qcompile.numerics.quantize import store_scale
 from qcompile.numerics.weight import CodedWeight
+from qcompile.observers.codebook_of import MOST_LEVELS, codebook_of, in_blocks, integers_of
 from qcompile.spec import QuantSpec
 
 BLOCK_SIZES = (256, 128, 64, 32)  # the fewest scales first
@@ -31,19 +33,22 @@ _SLICE = 1 << 20
 def grid_of(weight: NDArray[np.float32], *, has_blocks: bool) -> CodedWeight | None:
     """The weight [N, K] in codes that decode to it bit for bit, or None.
 
-    One scale an output, else one a block where `has_blocks`, else a table of all its values.
+    One scale an output, else one a block where `has_blocks`, else a table of all its values where
+    they are at most 16, else a codebook with such scales, else a table of at most 256 values.
     """
     k = weight.shape[1]
     if k < _SHORTEST or not weight.any():
         return None
-    sizes = (0, *BLOCK_SIZES) if has_blocks else (0,)
+    sizes = [0, *(size for size in BLOCK_SIZES if size < k)] if has_blocks else [0]
     for size in sizes:
-        if size and (size >= k or k % size):
-            continue
         found = _scaled(weight, size)
         if found is not None:
             return found
-    return _table_of_values(weight)
+    table = _table_of_values(weight)
+    if table is not None and table.format.num_codes <= MOST_LEVELS:
+        return table
+    coded = (codebook_of(weight, size) for size in sizes)
+    return next((found for found in coded if found is not None), table)
 
 
 def exact_codes(weight: NDArray[np.float32], spec: QuantSpec) -> CodedWeight:
@@ -64,9 +69,9 @@ def spec_of(weight: CodedWeight) -> QuantSpec:
 def _scaled(weight: NDArray[np.float32], block_size: int) -> CodedWeight | None:
     """Whole numbers times a scale of each row or block."""
     n, k = weight.shape
-    rows = np.ascontiguousarray(weight.reshape(-1, block_size or k))
-    if len(np.unique(rows[0])) > 2 * _LARGEST + 1:
+    if len(np.unique(weight[0, : block_size or k])) > 2 * _LARGEST + 1:
         return None
+    rows = in_blocks(weight, block_size or k)
     whole = np.empty(rows.shape, np.int16)
     scale = np.empty(len(rows), np.float32)
     for i, row in enumerate(rows):
@@ -75,7 +80,7 @@ def _scaled(weight: NDArray[np.float32], block_size: int) -> CodedWeight | None:
             return None
         whole[i], scale[i] = found
     format = _narrowest(np.unique(whole))
-    codes = _codes(whole, format).reshape(n, k)
+    codes = _codes(whole, format).reshape(n, -1)[:, :k]
     scales = scale.reshape(n, -1)
     halves = store_scale(scales, "f16")
     form = "f16" if block_size and np.array_equal(halves, scales) else "f32"
@@ -139,20 +144,11 @@ def _table_of_values(weight: NDArray[np.float32]) -> CodedWeight | None:
             return None
     if not np.isfinite(held).all() or held.size * 4 > weight.size:
         return None
-    mantissa, exponent = np.frexp(held[held != 0])
-    whole = np.abs(np.ldexp(mantissa.astype(np.float64), 24)).astype(np.int64)
-    digits = 24 - _trailing_zeros(whole)
-    unit = int((exponent - digits).min())
-    if int(exponent.max()) - unit > 62 or not -126 <= unit <= 127:
+    found = integers_of(held)
+    if found is None:
         return None
-    entries = [int(v) for v in np.ldexp(held.astype(np.float64), -unit)]
+    entries, unit = found
     format = formats.get(f"values[{','.join(map(str, entries))}]")
     codes = np.searchsorted(held, weight).astype(np.int16)
     scale = np.full((len(weight), 1), 2.0**unit, np.float32)
     return CodedWeight(codes, scale, None, format)
-
-
-def _trailing_zeros(whole: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The zero bits at the low end of numbers above 0."""
-    lowest = whole & -whole
-    return np.frexp(lowest.astype(np.float64))[1].astype(np.int64) - 1

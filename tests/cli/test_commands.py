@@ -11,7 +11,7 @@ from onnx import helper
 
 import qcompile
 from qcompile import cli, targets
-from qcompile.formats import FORMATS
+from qcompile.formats import DECODED_ONLY, FORMATS, IROOTS
 from qcompile.formats.block import BLOCK_FORMATS
 from qcompile.runtime_ops import ISAS
 from tests.cli.run import names, run
@@ -172,13 +172,13 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in found.splitlines()] == ["target", *targets.TARGETS]
     found = run(capsys, "formats").out
     rows = [line.split()[0] for line in found.splitlines()[1:] if line[0] != " "]
-    assert rows[: rows.index("kernels:")] == [*FORMATS, *BLOCK_FORMATS]
+    assert rows[: rows.index("kernels:")] == [*FORMATS, *BLOCK_FORMATS, IROOTS, *DECODED_ONLY]
     found = run(capsys, "passes").out
     stages = [line.split()[0] for line in found.splitlines()[1:]]
     assert list(dict.fromkeys(stages)) == ["normalise", "transform", "lower"]
     for command, count in (
         ("targets", len(targets.TARGETS)),
-        ("formats", len(FORMATS) + len(BLOCK_FORMATS)),
+        ("formats", len(FORMATS) + len(BLOCK_FORMATS) + len(DECODED_ONLY) + 1),
         ("passes", len(stages)),
     ):
         listed = json.loads(run(capsys, command, "--json").out)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Posits of every code against a reference that reads bits with integers alone (XR-NPE's check)."""
 
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from qcompile.errors import InputError
 from qcompile.formats import get
 from qcompile.formats.posit import posit_value
 from qcompile.numerics.quantize import quantize
@@ -69,3 +71,10 @@ def test_tables_are_the_values() -> None:
 def test_not_a_real_is_never_written() -> None:
     real = np.linspace(-70, 70, 5001, dtype=np.float32)
     assert 128 not in quantize(real, 1 / 64, 0, get("posit8_0"))
+
+
+def test_posit16_1_is_decoded_and_refused() -> None:
+    assert posit_value(0x4000, 16, 1) == 1 and posit_value(0x7FFF, 16, 1) == 2**28
+    assert posit_value(0x0001, 16, 1) == Fraction(1, 2**28) and posit_value(0x8000, 16, 1) is None
+    with pytest.raises(InputError, match=r'"posit16_1" has no kernel: 16 bits, and kernels run'):
+        get("posit16_1")

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights on a grid are coded without any error, ordinary ones are left alone."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcompile.formats import get
+from qcompile.observers.codebook_of import own_codebooks
 from qcompile.observers.grid_of import grid_of
 
 F32 = np.float32
@@ -68,11 +70,22 @@ def test_scales_of_blocks_stay_f16_where_they_are() -> None:
     assert found.scale is not None and np.array_equal(found.scale, scale)
 
 
+def test_a_short_last_block() -> None:
+    rng = np.random.default_rng(6)
+    whole = rng.integers(-7, 8, (8, 150))
+    whole[:, ::64], whole[:, 1::64] = 7, 1
+    scale = rng.uniform(0.01, 0.1, (8, 3)).astype(F32)
+    weight = whole.astype(F32) * np.repeat(scale, 64, 1)[:, :150]
+    found = grid_of(weight, has_blocks=True)
+    assert found is not None and found.block_size == 64 and found.format.name == "int4"
+    assert np.array_equal(found.decode(), weight)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(1, 12),
     st.integers(4, 300),
-    st.sampled_from(["normal", "uniform", "student", "sparse", "half"]),
+    st.sampled_from(["normal", "uniform", "student", "sparse", "half", "bfloat16"]),
     st.integers(0, 2**32 - 1),
 )
 def test_ordinary_weights_are_on_no_grid(n: int, k: int, kind: str, seed: int) -> None:
@@ -83,9 +96,11 @@ def test_ordinary_weights_are_on_no_grid(n: int, k: int, kind: str, seed: int) -
         "student": lambda: rng.standard_t(3, (n, k)),
         "sparse": lambda: rng.standard_normal((n, k)) * (rng.uniform(size=(n, k)) < 0.7),
         "half": lambda: rng.standard_normal((n, k)).astype(np.float16),
+        "bfloat16": lambda: rng.standard_normal((n, k)).astype(ml_dtypes.bfloat16),
     }[kind]().astype(F32)
     weight[:, :3] = rng.standard_normal((n, 3))  # no row has two values alone
     assert grid_of(weight, has_blocks=True) is None
+    assert own_codebooks(weight) is None
 
 
 def test_too_few_columns_prove_nothing() -> None:

@@ -15,7 +15,7 @@ ORDER = (
     ("array_session",),
     ("external", "formats", "memory", "op_libraries"),
     ("graph", "spec"),
-    ("bodies", "shape_inference", "step_tables"),
+    ("bodies", "decoded_copy", "shape_inference", "step_tables"),
     ("numerics", "windows"),
     ("integer_graph", "integer_maps", "input_range"),
     (
@@ -115,9 +115,9 @@ ORDER = (
         *("blocks", "rebuild_blocks"),
         *("rank_decay", "saliency", "sharpness", "tape_weights", "tuning_ways", "tunings"),
         *("plan_timesteps", "shared_weights", "timesteps", "verify_sqnr", "verify_tables"),
-        *("reach_choice", "verify_tuned"),
+        *("reach_choice", "verify_tuned", "report_analysis"),
         *("exact_weights", "format_choice", "format_theory", "settle_formats", "format_listing"),
-        *("analysis", "distribution", "report_analysis"),
+        *("format_sqnr", "complex_roots", "qdq_file", "analysis", "distribution"),
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),
         *("online_rotation", "rotatable_maps", "report_rotation"),
         *(

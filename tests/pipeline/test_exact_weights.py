@@ -91,3 +91,38 @@ def test_sparsity_that_is_asked_for_wins(tmp_path: Path) -> None:
     found = compiled(given, "w4a16", tmp_path, sparsity="2:4")
     assert all(row["weight"].endswith("/2:4") for row in found.content["nodes"])
     assert not any(row["decided_by"] == RULE for row in found.content["nodes"])
+
+
+def codebook(block: int = 64) -> np.ndarray:
+    """A weight [K, N] of 16 levels times absmax of every block, as QLoRA's nf4 is written."""
+    rng = np.random.default_rng(4)
+    levels = np.sort(np.r_[-1, 0, 1, rng.uniform(-1, 1, 13)]).astype(F32)
+    rows = rng.standard_normal((96 * 128 // block, block)).astype(F32)
+    scale = np.abs(rows).max(1, keepdims=True)
+    nearest = np.abs((rows / scale)[..., None] - levels).argmin(-1)
+    return (levels[nearest] * scale * F32(0.125)).reshape(96, 128).T.copy()
+
+
+@pytest.mark.parametrize("preset", ["w4a16", "w8a16"])
+def test_a_codebook_stays_as_it_is(tmp_path: Path, preset: str) -> None:
+    found = compiled([codebook()], preset, tmp_path)
+    (layer,) = found.content["nodes"]
+    assert layer["decided_by"] == RULE and "block(axis=1,size=64)" in layer["weight"]
+    (node,) = (n for n in ir.load(found.folder / "model.onnx").graph if n.op_type == "QMatMul")
+    packed = weight_of_packed(node)
+    assert packed.format.bits == 4 and np.array_equal(packed.decode(), codebook().T)
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind", "note"),
+    [
+        ("w4a8-dynamic", F32, "w0_nk: it lies on a codebook of 16 levels, which integer products"),
+        ("w4a16", np.float16, "w0_nk: every 64 columns have at most 16 different values, and not"),
+    ],
+)
+def test_a_codebook_that_is_lost_is_named(
+    tmp_path: Path, preset: str, kind: type, note: str
+) -> None:
+    found = compiled([codebook().astype(kind).astype(F32)], preset, tmp_path)
+    assert found.content["nodes"][0]["decided_by"] != RULE
+    assert [n for n in found.content["notes"] if n.startswith(note)]
