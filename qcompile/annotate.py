@@ -24,12 +24,13 @@ from qcompile.node_specs import (
 from qcompile.observers import default_method
 from qcompile.passes.normalise.recurrent_scans import PART_OF
 from qcompile.plan import RECURRENT_OPS, NodePlan, Plan
+from qcompile.plan_timesteps import plan_timesteps
 from qcompile.poles import keep_float_at_poles
 from qcompile.products import odd_groups, weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.recurrent import origin, plan_recurrent, recurrent_notes, rule_for, why_left
+from qcompile.shared_weights import agree_on_shared_weights
 from qcompile.sparsity import sparsify
-from qcompile.spec import QuantSpec
 from qcompile.spread import spread_activations
 from qcompile.targets.target import Target
 from qcompile.weighted import (
@@ -81,7 +82,8 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     notes += recurrent_notes(nodes)
     notes += rules_about_nothing(model.graph, nodes, recipe)
     if preset is None:
-        return Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
+        plan = Plan(AS_THE_MODEL_SAYS, target.name, nodes, notes=tuple(notes))
+        return plan_timesteps(model.graph, plan, recipe, target, has_data=has_data)
     plan = Plan(preset.name, target.name, nodes, notes=tuple(notes))
     plan = replace(plan, is_integer_only=recipe.integer_only)
     if not plan.is_integer_only:
@@ -93,6 +95,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
     if recipe.activation_format is None:
         plan = widen(model.graph, plan, preset)
     plan = sparsify(model.graph, plan, recipe, target)
+    plan = plan_timesteps(model.graph, plan, recipe, target, has_data=has_data)
     plan = _with_origin(plan, recipe, has_data=has_data)
     return check_plan(plan, model.graph, target, recipe)
 
@@ -116,7 +119,7 @@ def _plan_graph(
         if found.rule.startswith("!"):
             problems.append(found.reason)
         nodes[found.node] = found
-    nodes = _agree_on_shared_weights(nodes, weighted, target)
+    nodes = agree_on_shared_weights(nodes, weighted, target)
     planned = [(n, nodes[n.name or ""].weight) for n in weighted]
     problems += [not_codable(n, spec.scale_format) for n, spec in planned if spec is not None]
     return nodes, problems
@@ -256,45 +259,4 @@ def _why_not(
     bias = input_of(node, 2) if is_op(node, "Conv", "Gemm") else None
     if bias is not None and (not is_constant(bias) or static_shape(bias) != (dims[0],)):
         return f"its bias {bias.name} is no constant vector of {dims[0]}"
-    return None
-
-
-def _agree_on_shared_weights(
-    nodes: dict[str, NodePlan], weighted: list[ir.Node], target: Target
-) -> dict[str, NodePlan]:
-    """Nodes that share one weight store it once: one spec that all can run, or all stay float."""
-    readers: dict[str, list[NodePlan]] = {}
-    for plan in nodes.values():
-        if plan.weight_name:
-            readers.setdefault(plan.weight_name, []).append(plan)
-    by_name = {n.name or "": n for n in weighted}
-    out = dict(nodes)
-    for plans in readers.values():
-        if len(plans) < 2:
-            continue
-        left = next((p for p in plans if not p.is_quantized), None)
-        shared = None if left is not None else _shared_spec(plans, by_name, target)
-        for plan in plans:
-            if left is not None and plan.is_quantized:
-                why = f"it shares its weight with {left.node}, which stays float: {left.reason}"
-                out[plan.node] = replace(plan, weight=None, activation=None, reason=why)
-            elif left is None and shared is None:
-                others = ", ".join(p.node for p in plans if p is not plan)
-                why = f"it shares its weight with {others}, and no weight format fits all"
-                out[plan.node] = replace(plan, weight=None, activation=None, reason=why)
-            elif left is None:
-                out[plan.node] = replace(plan, weight=shared)
-    return out
-
-
-def _shared_spec(
-    plans: list[NodePlan], by_name: dict[str, ir.Node], target: Target
-) -> QuantSpec | None:
-    """The first product's spec that every reader can run, else any other reader's, else None."""
-    products = [p for p in plans if p.op_type != "Gather"]
-    for spec in dict.fromkeys(p.weight for p in [*products, *plans]):
-        assert spec is not None
-        requests = [request_of(by_name[p.node], spec, p.activation) for p in plans]
-        if not any(target.refuse(request) for request in requests):
-            return spec
     return None

@@ -9,12 +9,19 @@ from qcompile.batch_norm_ranges import batch_norm_ranges
 from qcompile.data import Data
 from qcompile.division import Division
 from qcompile.errors import InputError
-from qcompile.numerics.params import QuantParams, params_of_channels, params_of_range
+from qcompile.numerics.params import (
+    QuantParams,
+    params_of_channels,
+    params_of_range,
+    params_of_steps,
+)
 from qcompile.observers import Observer, default_method, observer_of
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.spec import QuantSpec
+from qcompile.step_tables import Buckets
+from qcompile.timesteps import buckets_of
 
 
 class _Mean:
@@ -45,14 +52,22 @@ class _Mean:
 
 
 class _Watched:
-    """An activation: one observer, or one a channel of axis 1."""
+    """An activation: one observer, one a channel of axis 1, or one a bucket of time steps."""
 
-    def __init__(self, spec: QuantSpec, recipe: Recipe) -> None:
+    def __init__(self, spec: QuantSpec, recipe: Recipe, buckets: Buckets | None) -> None:
+        self.buckets = buckets
         method = recipe.calibration_method or default_method(spec.format)
         self.spec, self.how = spec, (method, recipe.calibration_percentile)
         self.observers: list[Observer] = []
 
-    def update(self, x: NDArray[np.float32]) -> None:
+    def update(self, x: NDArray[np.float32], steps: NDArray | None) -> None:
+        """x: the values of a run. steps: its time step, all of them equal."""
+        if self.buckets is not None and steps is not None:
+            if not self.observers:
+                count = range(self.buckets.count)
+                self.observers = [observer_of(*self.how, self.spec.format) for _ in count]
+            self.observers[self.buckets.of(int(steps.flat[0]))].update(x)
+            return
         is_split = self.spec.granularity == "axis"
         parts = [x[:, c] for c in range(x.shape[1])] if is_split else [x]
         if not self.observers:
@@ -64,6 +79,8 @@ class _Watched:
         ranges = [observer.range() for observer in self.observers]
         if self.spec.granularity == "axis":
             return params_of_channels(ranges, self.spec.format)
+        if self.buckets is not None:
+            return params_of_steps(ranges, self.spec.format)
         return params_of_range(*ranges[0], self.spec.format)
 
 
@@ -81,17 +98,30 @@ def calibrate(
     inputs = _mean_inputs(model, plan) if recipe.bias_correction else {}
     sources = {n: plan.copies.get(n, n) for n in leaders}
     names = sorted({*sources.values(), *inputs})
-    watching = {n: _Watched(plan.activations[n], recipe) for n in leaders}
+    buckets = buckets_for(plan, recipe, data)
+    step = [] if buckets is None else [buckets.input]
+    watching = {
+        n: _Watched(plan.activations[n], recipe, buckets if n in plan.stepped else None)
+        for n in leaders
+    }
     means = {n: _Mean() for n in inputs}
-    for _, found in (division or Division()).runs(model, {n: [n] for n in names}, data):
+    for _, found in (division or Division()).runs(model, {n: [n, *step] for n in names}, data):
+        steps = found.get(step[0]) if step else None
         for name, value in found.items():
             for leader in (n for n, source in sources.items() if source == name):
                 _check_finite(name, value)
-                watching[leader].update(value)
+                watching[leader].update(value, steps)
             if name in means:
                 means[name].update(value, is_map=inputs[name])
     ranges = {n: w.params() for n, w in watching.items()}
-    return Stats(ranges, {n: m.value() for n, m in means.items()})
+    return Stats(ranges, {n: m.value() for n, m in means.items()}, buckets=buckets)
+
+
+def buckets_for(plan: Plan, recipe: Recipe, data: Data) -> Buckets | None:
+    """Buckets of the time steps of the data, where an activation has a scale for each."""
+    if not plan.stepped or recipe.timestep_input is None:
+        return None
+    return buckets_of(data, recipe.timestep_input, recipe.timestep_buckets)
 
 
 def _check_finite(name: str, value: NDArray) -> None:

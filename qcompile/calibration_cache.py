@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import qcompile.formats as formats
 from qcompile.artifact import sha256
+from qcompile.calibrate import buckets_for
 from qcompile.calibrate import calibrate as run_calibration
 from qcompile.data import Data
 from qcompile.division import Division
@@ -37,7 +38,7 @@ DEFAULT_METHOD = "the default of each format"
 _SEEN_IN_THE_PLAN = (
     *("preset", "weight_format", "activation_format", "block_size", "edge_bits", "rules", "seed"),
     *("calibration_method", "calibration_percentile", "num_calibration_samples"),
-    *("calibration_select", "calibration_groups"),
+    *("calibration_select", "calibration_groups", "timestep_input", "timestep_buckets"),
     *("op_types_to_quantize", "weight_scale_method", "weight_rounding", "input_range"),
     *("rotation", "effort", "tuning", "low_rank", "sparsity", "activation_polish"),
 )
@@ -104,7 +105,7 @@ class CalibrationCache:
                         parts[part][name] = _decoded(loaded[entry])
             if not isinstance(key, dict):
                 raise ValueError("its key is no mapping")
-            return key, Stats(**parts)
+            return key, Stats(parts["ranges"], parts["means"])
         except Exception:  # zipfile, zlib, json and NumPy raise their own types
             raise InputError(
                 f"calibration cache {self.path} is damaged or no cache: give another "
@@ -145,13 +146,16 @@ def calibrate(
     leaders = sorted(set(plan.leaders.values()))
     values = {name: str(plan.activations[name]) for name in leaders}
     values |= {p.node: p.op_type for p in plan.nodes.values() if p.is_quantized}
+    values |= {name: f"{values[name]} a time step" for name in leaders if name in plan.stepped}
     values |= rotations_of(plan)
     recipe_key = {k: v for k, v in asdict(recipe).items() if k not in _SEEN_IN_THE_PLAN}
+    if plan.stepped:
+        recipe_key["timesteps"] = [recipe.timestep_input, recipe.timestep_buckets]
     key = cache.key({"data": data_digest(data), "values": values, "recipe": recipe_key})
     if cache.path.exists():
         found, stats = cache.read()
         cache.check(key, found)
-        return stats
+        return replace(stats, buckets=buckets_for(plan, recipe, data))
     stats = run_calibration(model, plan, recipe, data, division)
     cache.write(key, stats)
     return stats
@@ -166,15 +170,18 @@ def rotations_of(plan: Plan) -> dict[str, str]:
 def _encoded(value: QuantParams | NDArray) -> NDArray:
     """Params as one structured scalar, so that arrays and params are told apart by their type."""
     if isinstance(value, QuantParams):
-        return np.array(json.dumps([value.scale, value.zero_point, value.format.name]))
+        parts = [value.scale, value.zero_point, value.format.name]
+        steps = [] if value.steps is None else [value.steps.tolist()]
+        return np.array(json.dumps([*parts, *steps]))
     return value
 
 
 def _decoded(array: NDArray) -> QuantParams | NDArray:
     if array.dtype.kind != "U":
         return array
-    scale, zero_point, form = json.loads(str(array))
-    return QuantParams(float(scale), int(zero_point), formats.get(form))
+    scale, zero_point, form, *steps = json.loads(str(array))
+    own = np.array(steps[0], np.float32) if steps else None
+    return QuantParams(float(scale), int(zero_point), formats.get(form), steps=own)
 
 
 def _model_digest(path: Path) -> str:

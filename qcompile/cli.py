@@ -4,10 +4,8 @@
 import logging
 import math
 import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -28,6 +26,7 @@ from qcompile.cli_commands import (
     show_reasons,
     use_libraries,
 )
+from qcompile.cli_stop import Stop
 from qcompile.compile import Limits, compile
 from qcompile.errors import InputError, QcompileError
 from qcompile.images import ImageFlags
@@ -66,6 +65,12 @@ def compile_command(
     calibration_select: Annotated[int | None, typer.Option(help="of them the N best")] = None,
     calibration_groups: Annotated[
         str | None, typer.Option(help="INPUT whose values group them, as a time step does")
+    ] = None,
+    timestep_input: Annotated[
+        str | None, typer.Option(help="INPUT that holds a time step, which scales depend on")
+    ] = None,
+    timestep_buckets: Annotated[
+        int | None, typer.Option(help="of time steps that share their scales, at most (16)")
     ] = None,
     input_range: Annotated[
         str | None, typer.Option(help="LOW:HIGH, for static activations without data")
@@ -151,6 +156,8 @@ def compile_command(
         num_calibration_samples=num_calibration_samples,
         calibration_select=calibration_select,
         calibration_groups=calibration_groups,
+        timestep_input=timestep_input,
+        timestep_buckets=timestep_buckets,
         input_range=input_range,
         calibration_method=calibration_method,
         calibration_percentile=calibration_percentile,
@@ -238,7 +245,7 @@ def main() -> None:
         stop.restore()
 
 
-def _run(arguments: list[str], stop: "Stop") -> NoReturn:
+def _run(arguments: list[str], stop: Stop) -> NoReturn:
     code = 0
     try:
         code = app(arguments, standalone_mode=False) or 0
@@ -261,27 +268,6 @@ def _run(arguments: list[str], stop: "Stop") -> NoReturn:
         logging.getLogger("qcompile").exception("a bug of qcompile")
         _fail(f"qcompile failed, which is a bug: {type(error).__name__}: {error}", 1)
     sys.exit(code)
-
-
-class Stop:
-    """SIGTERM ends a command as Ctrl-C does: what was begun is removed. number: the signal's."""
-
-    def __init__(self) -> None:
-        self.number: int = signal.SIGINT
-        self._before = signal.signal(signal.SIGTERM, self._terminate)
-
-    def restore(self) -> None:
-        """As it was before."""
-        signal.signal(signal.SIGTERM, self._before)
-
-    @property
-    def word(self) -> str:
-        """For the message."""
-        return "interrupted" if self.number == signal.SIGINT else "terminated"
-
-    def _terminate(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        raise KeyboardInterrupt
 
 
 def _drop_output() -> None:

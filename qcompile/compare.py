@@ -19,7 +19,9 @@ from qcompile.measure import measure_speed
 from qcompile.normalise import normalise
 from qcompile.session import open_model, run_float, session_options
 from qcompile.synthetic import synthetic_data
-from qcompile.verify_nodes import layer_sqnr, record
+from qcompile.timesteps import by_timestep
+from qcompile.verify_nodes import record
+from qcompile.verify_sqnr import layer_sqnr
 
 MAX_THREADS = 1024  # ONNX Runtime starts them all, and with a wrong number for hours
 
@@ -73,7 +75,10 @@ def compare(
     _check_alike(first, second)
     inputs = [list(model_of(path).graph.inputs) for path in (a, b)]
     # A batch that either fixes cuts the data for both.
-    samples = read_data(data, min(inputs, key=lambda found: Batch.of(found).is_free), limit)
+    fixed = min(inputs, key=lambda found: Batch.of(found).is_free)
+    samples = read_data(data, fixed, limit)
+    for step in filter(None, map(_timestep, (a, b))):
+        samples = by_timestep(samples, fixed, step)
     rows: dict[str, NDArray] = {}
     for feed in samples:
         pairs = zip(run_float(first, None, feed), run_float(second, None, feed), strict=True)
@@ -88,6 +93,15 @@ def compare(
             rows[value.name] = rows.get(value.name, np.zeros(6)) + _sums(x, y)
     worst = _worst(Path(a), Path(b), samples.first(4))
     return Comparison(tuple(_row(n, s) for n, s in rows.items()), worst, samples.num_samples)
+
+
+def _timestep(path: str | Path) -> str | None:
+    """The input that chooses scales of an artifact, whose samples of one run share it."""
+    if not Path(path).is_dir():
+        return None
+    found = Artifact.read(Path(path)).content.get("recipe")
+    step = found.get("timestep_input") if isinstance(found, dict) else None
+    return step if isinstance(step, str) else None
 
 
 def _check_alike(first: ort.InferenceSession, second: ort.InferenceSession) -> None:

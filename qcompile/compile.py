@@ -55,6 +55,7 @@ from qcompile.settle_formats import settle_formats
 from qcompile.stage import Inspector
 from qcompile.synthetic import LENGTH, made_up
 from qcompile.targets.target import Target
+from qcompile.timesteps import by_timestep
 from qcompile.transform import transform
 from qcompile.trial import has_free_length, length_that_runs
 from qcompile.tune import planned as will_tune
@@ -256,6 +257,8 @@ def _data(
     if source is None:
         return None
     data = read_data(source, inputs, recipe.num_calibration_samples)
+    if recipe.timestep_input is not None:
+        data = by_timestep(data, inputs, recipe.timestep_input)
     return data if progress is None else replace(data, watch=progress.step)
 
 

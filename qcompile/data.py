@@ -81,6 +81,7 @@ class Data:
     batch: Batch
     is_synthetic: bool = False
     watch: Callable[[str, int, int], None] | None = None  # ("samples", done, of all)
+    step: str | None = None  # the input of the time step, which samples of one run share
 
     @property
     def num_samples(self) -> int:
@@ -103,7 +104,7 @@ class Data:
                 break
             kept.append(self.batch.cut(feed, count))
             count -= self.batch.count(feed)
-        return Data(kept, self.batch, self.is_synthetic)
+        return Data(kept, self.batch, self.is_synthetic, step=self.step)
 
 
 def read_data(source: Any, inputs: list[ir.Value], limit: int) -> Data:

@@ -56,7 +56,10 @@ def piece_between(
     optimise: bool = False,
     part: tuple[slice | NDArray[np.int64], int] | None = None,
 ) -> ort.InferenceSession:
-    """The nodes between the named values. part: of N rows of a weight, just these."""
+    """The nodes between the named values. part: of N rows of a weight, just these.
+
+    The time step that chooses scales becomes an input of its own name.
+    """
     found = {v.name: v for n in quantized.graph for v in n.outputs}
     found |= {v.name: v for v in quantized.graph.inputs}
     inputs = {name: found[name] for name in dict.fromkeys(inputs_named)}
@@ -64,6 +67,8 @@ def piece_between(
     while todo:
         value = todo.pop()
         producer = value.producer()
+        if value.is_graph_input() and value.const_value is None:
+            inputs.setdefault(value.name or "", value)
         if value.name in inputs or producer is None or producer in wanted:
             continue
         wanted.add(producer)

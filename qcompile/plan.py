@@ -64,7 +64,7 @@ class Plan:
     quantized neighbourhoods, and why. attentions: MatMuls that end an attention which codes made at
     run time may compute. is_integer_only: no float may stand among codes. ranges_from:
     what the ranges of static activations come from. rotations: what could be rotated, and whether
-    it is.
+    it is. stepped: activations whose scale the time step chooses. unstepped: others, and why not.
     """
 
     preset: str
@@ -79,6 +79,8 @@ class Plan:
     is_integer_only: bool = False
     ranges_from: str | None = None
     rotations: tuple[RotationRow, ...] = ()
+    stepped: frozenset[str] = frozenset()
+    unstepped: dict[str, str] = field(default_factory=dict)
 
     def coverage(self) -> float:
         """Weight elements that run from packed codes ÷ all; a tied weight counts once."""

@@ -84,7 +84,14 @@ def _of_value(value: ir.Value, plan: Plan) -> dict[str, Any]:
         "spec": None if spec is None else str(spec),
         "range_of": plan.leaders.get(name),
         "reason": reason,
-    }
+    } | _by_step(name, plan)
+
+
+def _by_step(name: str, plan: Plan) -> dict[str, str]:
+    """Whether the time step chooses the scale, where it chooses any."""
+    if name in plan.stepped:
+        return {"scale_by_time_step": "yes"}
+    return {"scale_by_time_step": plan.unstepped[name]} if name in plan.unstepped else {}
 
 
 def _specs(values: Any, plan: Plan) -> dict[str, str]:

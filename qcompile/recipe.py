@@ -12,16 +12,16 @@ rules:
 """
 
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from qcompile.errors import InputError, nearest
 from qcompile.formats.block import AUTO, block_format
 from qcompile.input_range import parse
 from qcompile.observers import OBSERVERS
 from qcompile.plan import QUANTIZED_OPS
-from qcompile.recipe_text import RecipeText, read_text
+from qcompile.recipe_text import read_text, typed
 
 DYNAMIC_BITS = (2, 4, 8)
 _PRESET = re.compile(
@@ -116,6 +116,8 @@ class Recipe:
     num_calibration_samples: int = 256
     calibration_select: int | None = None
     calibration_groups: str | None = None
+    timestep_input: str | None = None
+    timestep_buckets: int = 16
     input_range: str | None = None
     op_types_to_quantize: tuple[str, ...] = ()
     integer_only: bool = False
@@ -156,6 +158,8 @@ class Recipe:
         found += [] if self.input_range is None else [_message(parse, self.input_range)]
         if self.batch is not None and self.batch < 1:
             found.append(f"batch {self.batch}: at least 1 is needed")
+        if self.timestep_buckets < 1:
+            found.append(f"timestep buckets {self.timestep_buckets}: at least 1 is needed")
         if self.seed < 0:
             found.append(f"seed {self.seed}: 0 or more is needed")
         found += _op_problems(self.op_types_to_quantize)
@@ -188,9 +192,9 @@ class Recipe:
         top = {k: v for k, v in text.data.items() if k != "rules"}
         if top.get("rotation") is False:
             top["rotation"] = "off"  # YAML's false
-        kept = _typed(top, cls, None, text, path, problems)
+        kept = typed(top, cls, None, text, path, problems)
         built = tuple(
-            Rule(**_typed(r, Rule, i, text, path, problems), source=f"{path.name} rule {i + 1}")
+            Rule(**typed(r, Rule, i, text, path, problems), source=f"{path.name} rule {i + 1}")
             for i, r in enumerate(rules)
         )
         try:
@@ -216,13 +220,6 @@ WEIGHT_ROUNDINGS = (
 ACTIVATION_POLISHES, SPARSITIES = ("lognp",), ("2:4",)
 ROTATIONS, EFFORTS = ("auto", "learned", "off"), ("quick", "default", "best")
 TUNING_WORDS = ("plain", "sharpness", "saliency", "rank-decay")
-_KINDS: dict[type, str] = {
-    str: "a word",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    tuple: "a list of words",
-}
 
 
 def _chosen_problems(preset: str | None, form: str | None, block_size: int | None) -> list[str]:
@@ -264,37 +261,3 @@ def _message(function: Any, name: str) -> str:
     except InputError as error:
         return str(error)
     return ""
-
-
-def _typed(
-    data: dict, made: type, rule: int | None, text: RecipeText, path: Path, problems: list[str]
-) -> dict[str, Any]:
-    """The keys that `made` has and whose values fit; problems are added for the others."""
-    kinds = {f.name: _kind(f.type) for f in fields(made) if f.name not in ("source", "rules")}
-    known = [*kinds, "rules"] if rule is None else list(kinds)
-    kept: dict[str, Any] = {}
-    for key, value in data.items():
-        where = f"{path} line {text.line(rule, str(key))}"
-        if key not in kinds:
-            problems.append(f'{where}: unknown key "{key}": {nearest(str(key), known)}')
-            continue
-        kind = kinds[key]
-        if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-            kept[key] = tuple(value)
-        elif type(value) is kind:
-            kept[key] = value
-        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-            kept[key] = float(value)
-        else:
-            problems.append(f"{where}: {key} must be {_KINDS[kind]}, found {value!r}")
-    return kept
-
-
-def _kind(annotation: Any) -> type:
-    """str of `str | None`, tuple of `tuple[str, ...]`."""
-    if get_origin(annotation) is tuple:
-        return tuple
-    for kind in (str, bool, int, float):
-        if annotation is kind or kind in get_args(annotation):
-            return kind
-    raise TypeError(f"a recipe has no field of type {annotation}")

@@ -3,13 +3,13 @@
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 
-from qcompile.errors import InputError
+from qcompile.errors import InputError, nearest
 
 
 @dataclass
@@ -82,3 +82,46 @@ def _toml_lines(text: str) -> dict[tuple[int | None, str], int]:
         elif match := re.match(r"""\s*\[?\s*["']?([\w-]+)["']?\s*[]=.]""", line):
             lines.setdefault((rule, match[1]), number)
     return lines
+
+
+_KINDS: dict[type, str] = {
+    str: "a word",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list of words",
+}
+
+
+def typed(
+    data: dict, made: type, rule: int | None, text: RecipeText, path: Path, problems: list[str]
+) -> dict[str, Any]:
+    """The keys that `made` has and whose values fit; problems are added for the others."""
+    kinds = {f.name: _kind(f.type) for f in fields(made) if f.name not in ("source", "rules")}
+    known = [*kinds, "rules"] if rule is None else list(kinds)
+    kept: dict[str, Any] = {}
+    for key, value in data.items():
+        where = f"{path} line {text.line(rule, str(key))}"
+        if key not in kinds:
+            problems.append(f'{where}: unknown key "{key}": {nearest(str(key), known)}')
+            continue
+        kind = kinds[key]
+        if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+            kept[key] = tuple(value)
+        elif type(value) is kind:
+            kept[key] = value
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            kept[key] = float(value)
+        else:
+            problems.append(f"{where}: {key} must be {_KINDS[kind]}, found {value!r}")
+    return kept
+
+
+def _kind(annotation: Any) -> type:
+    """str of `str | None`, tuple of `tuple[str, ...]`."""
+    if get_origin(annotation) is tuple:
+        return tuple
+    for kind in (str, bool, int, float):
+        if annotation is kind or kind in get_args(annotation):
+            return kind
+    raise TypeError(f"a recipe has no field of type {annotation}")

@@ -34,7 +34,9 @@ from qcompile.numerics.softmax import qsoftmax
 from qcompile.numerics.weight import CodedWeight
 from qcompile.pack import weight_of_packed, weight_parts, weight_rows
 from qcompile.passes.lower.lowered import BIAS, GATHER_SCALE, MULTIPLIER
+from qcompile.step_tables import table_of_steps
 
+STEPPED = {"QMatMul": (BIAS, MULTIPLIER), "QConv": (BIAS, MULTIPLIER), "QLut": (1,)}
 Result = tuple[NDArray, NDArray | None]  # (value, bound); no bound: codes, which must be equal
 
 
@@ -72,8 +74,20 @@ def rotated(node: ir.Node, x: NDArray) -> NDArray:
     return Hadamard(x.shape[-1], block, int(attribute(node, "hadamard_seed"))).rotate(x)
 
 
+def _stored(node: ir.Node, index: int, inputs: list[NDArray]) -> NDArray | None:
+    """A constant operand, or the row of a table that the time step chose in this run."""
+    places = [i for i in STEPPED[node.op_type] if _is_stepped(node, i)]
+    if index in places:
+        return inputs[places.index(index) - len(places)]
+    return constant(input_of(node, index))
+
+
+def _is_stepped(node: ir.Node, index: int) -> bool:
+    return table_of_steps(input_of(node, index)) is not None
+
+
 def _matmul(node: ir.Node, inputs: list[NDArray]) -> Result:
-    bias, scale = constant(input_of(node, BIAS)), constant(input_of(node, MULTIPLIER))
+    bias, scale = (_stored(node, i, inputs) for i in (BIAS, MULTIPLIER))
     x, parts = rotated(node, inputs[0]), []
     for rows, weight in weight_parts(node):
         own = [None if v is None or not v.size else v[..., rows] for v in (bias, scale)]
@@ -104,10 +118,10 @@ def _product(
 
 
 def _conv(node: ir.Node, inputs: list[NDArray]) -> Result:
-    weight, bias = weight_of_packed(node), constant(input_of(node, BIAS))
+    weight, bias = weight_of_packed(node), _stored(node, BIAS, inputs)
     window, group = _window(node, inputs[0]), int(attribute(node, "group", 1))
     if attribute(node, "activation") == "static":
-        scale = constant(input_of(node, MULTIPLIER))
+        scale = _stored(node, MULTIPLIER, inputs)
         assert scale is not None
         if attribute(node, "output") == "i32":
             values = _codes(node)
@@ -150,7 +164,7 @@ def _mul(node: ir.Node, inputs: list[NDArray]) -> Result:
 
 
 def _lut(node: ir.Node, inputs: list[NDArray]) -> Result:
-    table = constant(input_of(node, 1))
+    table = _stored(node, 1, inputs)
     assert table is not None
     return qlut(inputs[0], table), None
 
@@ -239,6 +253,12 @@ def activation_inputs(node: ir.Node) -> list[ir.Value]:
     """The inputs that change from run to run."""
     count = {"QAdd": 2, "QMul": 2, "QAttention": 4, "QDynamicAttention": 4}.get(node.op_type, 1)
     return [v for v in node.inputs[:count] if v is not None and not is_constant(v)]
+
+
+def stepped_inputs(node: ir.Node) -> list[ir.Value]:
+    """The operands that are rows of tables, which the time step chooses; run_node has them last."""
+    found = [node.inputs[i] for i in STEPPED.get(node.op_type, ()) if _is_stepped(node, i)]
+    return [v for v in found if v is not None]
 
 
 def run_node(node: ir.Node, inputs: list[NDArray]) -> Result:

@@ -15,12 +15,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qcompile.graph import DOMAIN, attribute, constant, is_constant, is_op
-from qcompile.numerics.quantize import quantize_dynamic
 from qcompile.plan import Plan
 from qcompile.products import code_bounds
+from qcompile.reverse_codes import dynamic, static, static_by_step
 from qcompile.reverse_ops import OPS, Op
 from qcompile.reverse_products import Pull, Real, Result
 from qcompile.spec import QuantSpec
+from qcompile.step_tables import buckets_of_table, table_of_steps
 
 _NO_FLOATS = ("Shape", "Size", "Equal", "Less", "Greater", "Not", "And", "Or", "ArgMax", "NonZero")
 _QUANTIZED = ("QuantizeLinear", "Clip", "Quantize")  # of codes: their dequantizer is the step
@@ -145,7 +146,7 @@ class _Builder:
     def _dequantizer(self, node: ir.Node, out: str) -> str | None:
         codes = node.inputs[0]
         assert codes is not None
-        if is_constant(codes):
+        if is_constant(codes) or table_of_steps(codes) is not None:
             known = self.tape.weights if "qcompile.spec" in node.outputs[0].metadata_props else None
             if known is not None:
                 known[out] = node
@@ -156,25 +157,44 @@ class _Builder:
         maker = codes.producer()
         if is_op(maker, "Quantize", domain=DOMAIN):
             assert maker is not None
-            self._add(_dynamic(maker), node, [maker.inputs[0]], out)
+            self._add(dynamic(maker), node, [maker.inputs[0]], out)
             return None
         bounds = (0, 255)
         if is_op(maker, "Clip"):
             assert maker is not None and maker.inputs[0] is not None
             bounds, maker = code_bounds(maker) or bounds, maker.inputs[0].producer()
         scale = constant(node.inputs[1])
+        name = "" if maker is None else (maker.name or "").removesuffix("/quantize")
+        if is_op(maker, "QuantizeLinear") and table_of_steps(node.inputs[1]) is not None:
+            assert maker is not None
+            leaf = f"scales of {self.plan.leaders.get(name, name)}"
+            return self._stepped(node, maker, bounds, leaf)
         if not is_op(maker, "QuantizeLinear") or scale is None:
             return f"codes of an unknown kind ({node.name})"
         assert maker is not None
-        name = (maker.name or "").removesuffix("/quantize")
         is_tuned = name in self.plan.leaders and not scale.ndim
         leaf = f"scale of {self.plan.leaders.get(name, name)}"
         if is_tuned:
             self.tape.scales.setdefault(leaf, []).append(maker)
-        self._add(_static(node, bounds, is_tuned=is_tuned), node, [maker.inputs[0]], out)
+        self._add(static(node, bounds, is_tuned=is_tuned), node, [maker.inputs[0]], out)
         if is_tuned:
             step = self.tape.steps[-1]
             self.tape.steps[-1] = Step(step.op, node, (*step.inputs, leaf), out)
+        return None
+
+    def _stepped(
+        self, node: ir.Node, maker: ir.Node, bounds: tuple[int, int], leaf: str
+    ) -> str | None:
+        """Codes whose scale the time step chooses: the leaf is the table of scales."""
+        graph, scale, out = node.graph, node.inputs[1], node.outputs[0].name or ""
+        assert isinstance(graph, ir.Graph) and scale is not None
+        buckets = buckets_of_table(scale)
+        step = next(v for v in graph.inputs if v.name == buckets.input)
+        self.tape.scales.setdefault(leaf, []).append(maker)
+        op = static_by_step(buckets, int(np.asarray(constant(node.inputs[2]))), bounds)
+        self._add(op, node, [maker.inputs[0], step], out)
+        last = self.tape.steps[-1]
+        self.tape.steps[-1] = Step(last.op, node, (*last.inputs, leaf), out)
         return None
 
     def _split(self, node: ir.Node) -> str | None:
@@ -217,46 +237,6 @@ def _is_bias(node: ir.Node, value: ir.Value) -> bool:
     other = node.inputs[0] if node.inputs[1] is value else node.inputs[1]
     is_product = other is not None and is_op(other.producer(), "MatMul")
     return is_product and value.shape is not None and len(value.shape) == 1
-
-
-def _static(node: ir.Node, bounds: tuple[int, int], *, is_tuned: bool) -> Op:
-    """x to codes and back; the scale is the second input where it is tuned."""
-    scale, point = np.asarray(constant(node.inputs[1])), np.asarray(constant(node.inputs[2]))
-    axis = attribute(node, "axis", 1)
-
-    def op(_: ir.Node, x: Real, tuned: Real | None = None) -> Result:
-        shape = [-1 if i == axis % x.ndim else 1 for i in range(x.ndim)] if scale.ndim else []
-        s = scale.reshape(shape) if tuned is None else tuned
-        zero = point.reshape(shape).astype(np.float32)
-        ratio = x / s
-        wide = np.rint(ratio) + zero
-        codes = np.clip(wide, np.float32(bounds[0]), np.float32(bounds[1]))
-        inside = codes == wide
-        codes -= zero
-
-        def pull(g: Real) -> tuple[Real | None, ...]:
-            by_x = g * inside
-            if tuned is None:
-                return (by_x,)
-            slope = np.where(inside, codes - ratio, codes)
-            return by_x, np.asarray((g * slope).sum())
-
-        return codes * s, pull
-
-    return op
-
-
-def _dynamic(quantize: ir.Node) -> Op:
-    """x to codes of a scale a row or sample and back; the slope is 1."""
-    spec, bits = attribute(quantize, "granularity"), int(attribute(quantize, "bits"))
-    reach = attribute(quantize, "reach")
-
-    def op(_: ir.Node, x: Real) -> Result:
-        axes = (x.ndim - 1,) if spec == "row" else tuple(range(1, x.ndim))
-        codes, scale = quantize_dynamic(x, axes, bits, reach)
-        return codes * scale, lambda g: (g,)
-
-    return op
 
 
 def _part(index: int) -> Op:

@@ -19,6 +19,7 @@ from qcompile.passes.transform.adam import adam
 from qcompile.reverse import Tape, spec_of
 from qcompile.reverse_products import Real
 from qcompile.spec import QuantSpec
+from qcompile.step_tables import table_of_steps
 from qcompile.verify_compensated import written_weight
 
 
@@ -94,10 +95,13 @@ class Bias:
 
 @dataclass
 class ActivationScale:
-    """One scale that values share."""
+    """One scale that values share, or those [T] that the time step chooses from."""
 
-    scale: np.float32
-    t: Real = field(default_factory=lambda: np.zeros((), np.float32))
+    scale: Real
+    t: Real = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.t = np.zeros(self.scale.shape, np.float32)
 
     def real(self) -> Real:
         """The scale of now."""
@@ -118,18 +122,18 @@ def tunables(tape: Tape) -> dict[str, Tunable]:
     for name, value in tape.biases.items():
         found[name] = Bias(bias_of(value))
     for name, nodes in tape.scales.items():
-        found[name] = ActivationScale(np.float32(constant(nodes[0].inputs[1])))
+        found[name] = ActivationScale(np.asarray(_table(nodes[0].inputs[1]), np.float32))
     return found
 
 
 def bias_of(value: ir.Value) -> Real:
-    """The float bias of an initializer, or of int32 codes."""
+    """The float bias of an initializer, or of int32 codes; the mean of those of all time steps."""
     node = value.producer()
     if node is None:
         return np.asarray(constant(value), np.float32)
-    codes, scale = constant(node.inputs[0]), constant(node.inputs[1])
-    assert codes is not None and scale is not None
-    return np.asarray(codes.astype(np.float64) * scale, np.float32)
+    codes, scale = _table(node.inputs[0]), _table(node.inputs[1])
+    found = codes.astype(np.float64) * scale
+    return np.asarray(found if found.ndim == 1 else found.mean(0), np.float32)
 
 
 @dataclass
@@ -169,7 +173,7 @@ def write(quantized: ir.Model, tape: Tape, found: dict[str, Tunable]) -> None:
         codes = node.inputs[0] if is_op(node, "DequantizeLinear") else None
         if (
             codes is not None
-            and constant(codes) is not None
+            and (constant(codes) is not None or table_of_steps(codes) is not None)
             and "qcompile.spec" not in _notes(node)
         ):
             write_bias(quantized, node.outputs[0], found[node.outputs[0].name or ""].real())
@@ -191,10 +195,21 @@ def write_bias(quantized: ir.Model, value: ir.Value, real: Real) -> None:
 
 
 def put(quantized: ir.Model, value: ir.Value | None, array: NDArray) -> None:
-    """Another array in an initializer."""
+    """Another array in an initializer, or in the table that the value is a row of."""
+    maker = None if value is None else value.producer()
+    if maker is not None and table_of_steps(value) is not None:
+        value = maker.inputs[0]
     assert value is not None
     held = quantized.graph.initializers[value.name or ""]
     held.const_value = ir.tensor(array, name=value.name)
+
+
+def _table(value: ir.Value | None) -> NDArray:
+    """A constant, or the table that the value is a row of."""
+    table = table_of_steps(value)
+    found = constant(value) if table is None else table.rows
+    assert found is not None
+    return found
 
 
 def _notes(node: ir.Node) -> dict[str, str]:
@@ -202,7 +217,9 @@ def _notes(node: ir.Node) -> dict[str, str]:
 
 
 def _scales_of_product(bias: ir.Node) -> tuple[NDArray, NDArray]:
-    """Scales of x (one, or [N] of a depthwise Conv) and of w [N] of the product with the bias."""
+    """Scales of x (one, [N] of a depthwise Conv, or [T, 1] by time step) and of w [N] of the
+    product with the bias.
+    """
     holder = next(iter(bias.outputs[0].uses())).node
     if is_op(holder, "Add"):
         other = holder.inputs[1 if holder.inputs[0] is bias.outputs[0] else 0]
@@ -215,8 +232,9 @@ def _scales_of_product(bias: ir.Node) -> tuple[NDArray, NDArray]:
         assert w is not None and w.inputs[0] is not None
         w = w.inputs[0].producer()
     assert x is not None and w is not None
-    x_scale, w_scale = constant(x.inputs[1]), constant(w.inputs[1])
-    assert x_scale is not None and w_scale is not None
+    x_scale, w_scale = _table(x.inputs[1]), _table(w.inputs[1])
+    if table_of_steps(x.inputs[1]) is not None:
+        x_scale = x_scale[:, None]
     count = bias.outputs[0].shape
     assert count is not None
     return x_scale, np.broadcast_to(w_scale.reshape(-1), (int(count[0]),))  # type: ignore[arg-type]

@@ -20,10 +20,13 @@ _MIXED = 0.5  # of the samples drawn
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples, each a feed of one; a fixed batch is one sample. groups: those of equal shapes."""
+    """Samples, each a feed of one; a fixed batch is one sample. groups: those of equal shapes, and
+    of one time step where it counts no samples. step: the input that holds it.
+    """
 
     groups: tuple[tuple[Feed, ...], ...]
     batch: Batch
+    step: str | None = None
 
     @classmethod
     def of(cls, data: Data) -> "tuple[Samples, Samples]":
@@ -34,14 +37,17 @@ class Samples:
             for row in (data.batch.split(feed, 1) if data.batch.is_free else [feed])
         ]
         kept = [row for i, row in enumerate(rows) if i % HELD]
-        return cls._grouped(kept, data.batch), cls._grouped(rows[::HELD], data.batch)
+        one, other = (cls._grouped(part, data.batch, data.step) for part in (kept, rows[::HELD]))
+        return one, other
 
     @classmethod
-    def _grouped(cls, rows: list[Feed], batch: Batch) -> "Samples":
-        groups: dict[tuple[tuple[int, ...], ...], list[Feed]] = {}
+    def _grouped(cls, rows: list[Feed], batch: Batch, step: str | None) -> "Samples":
+        own = None if step in batch.sizes else step
+        groups: dict[tuple[object, ...], list[Feed]] = {}
         for row in rows:
-            groups.setdefault(tuple(array.shape for array in row.values()), []).append(row)
-        return cls(tuple(tuple(group) for group in groups.values()), batch)
+            shapes = [array.shape for array in row.values()]
+            groups.setdefault((*shapes, _step(row, own)), []).append(row)
+        return cls(tuple(tuple(group) for group in groups.values()), batch, step)
 
     @property
     def count(self) -> int:
@@ -69,11 +75,15 @@ class Samples:
         }
 
     def feeds(self, count: int) -> list[Feed]:
-        """All of them, at most so many a feed."""
+        """All of them, at most so many a feed, and of one time step."""
+        runs: dict[tuple[int, int], list[Feed]] = {}
+        for number, group in enumerate(self.groups):
+            for row in group:
+                runs.setdefault((number, _step(row, self.step)), []).append(row)
         return [
-            self._joined(list(group[i : i + count]))
-            for group in self.groups
-            for i in range(0, len(group), count)
+            self._joined(run[i : i + count])
+            for run in runs.values()
+            for i in range(0, len(run), count)
         ]
 
     def _joined(self, rows: list[Feed]) -> Feed:
@@ -82,6 +92,11 @@ class Samples:
             name: np.concatenate([row[name] for row in rows]) if name in counted else array
             for name, array in rows[0].items()
         }
+
+
+def _step(row: Feed, name: str | None) -> int:
+    """The time step of a sample; 0 where there is none."""
+    return 0 if name is None else int(row[name].flat[0])
 
 
 def mixed(a: NDArray, b: NDArray, share: NDArray) -> NDArray[np.float32]:

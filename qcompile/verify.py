@@ -42,13 +42,14 @@ from qcompile.verify_nodes import (
     check_packed,
     check_qdq,
     compiled_nodes,
-    layer_sqnr,
     record,
 )
 from qcompile.verify_normalised import check_normalised, check_rotated, measure_products
 from qcompile.verify_recurrent import check_recurrent
 from qcompile.verify_rotation import check_rotations
 from qcompile.verify_split import check_split
+from qcompile.verify_sqnr import layer_sqnr
+from qcompile.verify_tables import check_step_tables
 from qcompile.verify_tuned import check_tuned
 from qcompile.verify_weights import check_weights
 
@@ -223,6 +224,7 @@ def check_runs(
     checks = [
         check_constants(part.lowered, part.quantized),
         check_packed(part.lowered, part.packed),
+        *check_step_tables(part.packed, part.quantized),
     ]
     if part.data is None:
         return checks, []

@@ -14,6 +14,7 @@ from qcompile.numerics.quantize import quantize
 from qcompile.plan import Plan
 from qcompile.session import open_own, session_options, with_outputs
 from qcompile.spec import QuantSpec
+from qcompile.step_tables import table_of_steps
 from qcompile.verdict import Check
 
 _FORMAT = QuantSpec.parse("uint8/tensor/asym/f32").format
@@ -38,11 +39,13 @@ def check_activations(
     for group in groups:
         pairs = [(_source(n), n.outputs[0].name or "", n) for n in group]
         names = list(dict.fromkeys(name for x, y, _ in pairs for name in (x, y)))
+        names += [name for name in map(_stepped_scale, group) if name and name not in names]
         session = open_own(with_outputs(quantized, names), "the QDQ graph", options)
         for feed in parts:
             found = dict(zip(names, session.run(names, feed), strict=True))
             for source, made, node in pairs:
-                bad = _wrong_codes(node, found[source], found[made])
+                scale = found.get(_stepped_scale(node))
+                bad = _wrong_codes(node, found[source], found[made], scale)
                 count += found[made].size
                 if bad:
                     wrong, where = wrong + bad, source
@@ -55,8 +58,16 @@ def _source(node: ir.Node) -> str:
     return "" if value is None else value.name or ""
 
 
-def _wrong_codes(node: ir.Node, real: NDArray, codes: NDArray) -> int:
+def _stepped_scale(node: ir.Node) -> str:
+    """The name of a scale that the time step chooses, else ""."""
+    value = node.inputs[1]
+    return value.name or "" if value is not None and table_of_steps(value) is not None else ""
+
+
+def _wrong_codes(node: ir.Node, real: NDArray, codes: NDArray, chosen: NDArray | None) -> int:
+    """chosen: the scale of this run, where the time step chooses it."""
     scale, point = (np.asarray(constant(node.inputs[i])) for i in (1, 2))
+    scale = scale if chosen is None else chosen
     if scale.ndim:  # along axis 1
         shape = (-1, *[1] * (codes.ndim - 2))
         scale, point = scale.reshape(shape), point.reshape(shape)

@@ -15,6 +15,7 @@ from qcompile.pack import PACKED_OPS, weight_parts
 from qcompile.passes.lower.lowered import BIAS, GATHER_SCALE, MULTIPLIER, output_scale
 from qcompile.pieces import OUTPUT, as_nchw, float_name, piece_between
 from qcompile.reference import rotated
+from qcompile.step_tables import table_of_steps
 from qcompile.sum_bounds import largest_input, sum_bound
 from qcompile.verdict import Check
 from qcompile.verify_nodes import float_ratio
@@ -43,13 +44,13 @@ def _differences(node: ir.Node, original: ir.Node | None, left: set[str | None])
     if node.op_type == "QGather":
         rows = constant(input_of(node, GATHER_SCALE))
         return found + ["scale"] * (rows is not None and not _is_scale_of_rows(rows, back))
-    stored, wanted = constant(input_of(node, BIAS)), _bias(original, left)
+    stored, wanted = _constants(input_of(node, BIAS)), _bias(original, left)
     if wanted is None and stored is not None and stored.dtype == np.int32:
         wanted = np.zeros_like(stored)  # a static product without a bias
     if not _equal(stored, wanted):
         found.append("bias")
     made, scale, n = (
-        constant(input_of(node, MULTIPLIER)),
+        _constants(input_of(node, MULTIPLIER)),
         constant(back.inputs[1]),
         node.attributes["N"],
     )
@@ -114,8 +115,14 @@ def _bias(node: ir.Node, left: set[str | None]) -> NDArray | None:
     back = value.producer() if value is not None else None
     if back is not None and is_op(back, "DequantizeLinear"):
         value = back.inputs[0]
-    found = constant(value)
-    return found if found is not None and found.ndim == 1 else None
+    found, is_table = _constants(value), table_of_steps(value) is not None
+    return found if found is not None and found.ndim == 1 + is_table else None
+
+
+def _constants(value: ir.Value | None) -> NDArray | None:
+    """A constant, or the table of those that the time step chooses from."""
+    table = table_of_steps(value)
+    return constant(value) if table is None else table.rows
 
 
 def _equal(a: NDArray | None, b: NDArray | None) -> bool:
@@ -125,11 +132,12 @@ def _equal(a: NDArray | None, b: NDArray | None) -> bool:
 def _multiplier(node: ir.Node, original: ir.Node, scale: NDArray, n: int) -> NDArray:
     source = original.inputs[0]
     back = source.producer() if source is not None else None
-    x_scale = constant(back.inputs[1]) if back is not None else None
-    assert x_scale is not None
+    x_scale = _constants(back.inputs[1]) if back is not None else None
+    assert x_scale is not None and back is not None
+    x_scale = x_scale.reshape((-1, 1) if table_of_steps(back.inputs[1]) is not None else -1)
     w_scale = np.broadcast_to(scale.reshape(-1), (n,))
     is_codes = attribute(node, "output", "codes") == "codes"
-    found = multiplier(x_scale.reshape(-1), w_scale, output_scale(node) if is_codes else 1.0)
+    found = multiplier(x_scale, w_scale, output_scale(node) if is_codes else 1.0)
     if attribute(node, "requantize") != "dyadic":
         return found
     return as_operand(found) if is_codes else as_ratios(found)[0]
@@ -153,19 +161,22 @@ def check_floats(
     for node in nodes:
         value, made, read = node.inputs[0], node.outputs[0], read_value(originals[node.name])
         assert value is not None
-        dtype, bound = read.dtype, sum_bound(node)
+        dtype = read.dtype
+        bounds = [sum_bound(node, run) for run in runs]
         count_node()
         for rows in _row_parts(node, [run[value.name or ""] for run in runs]):
             n = int(node.attributes["N"].value)
             part = None if rows is None else (rows, n)
             piece = piece_between(quantized, [read.name or ""], float_name(node), part=part)
-            for run in runs:
+            others = [v.name for v in piece.get_inputs() if v.name != read.name]
+            for run, bound in zip(runs, bounds, strict=True):
                 x, actual = (as_nchw(node, run[v.name or ""]) for v in (value, made))
                 x = rotated(node, x)
                 fed = x if dtype is None else x.astype(dtype.numpy(), copy=False)
                 if isinstance(rows, np.ndarray):
                     fed = np.searchsorted(rows, x % n).astype(x.dtype)
-                expected = piece.run(None, {read.name: fed})[0]
+                feed = {read.name: fed} | {name: run[name] for name in others}
+                expected = piece.run(None, feed)[0]
                 limits = np.broadcast_to(bound(largest_input(node, x)), actual.shape)
                 if attribute(node, "output") == "i32":  # N17: one rounding, in units of its scale
                     expected = expected / float(node.metadata_props["qcompile.scale"])

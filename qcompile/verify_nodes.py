@@ -23,8 +23,9 @@ from qcompile.pack import weight_of_packed, weight_parts
 from qcompile.passes.lower.lowered import BIAS, MULTIPLIER, output_scale
 from qcompile.passes.transform.array_file import ArrayFile
 from qcompile.pieces import OUTPUT, as_nchw, float_name, piece_between, qdq_piece, source_names
-from qcompile.reference import REFERENCES, activation_inputs, run_node
+from qcompile.reference import REFERENCES, activation_inputs, run_node, stepped_inputs
 from qcompile.session import WEIGHTS_FOLDER, session_options, with_outputs
+from qcompile.step_tables import STEP
 from qcompile.sum_bounds import largest_input, sum_bound
 from qcompile.verdict import Check
 
@@ -54,7 +55,9 @@ def record(
     """
     names: list[str] = []
     for node in compiled_nodes(packed):
-        names += [v.name or "" for v in (*activation_inputs(node), *node.outputs)]
+        read = (*activation_inputs(node), *stepped_inputs(node))
+        names += [v.name or "" for v in (*read, *node.outputs)]
+        names += [index] if (index := node.metadata_props.get(STEP)) else []
     inputs = {v.name for v in packed.graph.inputs}
     names = [n for n in dict.fromkeys(names) if n not in inputs]
     division = division or Division()
@@ -160,7 +163,8 @@ def check_lowered(
 
 def _against_numerics(node: ir.Node, run: Recorded) -> tuple[bool, str, float, int]:
     """(whether codes, name, number of wrong codes or ratio to the bound, number of values)."""
-    inputs = [run.values[v.name or ""] for v in activation_inputs(node)]
+    read = (*activation_inputs(node), *stepped_inputs(node))
+    inputs = [run.values[v.name or ""] for v in read]
     actual = run.values[node.outputs[0].name or ""]
     expected, bound = run_node(node, inputs)
     if bound is None:
@@ -199,6 +203,8 @@ def check_qdq(
                 name: as_nchw(node, run.values[v.name or ""])
                 for name, v in zip(source_names(node), activation_inputs(node), strict=True)
             }
+            others = [v.name for v in piece.get_inputs() if v.name not in feed]
+            feed |= {name: run.feed[name] for name in others}
             expected = piece.run(None, feed)[0]
             actual = as_nchw(node, run.values[node.outputs[0].name or ""])
             if actual.size != expected.size:
@@ -209,7 +215,7 @@ def check_qdq(
             count += gap.size
             counted = gap > 0
             if gap.size and counted.mean() > QDQ_SHARE and gap.max() == 1:
-                counted &= ~_ties(quantized, node, feed)
+                counted &= ~_ties(quantized, node, feed, run.values)
             apart = float(counted.mean()) if gap.size else 0.0
             if gap.size and (gap.max() > far or apart > share):
                 where = node.name or ""
@@ -222,7 +228,9 @@ def check_qdq(
     ]
 
 
-def _ties(quantized: ir.Model, node: ir.Node, feed: dict[str, NDArray]) -> NDArray[np.bool_]:
+def _ties(
+    quantized: ir.Model, node: ir.Node, feed: dict[str, NDArray], values: dict[str, NDArray]
+) -> NDArray[np.bool_]:
     """Where the real number lies as near to the middle of two codes as f32 sums can tell.
 
     The mean of 64 codes is such a middle once in 64 times. The bound: that of N14 for products, of
@@ -232,7 +240,7 @@ def _ties(quantized: ir.Model, node: ir.Node, feed: dict[str, NDArray]) -> NDArr
     x = next(iter(feed.values()))
     bound: NDArray[np.float64] | float
     if node.op_type in ("QConv", "QMatMul"):
-        bound = sum_bound(node)(largest_input(node, x))
+        bound = sum_bound(node, values)(largest_input(node, x))
     elif node.op_type in ("QPool", "QAdd", "QMul", "QResize"):
         terms = int(np.prod(x.shape[2:])) if node.op_type == "QPool" else 4
         bound = (terms + 4) * 2.0**-23 * 255
@@ -245,56 +253,8 @@ def _ties(quantized: ir.Model, node: ir.Node, feed: dict[str, NDArray]) -> NDArr
     assert forth is not None and forth.inputs[0] is not None
     piece = piece_between(quantized, feed, forth.inputs[0].name or "")
     real = np.asarray(piece.run(None, feed)[0], np.float64)
-    scale = np.asarray(constant(forth.inputs[1]))
+    scale = output_scale(node)
+    if STEP in node.metadata_props:
+        scale = scale[values[node.metadata_props[STEP]], 0]
     ratio = real / (scale[:, None, None] if scale.ndim else scale)
     return np.asarray(np.abs(np.abs(ratio - np.rint(ratio)) - 0.5) <= bound)
-
-
-def layer_sqnr(
-    model: ir.Model,
-    packed: ir.Model,
-    runs: list[Recorded],
-    data: Data,
-    division: Division | None = None,
-) -> list[tuple[str, float]]:
-    """SQNR in dB of every compiled node's output against the float value of that name, worst first.
-
-    `model` is the normalised float model. Errors of earlier nodes are in it, as they are when the
-    artifact runs. data: what the runs were fed.
-    """
-    division = division or Division()
-    known = {v.name for n in model.graph for v in n.outputs}
-    nodes = {n: float_name(n) for n in compiled_nodes(packed)}
-    nodes = {n: name for n, name in nodes.items() if name in known}
-    if not nodes:
-        return []
-    signal, noise = dict.fromkeys(nodes, 0.0), dict.fromkeys(nodes, 0.0)
-    _, groups = division.split({n: division.footprint.of_values([nodes[n]]) for n in nodes}, data)
-    for group in groups:
-        names = list(dict.fromkeys(nodes[n] for n in group))
-        session = division.open(with_outputs(model, names), optimise=False)
-        for run in runs:
-            floats = dict(zip(names, session.run(names, run.feed), strict=True))
-            for node in group:
-                power, error = _powers(node, floats[nodes[node]], run)
-                signal[node] += power
-                noise[node] += error
-    rows = [(n.name or "", _decibels(signal[n], noise[n])) for n in nodes]
-    return sorted(rows, key=lambda row: row[1])
-
-
-def _powers(node: ir.Node, real: NDArray, run: Recorded) -> tuple[float, float]:
-    """Σ x² of the float values and Σ (x − y)² of what the node gave."""
-    out = as_nchw(node, run.values[node.outputs[0].name or ""]).astype(np.float64)
-    if "qcompile.scale" in node.metadata_props:
-        zero_point = int(node.metadata_props["qcompile.zero_point"])
-        scale = output_scale(node)
-        out = (out - zero_point) * (scale[:, None, None] if scale.ndim else scale)
-    x = real.astype(np.float64)
-    return float((x * x).sum()), float(((x - out) ** 2).sum())
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if not noise or not signal:
-        return float("inf")
-    return 10 * float(np.log10(signal / noise)) if np.isfinite(noise) else float("-inf")

@@ -119,3 +119,53 @@ def test_adam_moves_against_the_gradient_by_its_rate_at_first() -> None:
     Adam({"b": bias}).step({"b": np.array([1, -5, 0], np.float32)}, 0.01)
     assert bias.t == pytest.approx([-0.01, 0.01, 0], abs=1e-6)
     assert bias.real() == pytest.approx([-0.02, 0.02, 0], abs=1e-6)
+
+
+BY_STEP = MATRICES.replace("x, float w", "x, int64[b] step, float w")
+
+
+def by_step() -> tuple[Staged, Tape]:
+    """A net whose scales the time step chooses, and its tape."""
+    made = with_weights(BY_STEP, **OF_MATRICES)
+    found = staged(made, "w4a8", edge_bits=4, gives_floats=True, timestep_input="step")
+    tape = Tape.of(found.quantized, found.plan)
+    assert isinstance(tape, Tape)
+    return found, tape
+
+
+def test_samples_of_many_time_steps_run_at_once() -> None:
+    """Each has the scale of its step; the graph takes one step a run."""
+    found, tape = by_step()
+    leaves = {n: t.real() for n, t in tunables(tape).items()}
+    x = np.random.default_rng(3).standard_normal((5, 6, 64)).astype(np.float32)
+    steps = np.array([4, 0, 1, 4, 9])
+    made = tape.run(leaves, {"x": x, "step": steps})["y"]
+    theirs = [
+        outputs(found.quantized, {"x": x[i : i + 1], "step": steps[i : i + 1]}) for i in range(5)
+    ]
+    assert np.square(made - np.concatenate(theirs)).mean() < 1e-4 * made.var()
+
+
+def test_a_gradient_for_every_bucket() -> None:
+    """Buckets without a sample in the run have none; scales are written into their tables."""
+    found, tape = by_step()
+    numbers = tunables(tape)
+    x = np.random.default_rng(3).standard_normal((2, 6, 64)).astype(np.float32)
+    buckets = found.work.stats.buckets
+    assert buckets is not None and buckets.count > 1
+    steps = np.full(2, np.argmax(buckets.of_step == 1))
+    tape.run({n: t.real() for n, t in numbers.items()}, {"x": x, "step": steps}, keeps=True)
+    gradients = tape.reverse({"y": np.ones((2, 6, 32), np.float32)})
+    for name in tape.scales:
+        each = numbers[name]
+        slope = each.slope(gradients[name])
+        assert slope.shape == each.t.shape == (buckets.count,)
+        assert slope[1] != 0 and not np.delete(slope, 1).any()
+        each.t = np.linspace(1.0, 1.2, buckets.count).astype(np.float32)
+    feed = {"x": x, "step": steps}
+    before = outputs(found.quantized, feed)
+    wanted = tape.run({n: t.real() for n, t in numbers.items()}, feed)["y"]
+    write(found.quantized, tape, numbers)
+    after = outputs(found.quantized, feed)
+    moved = np.square(after - before).mean()
+    assert np.square(after - wanted).mean() < min(moved / 10, 1e-4 * after.var())

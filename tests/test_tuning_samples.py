@@ -56,3 +56,30 @@ def test_a_fixed_batch_is_one_sample() -> None:
     kept, held = samples_of({"x": x}, {"x": 4})
     assert (kept.count, held.count) == (14, 2)
     assert kept.draw(1, np.random.default_rng(0))["x"].shape == (4, 3)
+
+
+def test_runs_have_one_time_step_and_draws_mix_them() -> None:
+    """ONNX Runtime gets feeds of one step; a step of tuning takes samples of any."""
+    x, t = np.arange(96, dtype=np.float32).reshape(48, 2), np.arange(48) % 3
+    batch = Batch({"x": 0, "t": 0})
+    kept, held = Samples.of(Data(list(batch.split({"x": x, "t": t})), batch, step="t"))
+    for part in (kept, held):
+        feeds = part.feeds(8)
+        assert all(len(set(feed["t"].tolist())) == 1 and len(feed["x"]) <= 8 for feed in feeds)
+        rows = np.concatenate([feed["x"][:, 0] for feed in feeds]).astype(int) // 2
+        steps = np.concatenate([feed["t"] for feed in feeds])
+        np.testing.assert_array_equal(steps, rows % 3)
+    assert (kept.count, held.count) == (42, 6)
+    drawn = kept.draw(30, np.random.default_rng(0))
+    assert len(set(drawn["t"].tolist())) == 3
+    np.testing.assert_array_equal(drawn["t"], drawn["x"][:, 0].astype(int) // 2 % 3)
+
+
+def test_a_step_that_counts_no_samples_is_that_of_the_whole_draw() -> None:
+    batch = Batch({"x": 0})
+    feeds = [{"x": np.full((8, 2), step, np.float32), "t": np.array(step)} for step in (5, 6, 7)]
+    kept, _ = Samples.of(Data(feeds, batch, step="t"))
+    for seed in range(8):
+        drawn = kept.draw(6, np.random.default_rng(seed))
+        assert (drawn["x"] == drawn["t"]).all()  # mixtures of two samples of one step
+    assert all((feed["x"] == feed["t"]).all() for feed in kept.feeds(3))

@@ -141,7 +141,7 @@ def test_one_element_of_a_small_product(is_tie: bool, monkeypatch: pytest.Monkey
     codes = values[node.outputs[0].name or ""].copy()
     codes.ravel()[np.argmax(codes)] -= 1
     if is_tie:
-        monkeypatch.setattr(verify_nodes, "sum_bound", lambda _: lambda _: np.full(6, 0.5))
+        monkeypatch.setattr(verify_nodes, "sum_bound", lambda *_: lambda _: np.full(6, 0.5))
     changed = values | {node.outputs[0].name or "": codes}
     near, share = check_qdq(lowered, found.quantized, [Recorded(changed)])
     assert near.passed and share.passed == is_tie

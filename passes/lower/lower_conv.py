@@ -75,12 +75,15 @@ class LowerConv(NodePass):
         if dynamic is not None:
             return weight, dynamic, None
         has_own = is_depthwise(node, static_shape(weight.codes) or (0, 0))
-        static, bias = static_of(node.inputs[0], by_channel=has_own), input_of(node, 2)
+        static, bias = (
+            static_of(node.inputs[0], by_channel=has_own, by_step=True),
+            input_of(node, 2),
+        )
         if static is None:
             return "its activations are not quantized"
         if bias is not None and not is_op(bias.producer(), "DequantizeLinear"):
             return "its bias has no codes"
-        return weight, static, end_of(node.outputs[0], by_channel=True)
+        return weight, static, end_of(node.outputs[0], by_channel=True, by_step=True)
 
     def rewrite(self, node: ir.Node, found: tuple[Weight, Static | Dynamic, End | None]) -> None:
         """QConv between two transposes."""

@@ -26,6 +26,7 @@ from qcompile.passes.lower.lowered import op, remember
 from qcompile.passes.lower.qdq import End, Static, end_at, static_of
 from qcompile.passes.rewrite import NodePass
 from qcompile.session import open_model, session_options
+from qcompile.step_tables import StepTable, insert_row
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class LowerFunction(NodePass):
 
     def match(self, node: ir.Node) -> Function | None:
         """The function that ends here."""
-        end = end_at(node)
+        end = end_at(node, by_step=True)
         source = node.inputs[0]
         if end is None or source is None:
             return None
@@ -63,14 +64,15 @@ class LowerFunction(NodePass):
         graph = node.graph
         assert isinstance(graph, ir.Graph)
         static, end = found.static, found.end
-        table = table_of(_values(found), end.scale, end.zero_point, end.y_min, end.y_max)
+        table = _table(found)
         dead = [static.back, *found.nodes, *end.passed]
-        if np.array_equal(table, CODES) and not end.codes.is_graph_output():
+        if (table == CODES).all() and not end.codes.is_graph_output():
             replace(end.codes, static.codes)
             remove_dead(graph, dead)
             return
         name, out = end.codes.name or "", end.codes
-        lut = table_node(graph, static.codes, table, node.name or "", f"{name}_function")
+        steps = static.steps or end.steps
+        lut = table_node(graph, static.codes, table, node.name or "", f"{name}_function", steps)
         remember(lut, [static.codes], end)
         lut.outputs[0].shape = out.shape
         lut.outputs[0].metadata_props.update(out.metadata_props)
@@ -81,18 +83,26 @@ class LowerFunction(NodePass):
 
 
 def table_node(
-    graph: ir.Graph, codes: ir.Value, table: NDArray[np.uint8], name: str, output: str
+    graph: ir.Graph,
+    codes: ir.Value,
+    table: NDArray[np.uint8],
+    name: str,
+    output: str,
+    steps: StepTable | None = None,
 ) -> ir.Node:
-    """A QLut of the codes."""
-    initializer = add_initializer(graph, f"{output}_table", table)
-    node = op("QLut", [codes, initializer], name, output, ir.DataType.UINT8)
+    """A QLut of the codes; of tables [T, 256] the time step chooses one."""
+    if steps is None:
+        held = add_initializer(graph, f"{output}_table", table)
+    else:
+        held = insert_row(graph, steps.index, table, f"{output}_table")
+    node = op("QLut", [codes, held], name, output, ir.DataType.UINT8)
     node.outputs[0].shape = codes.shape
     return node
 
 
 def _sources(value: ir.Value, found: dict[ir.Node, None]) -> list[Static] | None:
     """The dequantized codes that a value is a function of, and in `found` the ops of it."""
-    static = static_of(value)
+    static = static_of(value, by_step=True)
     if static is not None:
         return [static]
     node = value.producer()
@@ -110,9 +120,29 @@ def _sources(value: ir.Value, found: dict[ir.Node, None]) -> list[Static] | None
     return statics or None
 
 
-def _values(found: Function) -> NDArray[np.float32]:
-    """The function's value for every code, float32 [256]."""
-    reals = reals_of_codes(found.static.scale, found.static.zero_point)
+def _table(found: Function) -> NDArray[np.uint8]:
+    """uint8 [256], or [T, 256] where the time step chooses a scale on either side."""
+    static, end = found.static, found.end
+    steps = static.steps or end.steps
+    if steps is None:
+        return table_of(_values(found, static.scale), end.scale, *_codes_of(end))
+    count = len(steps.rows)
+    before = [static.scale] * count if static.steps is None else static.steps.rows
+    after = [end.scale] * count if end.steps is None else end.steps.rows
+    tables = [
+        table_of(_values(found, float(x)), float(y), *_codes_of(end))
+        for x, y in zip(before, after, strict=True)
+    ]
+    return np.stack(tables)
+
+
+def _codes_of(end: End) -> tuple[int, int, int]:
+    return end.zero_point, end.y_min, end.y_max
+
+
+def _values(found: Function, scale: float) -> NDArray[np.float32]:
+    """The function's value for every code of that scale, float32 [256]."""
+    reals = reals_of_codes(scale, found.static.zero_point)
     if not found.nodes:
         return reals
     dims = [1] * ((rank(found.static.back.outputs[0]) or 1) - 1) + [len(reals)]

@@ -38,6 +38,7 @@ from qcompile.passes.lower.qdq import (
 )
 from qcompile.passes.rewrite import NodePass
 from qcompile.products import is_relu
+from qcompile.step_tables import table_of_steps
 
 
 class LowerMatmul(NodePass):
@@ -51,11 +52,12 @@ class LowerMatmul(NodePass):
         weight = weight_codes_of(node.inputs[1])
         if weight is None:
             return None
-        static = static_of(node.inputs[0])
+        static = static_of(node.inputs[0], by_step=True)
         bias, passed = self._bias(node)
         has_codes = bias is None or is_op(bias.producer(), "DequantizeLinear")
         if static is not None and has_codes and weight.spec.granularity != "block":
-            return weight, static, end_of(passed[-1].outputs[0] if passed else node.outputs[0])
+            end = end_of(passed[-1].outputs[0] if passed else node.outputs[0], by_step=True)
+            return weight, static, end
         return weight, dynamic_of(node.inputs[0]), None
 
     def rewrite(
@@ -101,9 +103,8 @@ class LowerMatmul(NodePass):
             return None, []
         back = other.producer()
         codes = back.inputs[0] if back is not None and is_op(back, "DequantizeLinear") else other
-        is_vector = (
-            constant(codes) is not None and codes is not None and len(codes.shape or ()) == 1
-        )
+        is_known = constant(codes) is not None or table_of_steps(codes) is not None
+        is_vector = is_known and codes is not None and len(codes.shape or ()) == 1
         dims = node.outputs[0].shape
         fits = is_vector and dims is not None and codes is not None and codes.shape == dims[-1:]
         return (other, [adder]) if fits else (None, [])

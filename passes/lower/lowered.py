@@ -30,6 +30,7 @@ from qcompile.graph import (
 from qcompile.numerics.dyadic import as_float
 from qcompile.numerics.requantize import multiplier
 from qcompile.passes.lower.qdq import End, Static, Weight
+from qcompile.step_tables import STEP, insert_row
 
 ABI = 1
 PLAIN = "plain"
@@ -125,17 +126,24 @@ def _spread(tensor: ir.TensorProtocol | None, n: int) -> ir.LazyTensor:
 def output_multiplier(
     graph: ir.Graph, name: str, static: Static, weight: Weight, end: End | None, n: int
 ) -> ir.Value:
-    """The multiplier [N] of N11, or of N16 without an end, computed when it is read."""
+    """The multiplier [N] of N11, or of N16 without an end, computed when it is read.
+
+    Where the time step chooses a scale it is a row of a table [T, N].
+    """
     tensor = weight.scale.const_value
     assert tensor is not None
+    steps = static.steps or (None if end is None else end.steps)
 
     def compute() -> ir.TensorProtocol:
         scale: NDArray = np.broadcast_to(tensor.numpy().ravel(), (n,))
-        x_scale = static.scale if static.scales is None else static.scales
+        x_scale = scale_of(static)
         return ir.tensor(multiplier(x_scale, scale, 1.0 if end is None else scale_of(end)))
 
-    lazy = ir.LazyTensor(compute, ir.DataType.FLOAT, ir.Shape([n]), name=f"{name}_multiplier")
-    return add_initializer(graph, f"{name}_multiplier", lazy)
+    shape = ir.Shape([n] if steps is None else [len(steps.rows), n])
+    lazy = ir.LazyTensor(compute, ir.DataType.FLOAT, shape, name=f"{name}_multiplier")
+    if steps is None:
+        return add_initializer(graph, f"{name}_multiplier", lazy)
+    return insert_row(graph, steps.index, lazy, f"{name}_multiplier")
 
 
 def real_multiplier(node: ir.Node) -> NDArray[np.floating] | None:
@@ -206,13 +214,18 @@ def op(
     return new_node(op_type, inputs, name, output, domain=DOMAIN, dtype=dtype, **attributes)
 
 
-def scale_of(end: End) -> float | NDArray[np.float32]:
-    """The scale of the codes, [N] where each channel has its own."""
-    return end.scale if end.scales is None else end.scales
+def scale_of(codes: Static | End) -> float | NDArray[np.float32]:
+    """The scale of the codes, [N] where each channel has its own, [T, 1] by time step."""
+    if codes.steps is not None:
+        return codes.steps.rows[:, None]
+    return codes.scale if codes.scales is None else codes.scales
 
 
 def output_scale(node: ir.Node) -> NDArray[np.float64]:
-    """The scale that `remember` noted: a number, or [N]; 1 of a node that gives floats (N16)."""
+    """The scale that `remember` noted: a number, or [N]; 1 of a node that gives floats (N16).
+
+    [T, 1] where the time step chooses it.
+    """
     return np.asarray(json.loads(node.metadata_props.get("qcompile.scale", "1")), np.float64)
 
 
@@ -227,6 +240,8 @@ def remember(node: ir.Node, inputs: list[ir.Value], end: End) -> None:
     node.metadata_props["qcompile.output"] = end.codes.name or ""
     node.metadata_props["qcompile.scale"] = json.dumps(np.asarray(scale_of(end), float).tolist())
     node.metadata_props["qcompile.zero_point"] = str(end.zero_point)
+    if end.steps is not None:
+        node.metadata_props[STEP] = end.steps.index.name or ""
     node.metadata_props[FLOAT] = end.codes.metadata_props.get(FLOAT, "")
 
 

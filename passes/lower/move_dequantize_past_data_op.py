@@ -29,12 +29,13 @@ class MoveDequantizePastDataOp(NodePass):
 
     def match(self, node: ir.Node) -> tuple[Static, End] | str | None:
         """The codes on both sides."""
-        static, end = static_of(node.inputs[0]), end_of(node.outputs[0])
+        static = static_of(node.inputs[0], by_step=True)
+        end = end_of(node.outputs[0], by_step=True)
         if static is None or end is None:
             return None if static is None else "its output does not become codes"
         if not is_op(end.passed[0], "QuantizeLinear"):
             return f"{end.passed[0].op_type} stands between it and its codes"
-        if (static.scale, static.zero_point) != (end.scale, end.zero_point):
+        if not _is_one_scale(static, end):
             return "its output has another scale than its input"
         reason = why_not_moved(node)
         return reason if reason is not None else (static, end)
@@ -61,3 +62,13 @@ class MoveDequantizePastDataOp(NodePass):
         replace(out, moved.outputs[0])
         remove_dead(graph, [node, *end.passed])
         moved.outputs[0].name = name
+
+
+def _is_one_scale(static: Static, end: End) -> bool:
+    """Whether the codes mean the same on both sides, at every time step."""
+    before, after = (None if s is None else s.rows for s in (static.steps, end.steps))
+    if (before is None) != (after is None) or static.zero_point != end.zero_point:
+        return False
+    if before is None or after is None:
+        return static.scale == end.scale
+    return np.array_equal(before, after)

@@ -16,6 +16,7 @@ from qcompile.numerics.hadamard import Hadamard
 from qcompile.numerics.quantize import quantize
 from qcompile.products import code_bounds, is_by_channel, is_relu
 from qcompile.spec import QuantSpec
+from qcompile.step_tables import StepTable, table_of_steps
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Static:
     """Static codes uint8 with one scale; `back` is the node that dequantizes them.
 
     scales: float32 [C] where each channel has its own, which a depthwise Conv alone asks for.
+    steps: the scales [T] that the time step chooses from; scale is then the largest.
     """
 
     codes: ir.Value
@@ -30,6 +32,7 @@ class Static:
     zero_point: int
     back: ir.Node
     scales: NDArray[np.float32] | None = None
+    steps: StepTable | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class End:
     """Where an output becomes codes: their value, params, the codes allowed, the nodes passed.
 
     scales: float32 [N] where each channel has its own, which a Conv alone asks for.
+    steps: as of Static.
     """
 
     codes: ir.Value
@@ -74,12 +78,16 @@ class End:
     y_max: int
     passed: tuple[ir.Node, ...]
     scales: NDArray[np.float32] | None = None
+    steps: StepTable | None = None
 
 
-def static_of(value: ir.Value | None, *, by_channel: bool = False) -> Static | None:
+def static_of(
+    value: ir.Value | None, *, by_channel: bool = False, by_step: bool = False
+) -> Static | None:
     """The static codes that a value is dequantized from.
 
-    by_channel: also those with a scale for each index of axis 1 and one zero point.
+    by_channel: also those with a scale for each index of axis 1 and one zero point. by_step: also
+    those whose scale the time step chooses.
     """
     back = value.producer() if value is not None else None
     if back is None or not is_op(back, "DequantizeLinear"):
@@ -88,6 +96,9 @@ def static_of(value: ir.Value | None, *, by_channel: bool = False) -> Static | N
     if codes is None or codes.dtype != ir.DataType.UINT8 or constant(codes) is not None:
         return None
     scale, zero_point = constant(back.inputs[1]), constant(input_of(back, 2))
+    steps = table_of_steps(back.inputs[1]) if by_step else None
+    if steps is not None and zero_point is not None:
+        return Static(codes, float(steps.rows.max()), int(zero_point), back, steps=steps)
     if scale is None or zero_point is None:
         return None
     if scale.size != 1:
@@ -124,7 +135,7 @@ def weight_codes_of(value: ir.Value | None) -> Weight | None:
     return Weight(codes, scale, input_of(back, 2), spec)
 
 
-def end_of(value: ir.Value, *, by_channel: bool = False) -> End | None:
+def end_of(value: ir.Value, *, by_channel: bool = False, by_step: bool = False) -> End | None:
     """The codes that the value becomes, through a Relu or Clip that only it feeds."""
     passed: list[ir.Node] = []
     bounds: tuple[float, float] = (-np.inf, np.inf)
@@ -133,7 +144,9 @@ def end_of(value: ir.Value, *, by_channel: bool = False) -> End | None:
         bounds = bounds_of(follower)
         passed.append(follower)
         follower = only_consumer(follower.outputs[0])
-    return None if follower is None else end_at(follower, bounds, passed, by_channel=by_channel)
+    if follower is None:
+        return None
+    return end_at(follower, bounds, passed, by_channel=by_channel, by_step=by_step)
 
 
 def end_at(
@@ -142,17 +155,25 @@ def end_at(
     before: Sequence[ir.Node] = (),
     *,
     by_channel: bool = False,
+    by_step: bool = False,
 ) -> End | None:
     """The codes that a QuantizeLinear writes, of a value clamped to the bounds.
 
-    by_channel: also those with a scale a channel, where the bounds are the same codes in all.
+    by_channel: also those with a scale a channel, by_step: those whose scale the time step chooses;
+    where the bounds are the same codes in all.
     """
     if not is_op(follower, "QuantizeLinear"):
         return None
-    scale, zero_point = constant(follower.inputs[1]), constant(input_of(follower, 2))
+    steps = table_of_steps(follower.inputs[1]) if by_step else None
+    scale = constant(follower.inputs[1]) if steps is None else steps.rows
+    zero_point = constant(input_of(follower, 2))
     if scale is None or zero_point is None or zero_point.dtype != np.uint8:
         return None
-    if scale.size != 1 and not (by_channel and is_by_channel(follower, scale, zero_point)):
+    if (
+        steps is None
+        and scale.size != 1
+        and not (by_channel and is_by_channel(follower, scale, zero_point))
+    ):
         return None
     point = int(zero_point.flat[0])
     passed = [*before, follower]
@@ -165,8 +186,8 @@ def end_at(
     found = {codes_of_bounds(bounds, float(s), point, low, high) for s in np.unique(scale)}
     if len(found) > 1:
         return None
-    scales = None if scale.size == 1 else scale
-    return End(codes, float(scale.max()), point, *found.pop(), tuple(passed), scales)
+    scales = None if scale.size == 1 or steps is not None else scale
+    return End(codes, float(scale.max()), point, *found.pop(), tuple(passed), scales, steps)
 
 
 def rotation_of(node: ir.Node | None) -> Hadamard | None:

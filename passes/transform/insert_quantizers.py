@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from qcompile.formats.scales import scale_format
 from qcompile.graph import DOMAIN, FLOAT, add_initializer, is_op, new_node, replace
@@ -27,6 +28,7 @@ from qcompile.numerics.params import QuantParams
 from qcompile.passes.transform.round_weights import quantize_attributes
 from qcompile.passes.transform.stats import Work
 from qcompile.spec import QuantSpec
+from qcompile.step_tables import insert_bucket, insert_row
 
 
 class InsertQuantizers(ir.passes.InPlacePass):
@@ -87,7 +89,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
         params = self.work.params(name)
         scales = np.array(params.scale if params.scales is None else params.scales, np.float32)
         points = np.full(scales.shape, params.zero_point, np.uint8)
-        scale = add_initializer(graph, f"{name}_scale", scales)
+        scale = self._scale(graph, name, params.steps, scales)
         point = add_initializer(graph, f"{name}_zero_point", points)
         axis: dict[str, Any] = {} if params.scales is None else {"axis": spec.axis}
         shape, uint8 = value.shape, ir.DataType.UINT8
@@ -132,14 +134,26 @@ class InsertQuantizers(ir.passes.InPlacePass):
         )
         return [*inserted, back]
 
+    def _scale(
+        self, graph: ir.Graph, name: str, steps: NDArray[np.float32] | None, scales: NDArray
+    ) -> ir.Value:
+        """The scale, or the row of the time step in a table of them."""
+        if steps is None:
+            return add_initializer(graph, f"{name}_scale", scales)
+        assert self.work.stats.buckets is not None
+        return insert_row(
+            graph, insert_bucket(graph, self.work.stats.buckets), steps, f"{name}_scale"
+        )
+
     def _place(self, graph: ir.Graph, value: ir.Value, inserted: list[ir.Node]) -> None:
         """The nodes after the value's producer; every other reader reads the last one's output."""
         producer, back = value.producer(), inserted[-1].outputs[0]
-        first_use = next(n for n in graph) if producer is None else producer
-        if producer is None:
-            graph.insert_before(first_use, inserted)
+        scale = inserted[0].inputs[1]
+        after = producer or (None if scale is None else scale.producer())
+        if after is None:
+            graph.insert_before(next(iter(graph)), inserted)
         else:
-            graph.insert_after(producer, inserted)
+            graph.insert_after(after, inserted)
         replace(value, back)
         inserted[0].replace_input_with(0, value)
 

@@ -7,6 +7,8 @@ After:
     { b_dequantized = DequantizeLinear <axis = 0> (b_codes, b_scale)
       y = Conv (x_dequantized, w_dequantized, b_dequantized) }
 Refuses: float and dynamic products, whose bias stays f32.
+
+Where the time step chooses x_scale, both constants are rows of tables that it chooses.
 """
 
 import numpy as np
@@ -24,6 +26,7 @@ from qcompile.passes.rewrite import NodePass
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.correct_bias import bias_place
 from qcompile.passes.transform.stats import Work
+from qcompile.step_tables import insert_row, table_of_steps
 
 
 class RoundBias(NodePass):
@@ -52,7 +55,9 @@ class RoundBias(NodePass):
         assert value is not None and isinstance(graph, ir.Graph) and node.inputs[0] is not None
         back = node.inputs[0].producer()
         assert back is not None
-        x_scale = np.asarray(constant(back.inputs[1]), np.float64)  # [N] of a depthwise Conv
+        table = table_of_steps(back.inputs[1])
+        found_scale = constant(back.inputs[1]) if table is None else table.rows[:, None]
+        x_scale = np.asarray(found_scale, np.float64)  # [N] of a depthwise Conv, [T, 1] by step
         weight = self.store.get(plan.weight_name)
         assert weight.scale is not None
         w_scale = weight.scale[:, 0]
@@ -60,8 +65,10 @@ class RoundBias(NodePass):
         scale = (x_scale * w_scale.astype(np.float64)).astype(np.float32)
         name = f"{node.outputs[0].name}_bias"
         inputs = [
-            add_initializer(graph, f"{name}_codes", codes),
-            add_initializer(graph, f"{name}_scale", scale),
+            add_initializer(graph, f"{name}_{what}", array)
+            if table is None
+            else insert_row(graph, table.index, array, f"{name}_{what}")
+            for what, array in (("codes", codes), ("scale", scale))
         ]
         dequantize = new_node(
             "DequantizeLinear",

@@ -15,6 +15,7 @@ from qcompile.passes.transform.saliency_rank import LowRank
 from qcompile.plan import Plan
 from qcompile.recipe import Recipe
 from qcompile.spec import QuantSpec
+from qcompile.step_tables import Buckets
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Stats:
     ranges: leader value → params. means: input → mean map [C, H, W] or row [K], float64.
     compensated: weight → codes that were found with the data; others go to the nearest code.
     low_rank: product → what is added to it (low_rank.py). polish: copy of an activation → its
-    levels (polish.py).
+    levels (polish.py). buckets: of time steps, where activations have a scale for each.
     """
 
     ranges: dict[str, QuantParams] = field(default_factory=dict)
@@ -69,6 +70,7 @@ class Stats:
     compensated: dict[str, Compensated] = field(default_factory=dict)
     low_rank: dict[str, LowRank] = field(default_factory=dict)
     polish: dict[str, LogNP] = field(default_factory=dict)
+    buckets: Buckets | None = None
 
 
 @dataclass(frozen=True)

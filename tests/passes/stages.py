@@ -23,7 +23,8 @@ from qcompile.numerics.quantize import quantize_dynamic
 from qcompile.passes.transform.stats import Stats, Work
 from qcompile.plan import Plan
 from qcompile.recipe import Preset, Recipe
-from qcompile.reference import activation_inputs, run_node
+from qcompile.reference import activation_inputs, run_node, stepped_inputs
+from qcompile.timesteps import by_timestep
 from qcompile.transform import transform
 from qcompile.verify_lowered import largest_input, sum_bound
 from tests.passes.graphs import HEADER
@@ -86,9 +87,12 @@ def staged(
     if asked is not None and asked.activation == "static" and not widens:
         chosen = replace(chosen, activation_format=f"uint{asked.activation_bits}")
     normalised = normalise(model)
-    feed = random_feed(normalised)
+    feed = random_feed(normalised, batch=4 if chosen.timestep_input is None else 64)
     chosen_target = replace(targets.get(target), gives_floats=gives_floats)
     data = Data([feed], Batch.of(list(normalised.graph.inputs)))
+    if chosen.timestep_input is not None:
+        data = by_timestep(data, list(normalised.graph.inputs), chosen.timestep_input)
+        feed = data.feeds[0]
     plan = annotate(normalised, chosen, chosen_target, has_data=True)
     is_float = preset is None or "dynamic" in preset or preset.endswith("a16")
     stats = Stats() if is_float else calibrate(normalised, plan, chosen, data)
@@ -133,10 +137,12 @@ def run_lowered(model: ir.Model, feed: Feed) -> Values:
             given = [found.arrays[v.name] for v in activation_inputs(node)]
             is_float = node.op_type != "QGather" and given[0].dtype == np.float64
             given = [g.astype(np.float32) for g in given] if is_float else given
-            value, bound = run_node(node, given)
+            rows = [found.arrays[v.name] for v in stepped_inputs(node)]
+            rows = [r.astype(np.float32) if r.dtype == np.float64 else r for r in rows]
+            value, bound = run_node(node, [*given, *rows])
             found.arrays[node.outputs[0].name] = value
             if attribute(node, "output") == "f32":  # N16 rounds what the QDQ graph does not
-                each = sum_bound(node)(largest_input(node, given[0])).reshape(-1)
+                each = sum_bound(node, found.arrays)(largest_input(node, given[0])).reshape(-1)
                 bound = np.broadcast_to(each, value.shape)
             if bound is not None:
                 found.bounds[node.outputs[0].name] = bound

@@ -8,6 +8,7 @@ from qcompile.graph import attribute, constant
 from qcompile.passes import LOWER_CPU
 from qcompile.passes.lower.lower_conv import LowerConv
 from qcompile.passes.normalise.remove_unused import RemoveUnused
+from qcompile.step_tables import table_of_steps
 from tests.passes.graphs import lines_of
 from tests.passes.stages import assert_lowered, find, ops, run_passes, staged, with_weights
 
@@ -136,3 +137,19 @@ def test_a_float_conv_is_no_candidate() -> None:
     each, model = LowerConv(), net(*CASES["plain"])
     assert not each(model).modified
     assert each.refusals == []
+
+
+@EACH
+@pytest.mark.parametrize("preset", ["w8a8", "w4a4"])
+def test_operands_by_time_step(body: str, shape: tuple[int, ...], preset: str) -> None:
+    """Multiplier and bias are rows of tables [T, N]: those of the scales of every bucket."""
+    text = f"{X}, int64[b] t => {Y} <float lo = {{0}}, float hi = {{0.5}}> {{ {body} }}"
+    text = text.replace("float k), int64[b] t", "float k, int64[b] t)")
+    made = with_weights(text, w=shape, k=shape[:1])
+    found = staged(made, preset, timestep_input="t", gives_floats=True)
+    lowered = run_passes(found.quantized, LowerConv(), RemoveUnused())
+    conv = find(lowered, "QConv")
+    bias, table = (table_of_steps(conv.inputs[i]) for i in (2, 3))
+    assert bias is not None and table is not None and found.work.stats.buckets is not None
+    assert table.rows.shape == bias.rows.shape == (found.work.stats.buckets.count, shape[0])
+    assert_lowered(found.quantized, lowered, found.feed)

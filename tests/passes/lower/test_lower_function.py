@@ -10,6 +10,7 @@ from qcompile.numerics.lut import reals_of_codes, table_of
 from qcompile.passes import LOWER_CPU
 from qcompile.passes.lower.lower_function import LowerFunction
 from qcompile.passes.normalise.remove_unused import RemoveUnused
+from qcompile.step_tables import table_of_steps
 from tests.passes.graphs import assert_left_alone, assert_rewritten, parse
 from tests.passes.stages import assert_lowered, find, ops, run_passes, staged, with_weights
 
@@ -149,3 +150,25 @@ def test_types() -> None:
     node = find(model, "QLut")
     assert node.outputs[0].dtype == ir.DataType.UINT8
     assert constant(node.inputs[1]).dtype == np.uint8
+
+
+@pytest.mark.parametrize("preset", ["w8a8", "w4a4"])
+def test_tables_by_time_step(preset: str) -> None:
+    """A table of every bucket, for the scales of both sides."""
+    text = (
+        "f (float[b,16] x, int64[b] t, float w, float u) => (float[b,8] y) "
+        "{ h = MatMul (x, w)   g = Sigmoid (h)   s = Mul (h, g)   y = MatMul (s, u) }"
+    )
+    found = staged(with_weights(text, w=(16, 12), u=(12, 8)), preset, timestep_input="t")
+    lowered = run_passes(found.quantized, *LOWER_CPU())
+    held = table_of_steps(find(lowered, "QLut").inputs[1])
+    before, after = (found.work.params(name) for name in ("h", "s"))
+    assert held is not None and before.steps is not None and after.steps is not None
+    for row, x_scale, y_scale in zip(held.rows, before.steps, after.steps, strict=True):
+        reals = reals_of_codes(float(x_scale), before.zero_point).astype(np.float64)
+        wanted = (reals / (1 + np.exp(-reals))).astype(np.float32)
+        high = found.plan.activations["s"].format.code_max
+        expected = table_of(wanted, float(y_scale), after.zero_point, 0, high)
+        assert np.abs(row.astype(int) - expected).max() <= 1  # Sigmoid of ONNX Runtime is in f32
+        assert (row != expected).mean() < 0.02
+    assert_lowered(found.quantized, lowered, found.feed)

@@ -8,6 +8,7 @@ from qcompile.graph import attribute, constant, input_of
 from qcompile.passes.lower.lower_matmul import LowerMatmul
 from qcompile.passes.normalise.remove_unused import RemoveUnused
 from qcompile.recipe import Rule
+from qcompile.step_tables import table_of_steps
 from tests.passes.stages import assert_lowered, find, ops, run_passes, staged, with_weights
 
 CASES = {
@@ -146,3 +147,20 @@ def test_a_float_product_is_no_candidate(body: str) -> None:
     each, model = LowerMatmul(), net(body)
     assert not each(model).modified
     assert each.refusals == []
+
+
+@pytest.mark.parametrize("preset", ["w8a8", "w4a4"])
+@pytest.mark.parametrize("gives_floats", [True, False])
+def test_operands_by_time_step(preset: str, gives_floats: bool) -> None:
+    text = (
+        "f (float[b,16] x, int64[b] t, float w, float u, float k) => (float[b,8] y) "
+        "{ h = MatMul (x, w)   r = Relu (h)   m = MatMul (r, u)   y = Add (m, k) }"
+    )
+    made = with_weights(text, w=(16, 12), u=(12, 8), k=(8,))
+    found = staged(made, preset, timestep_input="t", gives_floats=gives_floats)
+    lowered = run_passes(found.quantized, LowerMatmul(), RemoveUnused())
+    products = [n for n in lowered.graph if n.op_type == "QMatMul"]
+    tables = [table_of_steps(n.inputs[3]) for n in products]
+    assert [t.rows.shape[1] for t in tables if t is not None] == [12, 8]
+    assert [table_of_steps(n.inputs[2]) is None for n in products] == [True, False]
+    assert_lowered(found.quantized, lowered, found.feed)

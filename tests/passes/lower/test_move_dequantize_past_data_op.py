@@ -109,3 +109,15 @@ def test_between_two_products(preset: str) -> None:
             "DequantizeLinear",
         ]
         assert_lowered(found.quantized, lowered, found.feed, at_least=5)
+
+
+def test_moved_where_the_time_step_chooses_the_scale() -> None:
+    text = (
+        "f (float[b,4,6] x, int64[b] t, float w, float u) => (float[b,12,4] y) "
+        "{ h = MatMul (x, w)   a = Transpose <perm = [0,2,1]> (h)   y = MatMul (a, u) }"
+    )
+    found = staged(with_weights(text, w=(6, 12), u=(4, 4)), timestep_input="t", gives_floats=True)
+    lowered = run_passes(found.quantized, LowerMatmul(), MoveDequantizePastDataOp(), RemoveUnused())
+    kept = [op for op in ops(lowered) if op not in ("Gather", "Cast", "Reshape", "Clip")]
+    assert kept == ["QuantizeLinear", "QMatMul", "Transpose", "QMatMul"]
+    assert_lowered(found.quantized, lowered, found.feed)

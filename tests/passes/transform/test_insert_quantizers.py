@@ -8,6 +8,7 @@ from qcompile.graph import constant
 from qcompile.passes.transform.code_store import CodeStore
 from qcompile.passes.transform.insert_quantizers import InsertQuantizers
 from qcompile.passes.transform.round_weights import RoundWeights
+from qcompile.step_tables import table_of_steps
 from tests.passes.graphs import lines_of
 from tests.passes.stages import Staged, ops, run_passes, staged, with_weights
 
@@ -127,3 +128,23 @@ def test_codes_say_their_spec() -> None:
     specs = {v.metadata_props["qcompile.spec"] for v in codes}
     assert specs == {"uint8/tensor/asym/f32"}
     assert all(np.dtype(v.dtype.numpy()) == np.uint8 for v in codes)
+
+
+def test_scales_of_time_steps_are_rows_of_a_table() -> None:
+    """One zero point, and one bucket that all tables share; both nodes of a pair read one scale."""
+    text = TEXT.replace("x, float w", "x, int64[b] t, float w")
+    found = staged(with_weights(text, **SHAPES), timestep_input="t")
+    model = run_passes(found.normalised, InsertQuantizers(found.work))
+    nodes = [n for n in model.graph if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    tables = [table_of_steps(n.inputs[1]) for n in nodes]
+    assert len(nodes) == 6 and found.plan.stepped == {"x", "r"}
+    held = {n.name: t for n, t in zip(nodes, tables, strict=True)}
+    for name in ("x", "r"):
+        params = found.work.params(name)
+        for part in ("quantize", "dequantize"):
+            table = held[f"{name}/{part}"]
+            assert table is not None
+            np.testing.assert_array_equal(table.rows, params.steps)
+    assert held["y/quantize"] is None  # it leaves the network
+    assert len({t.index for t in tables if t is not None}) == 1
+    assert found.plan.unstepped == {"y": "it leaves the network"}

@@ -6,6 +6,7 @@ import pytest
 
 from qcompile.graph import constant
 from qcompile.passes.transform.round_bias import RoundBias
+from qcompile.step_tables import table_of_steps
 from tests.passes.graphs import lines_of
 from tests.passes.stages import Staged, find, staged, with_weights
 
@@ -73,3 +74,22 @@ def test_left_alone_because_it_is_no_bias() -> None:
     found = staged(with_weights(text, w=(4, 4)))
     assert not any(n.name.endswith("_bias/dequantize") for n in found.quantized.graph)
     assert find(found.quantized, "Add").inputs[0].producer().op_type == "DequantizeLinear"
+
+
+@EACH
+def test_codes_of_every_time_step(case: tuple) -> None:
+    """Rows of tables, each the codes of that step's scale (N7)."""
+    dims, body, shape = case
+    text = f"f ({dims} x, int64[b] t, float w, float k) => ({dims} y) {{ {body} }}"
+    made = with_weights(text, w=shape, k=(4,))
+    found = staged(made, bias_correction=False, timestep_input="t")
+    (back,) = [n for n in found.quantized.graph if n.name.endswith("_bias/dequantize")]
+    codes, scales = (table_of_steps(v) for v in back.inputs)
+    steps, bias = found.work.params("x").steps, constant(found.normalised.graph.initializers["k"])
+    assert codes is not None and scales is not None and steps is not None
+    assert codes.rows.dtype == np.int32 and len(codes.rows) == len(steps) > 1
+    reals = codes.rows * scales.rows.astype(np.float64)
+    limit = scales.rows.astype(np.float64) / 2 * (1 + 2 * np.abs(codes.rows) * 2.0**-24)
+    assert (np.abs(reals - bias) <= limit).all()
+    ratio = scales.rows / scales.rows[:1]
+    np.testing.assert_allclose(ratio, (steps / steps[0])[:, None].repeat(4, 1), rtol=3e-7)
