@@ -26,10 +26,11 @@ from qcompile.formats.block import block_format, stored_scales
 from qcompile.load import load
 from qcompile.moments import Source
 from qcompile.normalise import normalise
+from qcompile.observers.weight_range import squared_error
 from qcompile.passes.transform.code_store import as_matrix
 from qcompile.plan import WEIGHTED_OPS
 from qcompile.products import weight_of
-from qcompile.settle_formats import sample_of, settled_spec, squared_error
+from qcompile.settle_formats import sample_of, settled_spec
 from qcompile.spec import QuantSpec
 
 # Names of block formats (formats/block.py); one without a scale has a scale of a row.

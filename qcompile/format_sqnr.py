@@ -14,7 +14,8 @@ from qcompile.format_theory import qsnr_db
 from qcompile.formats import IROOTS, get
 from qcompile.formats.block import block_format, stored_scales
 from qcompile.node_specs import usual_block
-from qcompile.settle_formats import settled_spec, squared_error
+from qcompile.observers.weight_range import squared_error
+from qcompile.settle_formats import settled_spec
 from qcompile.spec import QuantSpec
 
 DISTRIBUTIONS = ("gauss", "laplace", "t3")

@@ -21,7 +21,7 @@ from qcompile.formats import scale_format
 from qcompile.formats.block import stored_scales
 from qcompile.formats.minifloat import SEARCHED, splits
 from qcompile.observers.levels import fitted_format
-from qcompile.observers.weight_range import code_weight
+from qcompile.observers.weight_range import squared_error
 from qcompile.plan import Plan
 from qcompile.products import weight_of
 from qcompile.spec import QuantSpec
@@ -78,13 +78,6 @@ def with_format(spec: QuantSpec, name: str) -> QuantSpec:
     stored_as = scale_format(spec.scale_format).name
     scale = stored_scales(element, stored_as) if spec.granularity == "block" else spec.scale_format
     return replace(spec, format=element, scale_format=scale)
-
-
-def squared_error(weight: NDArray[np.float32], spec: QuantSpec, method: str = "mse") -> float:
-    """Σ (Ŵ − W)² of the nearest codes of a weight [N, K]."""
-    left = code_weight(weight, spec, method).decode()
-    left -= weight
-    return float(np.square(left).sum(dtype=np.float64))
 
 
 def sample_of(weight: NDArray[np.float32], most: int = _SAMPLE) -> NDArray[np.float32]:

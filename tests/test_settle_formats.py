@@ -15,9 +15,10 @@ from qcompile.formats import get
 from qcompile.formats.minifloat import SEARCHED, splits
 from qcompile.load import load
 from qcompile.normalise import normalise
+from qcompile.observers.weight_range import squared_error
 from qcompile.pack import format_of
 from qcompile.recipe import Recipe
-from qcompile.settle_formats import sample_of, settle_formats, settled_spec, squared_error
+from qcompile.settle_formats import sample_of, settle_formats, settled_spec
 from qcompile.spec import QuantSpec
 from qcompile.targets.cpu import CPU
 from tests.pipeline.nets import mlp
@@ -104,3 +105,15 @@ def test_every_node_of_a_plan_is_settled(tmp_path: Path) -> None:
     specs = [n.weight for n in settled.nodes.values() if n.weight is not None]
     assert open_specs and all(spec.format.is_fitted for spec in open_specs)
     assert len(specs) == len(open_specs) and not any(spec.format.is_fitted for spec in specs)
+
+
+def test_levels_of_few_bits_are_bytes_where_that_costs_nothing() -> None:
+    rng = np.random.default_rng(0)
+    even = rng.standard_normal((8, 512)).astype(np.float32)
+    spiky = even.copy()
+    spiky[:, 0] = 2000
+    for weight, bits in ((even, 8), (spiky, 16)):
+        found = settled_spec(weight, QuantSpec.parse("kmeans4/axis(axis=0)/sym/f32"))
+        assert found.format.entry_bits == bits
+    wide = settled_spec(even, QuantSpec.parse("kmeans5/axis(axis=0)/sym/f32"))
+    assert wide.format.entry_bits == 16

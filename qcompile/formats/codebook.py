@@ -8,7 +8,8 @@ gquant<b>  the levels with the least absolute error: a level is the median of wh
 kmeans<b>  levels fitted to each weight (observers/levels.py); lloyd<b> is where the fit starts.
 NAME[…]    the table that stands in the brackets, 2 to 256 integers.
 
-Levels are real numbers; tables have int16 entries, the largest one 32767.
+Levels are real numbers; tables have int16 entries, the largest one 32767, but for fitted ones of at
+most 4 bits, which have int8 entries where that costs nothing.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from qcompile.formats.format import Format
 
 Levels = NDArray[np.float64]
 _NORMAL = NormalDist()
-_LARGEST = 32767
+LARGEST = 32767
 _ROUNDS = 2000
 _OFFSET = 0.9677083  # of QLoRA: (1/32 + 1/30) / 2 below 1
 NAMES = ("nf3", "nf4", *(f"gquant{b}" for b in range(1, 5)), *(f"lloyd{b}" for b in range(1, 9)))
@@ -93,9 +94,13 @@ def _median_between(borders: Levels) -> Levels:
     return np.array([_NORMAL.inv_cdf(p) for p in (below[1:] + below[:-1]) / 2])
 
 
-def from_levels(name: str, levels: Levels) -> Format:
-    """The format of 2^b ascending levels, with int16 entries."""
-    unit = float(np.abs(levels).max()) / _LARGEST
+def from_levels(name: str, levels: Levels, largest: int = LARGEST) -> Format:
+    """The format of 2^b ascending levels, with entries of at most `largest`.
+
+    >>> from_levels("two", np.array([-0.5, 1.0]), 127).table
+    (-64, 127)
+    """
+    unit = float(np.abs(levels).max()) / largest
     table = np.rint(levels / unit).astype(np.int64)
     common = int(np.gcd.reduce(table))  # two levels are −1 and 1
     entries = tuple(int(v) for v in table // common)

@@ -79,6 +79,13 @@ def code_weight(
     return CodedWeight(codes, scales, points, spec.format, block_size, spec.scale_format, kept=kept)
 
 
+def squared_error(weight: NDArray[np.float32], spec: QuantSpec, method: str = "mse") -> float:
+    """Σ (Ŵ − W)² of the nearest codes of a weight [N, K]."""
+    left = code_weight(weight, spec, method).decode()
+    left -= weight
+    return float(np.square(left).sum(dtype=np.float64))
+
+
 def _one_scale(alpha: float, rows: int, blocks: int, spec: QuantSpec) -> Params:
     """The same scale float32 [rows, num_blocks] everywhere."""
     high = np.full((rows, max(blocks, 0)), alpha, np.float32)

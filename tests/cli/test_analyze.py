@@ -9,7 +9,8 @@ import pytest
 
 from qcompile.analysis import CANDIDATES, analyze, errors_of, spec_of
 from qcompile.distribution import distribution_of
-from qcompile.settle_formats import settled_spec, squared_error
+from qcompile.observers.weight_range import squared_error
+from qcompile.settle_formats import settled_spec
 from tests.cli.run import names, run
 from tests.pipeline.nets import cnn, mlp, samples
 
