@@ -243,12 +243,11 @@ def test_conv(rng, name, window, shape):
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_the_largest_clip(rng, bits):  # N4
     weight = random_weight(rng, 33, 61, get("int4"), 0, "f32")
-    small = random_weight(rng, 17, 27, get("int4"), 0, "f32")
+    small, window = random_weight(rng, 17, 27, get("int4"), 0, "f32"), Window((3, 3))
     for times in (1, 1.1, 8):
-        reach = float((2 ** (bits - 1) - 1) * times)
-        assert_within(*products.matmul_real(rng, weight, (5,), bits, reach=reach))
-        window, shape = Window((3, 3)), (2, 7, 5, 3)
-        assert_within(*products.conv_dynamic(rng, small, shape, window, bits=bits, reach=reach))
+        given = {"bits": bits, "reach": float((2 ** (bits - 1) - 1) * times)}
+        assert_within(*products.matmul_real(rng, weight, (5,), **given))
+        assert_within(*products.conv_dynamic(rng, small, (2, 7, 5, 3), window, **given))
 
 
 @pytest.mark.parametrize("name", ["int8", "uint4"])

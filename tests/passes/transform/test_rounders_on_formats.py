@@ -73,7 +73,12 @@ def test_gptq_and_descent_beat_the_nearest_codes(name: str) -> None:
         assert errors[1] < errors[0] and errors[2] < errors[0], (layer, errors)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+SOON = ("nf4", "bitmod4")  # the others take minutes together
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in SOON else [pytest.mark.slow]) for n in FORMATS]
+)
 def test_adaround_beats_the_nearest_codes(name: str) -> None:
     for layer, weight, x in layers():
         spec = spec_of(name, weight)
