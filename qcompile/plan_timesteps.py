@@ -62,7 +62,8 @@ def plan_timesteps(
 def _notes(plan: Plan, name: str, most: int) -> Iterable[str]:
     yield (
         f"{len(plan.stepped)} of {len(plan.activations)} activations have a scale for each of up "
-        f"to {most} buckets of the time step {name}; the others keep one (--why VALUE says why)"
+        f"to {most} buckets of the time step {name}, of a run that of its first sample; the others "
+        "keep one (--why VALUE says why)"
     )
     by_reason: dict[str, list[str]] = {}
     for value, reason in plan.unstepped.items():

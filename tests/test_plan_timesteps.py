@@ -80,7 +80,7 @@ def test_narrow_copies_of_a_sum_have_them() -> None:
 def test_notes_name_them() -> None:
     plan = planned("c = Conv (x, w)   s = Add (c, x)   y = Conv (s, u)")
     assert plan.notes[-3:-1] == (
-        "0 of 3 activations have a scale for each of up to 16 buckets of the time step t; the "
-        "others keep one (--why VALUE says why)",
+        "0 of 3 activations have a scale for each of up to 16 buckets of the time step t, of a run "
+        "that of its first sample; the others keep one (--why VALUE says why)",
         "one scale for all time steps: x, c: Add reads it, whose scale is an attribute",
     )
