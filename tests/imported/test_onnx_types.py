@@ -139,17 +139,21 @@ def test_an_embedding(tmp_path: Path) -> None:
     assert np.array_equal(found, codes.astype(np.float32) * np.repeat(scales, BLOCK, axis=1))
 
 
-def test_static_activations_keep_the_codes(tmp_path: Path) -> None:
-    codes, scales = codes_of("FLOAT4E2M1"), scales_of("FLOAT", "axis")
-    step, middle = np.float32(0.05), np.uint8(128)
+def static_model(codes: np.ndarray, scales: np.ndarray, step: float) -> onnx.ModelProto:
+    """A product of codes [K, N] with a scale an output, its input in uint8 around 128."""
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "step", "middle"], ["xq"]),
         helper.make_node("DequantizeLinear", ["xq", "step", "middle"], ["xr"]),
         helper.make_node("DequantizeLinear", ["w", "s"], ["dq"], axis=1),
         helper.make_node("MatMul", ["xr", "dq"], ["y"], "product"),
     ]
-    held = {"w": codes, "s": scales, "step": step, "middle": middle}
-    onnx.save(model_of(nodes, held, ["B", K]), tmp_path / "static.onnx")
+    held = {"w": codes, "s": scales, "step": np.float32(step), "middle": np.uint8(128)}
+    return model_of(nodes, held, ["B", K])
+
+
+def test_static_activations_keep_the_codes(tmp_path: Path) -> None:
+    codes, scales = codes_of("FLOAT4E2M1"), scales_of("FLOAT", "axis")
+    onnx.save(static_model(codes, scales, 0.05), tmp_path / "static.onnx")
     artifact = qcompile.compile(tmp_path / "static.onnx")
     weight = weight_of_packed(product(artifact.folder))
     assert np.array_equal(weight.codes, codes.view(np.uint8).T)
@@ -234,15 +238,8 @@ def test_a_scale_below_0_of_an_output(tmp_path: Path) -> None:
     """qcompile writes such scales, so that a code without an opposite is the larger side."""
     codes, scales = codes_of("INT4"), scales_of("FLOAT", "axis")
     scales[::2] *= -1
-    step, middle = np.float32(2.0**-5), np.uint8(128)
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "step", "middle"], ["xq"]),
-        helper.make_node("DequantizeLinear", ["xq", "step", "middle"], ["xr"]),
-        helper.make_node("DequantizeLinear", ["w", "s"], ["dq"], axis=1),
-        helper.make_node("MatMul", ["xr", "dq"], ["y"], "product"),
-    ]
-    held = {"w": codes, "s": scales, "step": step, "middle": middle}
-    onnx.save(model_of(nodes, held, ["B", K]), tmp_path / "below.onnx")
+    step = np.float32(2.0**-5)
+    onnx.save(static_model(codes, scales, step), tmp_path / "below.onnx")
     artifact = qcompile.compile(tmp_path / "below.onnx")
     x = np.random.default_rng(1).standard_normal((5, K)).astype(np.float32)
     whole = np.clip(np.rint(x / step), -128, 127) @ codes.astype(np.float64)
