@@ -9,8 +9,10 @@ scales of one or two bytes.
 The error is that of the products' outputs on the calibration data, trace((Ŵ − W) H (Ŵ − W)ᵀ) with
 H = E[x xᵀ] of the float model's inputs; without data, or where H has no room in the memory, it is
 the weight's own. Codes are the nearest ones, in scales of least squared error ("INT v.s. FP",
-section 6, chooses by the same QSNR). Of a large weight some rows are looked at. Weights of 1 and of
-8 bits keep the preset's format, as do those of which a node has a format of its own.
+section 6, chooses by the same QSNR); with H the four best formats are held against each other with
+codes by descent, which all get in the end (a grouped convolution's are not). Of a large weight some
+rows are looked at. Weights of 1 and of 8 bits keep the preset's format, as do those of which a node
+has a format of its own.
 """
 
 from collections import Counter
@@ -33,6 +35,7 @@ from qcompile.moments import Moments, collect, divided
 from qcompile.node_specs import is_chosen, request_of
 from qcompile.observers.weight_range import code_weight
 from qcompile.passes.transform.code_store import as_matrix, scale_method
+from qcompile.passes.transform.descend import descend
 from qcompile.plan import WEIGHTED_OPS, NodePlan, Plan
 from qcompile.products import weight_of
 from qcompile.recipe import Recipe
@@ -42,6 +45,7 @@ from qcompile.spec import QuantSpec
 
 _SCALES = (("f16", 32), ("ue4m3", 16), ("e8m0", 32))
 _SAMPLE = 1 << 16  # weights that are looked at
+_FINALISTS = 4  # of the nearest codes, whose codes are made by descent; that takes most of the time
 _SOLUTION_BYTES = 12  # times groups · K²: moments in float32 and a copy in float64
 _MOMENTS_BYTES = 1 << 30
 
@@ -118,7 +122,11 @@ def best_spec(
     >>> str(best_spec(np.float32([[4, 2, 1, 0, -1, -2, -4]]), specs).format)
     'e2m0'
     """
-    return specs[int(np.argmin(errors_of(weight, specs, hessian, method)))]
+    errors = errors_of(weight, specs, hessian, method)
+    if hessian is not None and len(hessian) == 1:
+        specs = [specs[i] for i in np.argsort(errors, kind="stable")[:_FINALISTS]]
+        errors = errors_of(weight, specs, hessian, method, is_descended=True)
+    return specs[int(np.argmin(errors))]
 
 
 def errors_of(
@@ -126,17 +134,25 @@ def errors_of(
     specs: list[QuantSpec],
     hessian: Real | None = None,
     method: str | None = None,
+    *,
+    is_descended: bool = False,
 ) -> list[float]:
-    """The error of each spec; of a large weight on rows that are evenly apart."""
+    """The error of each spec; of a large weight on rows that are evenly apart.
+
+    is_descended: of codes by descent (one hessian for all rows), not of the nearest ones.
+    """
     n, sample = len(weight), sample_of(weight, _SAMPLE)
     rows = np.arange(len(sample)) * -(-n // len(sample))
     errors = []
     for spec in specs:
         settled = settled_spec(sample, spec)
-        left = code_weight(sample, settled, method or "mse").decode().astype(np.float64) - sample
+        coded = code_weight(sample, settled, method or "mse")
         if hessian is None:
-            errors.append(float(np.square(left).sum()))
+            errors.append(float(np.square(coded.decode().astype(np.float64) - sample).sum()))
             continue
+        if is_descended:
+            coded = descend(sample, coded, hessian.astype(np.float32), settled) or coded
+        left = coded.decode().astype(np.float64) - sample
         group = rows * len(hessian) // n
         parts = ((left[group == g], each) for g, each in enumerate(hessian))
         errors.append(float(sum(((part @ each) * part).sum() for part, each in parts)))
@@ -150,7 +166,7 @@ def candidates(own: QuantSpec, num_weights: int, *, is_integer: bool) -> list[Qu
     if bits >= 3:
         floats = splits(bits)[1:]  # e1m<M> has the values of int<b>
         names += [*floats, f"posit{bits}_0", f"posit{bits}_1"]
-    names += [f"nf{bits}"] * (bits in (3, 4))
+    names += [f"nf{bits}", f"bitmod{bits}"] * (bits in (3, 4))
     elements = [formats.get(name) for name in names]
     elements = [each.in_int16() if is_integer else each for each in elements]
     if own.granularity != "block":
@@ -179,7 +195,8 @@ def bits_per_weight(spec: QuantSpec, num_weights: int) -> float:
     if spec.granularity != "block":
         return bits
     scale = 8 * scale_bytes(scale_format(spec.scale_format).stored_as)
-    return bits + (scale + 8 * (not spec.is_symmetric)) / spec.block_size
+    has_point = not spec.is_symmetric or bool(spec.format.specials)
+    return bits + (scale + 8 * has_point) / spec.block_size
 
 
 def _candidates(planned: NodePlan) -> list[QuantSpec]:

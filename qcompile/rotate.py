@@ -210,12 +210,12 @@ class _Work:
         if error is None:
             return row, None
         found = list(candidates(edge, make, halves, self.recipe))
-        good = [each for each in found if 1 - each.mean / error >= least(each)]
+        good = [each for each in found if 1 - each.mean / error >= least(edge, each)]
         best = min(good or found, key=lambda each: each.mean)
         turning = best.turning
         assert not isinstance(turning, Hadamard)
         row = replace(row, transform=turning.text, after=best.figures)
-        row = judged(row, 1 - best.mean / error, least(best))
+        row = judged(row, 1 - best.mean / error, least(edge, best))
         if not row.is_applied:
             return row, None
         seed = getattr(turning, "seed", None)

@@ -15,7 +15,9 @@ from qcompile.errors import InputError
 from qcompile.format_choice import best_spec, bits_per_weight, candidates, choose_formats, errors_of
 from qcompile.load import load
 from qcompile.normalise import normalise
+from qcompile.numerics.weight import CodedWeight
 from qcompile.observers.weight_range import code_weight
+from qcompile.passes.transform.descend import descend
 from qcompile.plan import Plan
 from qcompile.products import weight_of
 from qcompile.recipe import Recipe, Rule
@@ -43,7 +45,7 @@ def test_candidates_are_no_larger_than_the_preset() -> None:
     most = bits_per_weight(BLOCKS, 1 << 20)
     assert all(each.bits == 4 and bits_per_weight(each, 1 << 20) <= most for each in found)
     names = {each.format.name for each in found}
-    assert {"int4", "e2m1", "e3m0", "nf4", "lloyd4", "kmeans4", "posit4_1"} <= names
+    assert {"int4", "e2m1", "e3m0", "nf4", "lloyd4", "kmeans4", "posit4_1", "bitmod4"} <= names
     assert {each.scale_format.partition("*")[0] for each in found} == {"f16", "ue4m3", "e8m0"}
     few = candidates(BLOCKS, 512, is_integer=False)  # a table of 32 bytes is half a bit here
     assert "kmeans4/block(axis=1,size=32)/sym/e8m0" in map(str, few)
@@ -66,18 +68,24 @@ def test_the_choice_has_the_least_error_on_the_outputs(own: QuantSpec, tails: bo
     rows = rng.standard_t(2, (32, 64)) if tails else rng.uniform(-1, 1, (32, 64))
     w = rows.astype(np.float32)
     x = rng.standard_normal((500, 64)) * np.geomspace(0.01, 10, 64)
-    specs = candidates(own, w.size, is_integer=False)
-    best = best_spec(w, specs, (x.T @ x / len(x))[None])
-    outputs = {}
+    specs, hessian = candidates(own, w.size, is_integer=False), (x.T @ x / len(x))[None]
+    nearest, descended = {}, {}
     for spec in specs:
         settled = settled_spec(w, spec)
-        left = code_weight(w, settled, "mse").decode().astype(np.float64) - w
-        outputs[spec] = float(np.square(x @ left.T).sum())
-    assert outputs[best] <= min(outputs.values()) * (1 + 1e-9)
-    assert outputs[best] <= outputs[own]
+        coded = code_weight(w, settled, "mse")
+        moved = descend(w, coded, hessian.astype(np.float32), settled)
+        nearest[spec] = output_error(w, coded, x)
+        descended[spec] = output_error(w, moved, x)
+    best, finalists = best_spec(w, specs, hessian), sorted(specs, key=nearest.__getitem__)[:4]
+    assert best in finalists
+    assert descended[best] <= min(descended[each] for each in finalists) * (1 + 1e-9)
     found = errors_of(w, specs, (x.T @ x)[None])
-    assert found == pytest.approx([outputs[spec] for spec in specs])
+    assert found == pytest.approx([nearest[spec] for spec in specs])
     assert found != pytest.approx(errors_of(w, specs, x.T[None] @ x[:, ::-1]))  # other inputs
+
+
+def output_error(w: np.ndarray, coded: CodedWeight, x: np.ndarray) -> float:
+    return float(np.square(x @ (coded.decode().astype(np.float64) - w).T).sum())
 
 
 def test_groups_have_moments_of_their_own() -> None:

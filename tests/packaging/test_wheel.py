@@ -2,8 +2,8 @@
 """A user's three ways to install work outside the source tree: wheel, `pip install .`, `-e .`.
 
 Nothing is downloaded: the new environment sees the installed dependencies through links, all but
-qcompile itself, so what these tests import can only come from the installation under test. The
-builds of the clone share one build folder, so its op library is compiled once.
+qcompile itself, so what these tests import can only come from the installation under test. All
+builds are of one place and share one build folder, so the op library is compiled once.
 """
 
 import os
@@ -119,15 +119,24 @@ def test_wheel(source: Path, python: Path, tmp_path: Path) -> None:
 def test_source_archive_holds_what_a_build_needs(
     source: Path, python: Path, tmp_path: Path
 ) -> None:
+    """In the clone's place, where only a file that is missing or another is compiled again."""
     build = f"from scikit_build_core.build import build_sdist; build_sdist({str(tmp_path)!r})"
     output_of(python, "-c", build, cwd=source)
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
+    for file in (p for p in unpacked.rglob("*") if p.is_file() and p.name != "PKG-INFO"):
+        assert file.read_bytes() == (source / file.relative_to(unpacked)).read_bytes(), file
 
-    pip(python, "install", unpacked, source=unpacked)
-    check_installation(python, site_packages(python) / "qcompile")
+    kept = source.rename(source.with_name("kept"))
+    try:
+        shutil.move(unpacked, source)
+        pip(python, "install", source, source=source)
+        check_installation(python, site_packages(python) / "qcompile")
+    finally:
+        shutil.rmtree(source, ignore_errors=True)
+        kept.rename(source)
 
 
 def test_install_from_a_clone(source: Path, python: Path) -> None:
