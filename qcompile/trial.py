@@ -23,6 +23,7 @@ from qcompile.synthetic import LENGTH, made_up
 
 LENGTHS = (LENGTH, 64, 256, 1024, 4096, 16384)
 _SECONDS = 120
+_REFUSED = 3  # the exit status where ONNX Runtime makes no session, whatever the length
 _ORT_SESSION = "from onnxruntime import InferenceSession as Session"
 _ANY_SESSION = "from qcompile.array_session import ArraySession as Session"  # slow to import
 _CHILD = """
@@ -33,7 +34,10 @@ options = onnxruntime.SessionOptions()
 options.log_severity_level = 4
 for library in sys.argv[3:]:
     options.register_custom_ops_library(library)
-session = Session(sys.argv[1], options, providers=["CPUExecutionProvider"])
+try:
+    session = Session(sys.argv[1], options, providers=["CPUExecutionProvider"])
+except Exception:
+    sys.exit({refused})
 with numpy.load(sys.argv[2]) as feed:
     session.run(None, dict(feed))
 """
@@ -63,6 +67,8 @@ def length_that_runs(path: Path, model: ir.Model, recipe: Recipe) -> int:
         status = _status(path, feed)
         if status == 0:
             return length
+        if status == _REFUSED:  # a bfloat16 MatMul, say, which is compiled as float32
+            break
         first = first or status
     if first < 0:
         raise InputError(
@@ -80,7 +86,7 @@ def _status(path: Path, feed: Feed) -> int:
         # NumPy's files have no ml_dtypes; the session makes them of wider numbers again.
         wide = {n: x.astype(np.float32) if x.dtype.kind == "V" else x for n, x in feed.items()}
         np.savez(file, **wide)  # type: ignore[arg-type]
-        child = _CHILD.format(session=session)
+        child = _CHILD.format(session=session, refused=_REFUSED)
         command = [sys.executable, "-c", child, str(path), str(file)]
         command += map(str, used_op_libraries())
         try:

@@ -59,7 +59,7 @@ class EmulatedDriver:
         return 1.0
 
 
-@pytest.fixture(scope="module", params=["w8a8", "w4a4"])
+@pytest.fixture(scope="module", params=["w4a4", pytest.param("w8a8", marks=pytest.mark.slow)])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, net = tmp_path_factory.mktemp("bundle"), shortcut()
     recipe = qcompile.Recipe(preset=request.param, batch=2)

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,23 @@ from qcompile.to_integer_graph import CURE, to_integer_graph
 from tests.networks.nets import NETS, channels_last, grouped, projected, shortcut
 from tests.pipeline.nets import Net, samples
 
+Reference = Callable[..., qcompile.Artifact]
 EACH = pytest.mark.parametrize("make", NETS, ids=lambda make: make.__name__)
 
 
-def reference(make: Callable[[], Net], folder: Path, preset: str = "w8a8") -> qcompile.Artifact:
-    net = make()
-    recipe = qcompile.Recipe(preset=preset, integer_only=True)
-    return qcompile.compile(
-        net.save(folder / "net.onnx"), recipe=recipe, calibration_data=samples(net, 16)
-    )
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Compiles a net at a preset, once."""
+
+    @cache
+    def made(make: Callable[[], Net], preset: str = "w8a8") -> qcompile.Artifact:
+        net, folder = make(), tmp_path_factory.mktemp(make.__name__)
+        recipe = qcompile.Recipe(preset=preset, integer_only=True)
+        return qcompile.compile(
+            net.save(folder / "net.onnx"), recipe=recipe, calibration_data=samples(net, 16)
+        )
+
+    return made
 
 
 def results(network: Network, graph: IntegerGraph, x: NDArray) -> NDArray:
@@ -47,8 +56,8 @@ def results(network: Network, graph: IntegerGraph, x: NDArray) -> NDArray:
 
 @pytest.mark.parametrize("preset", ["w8a8", "w4a8", "w4a4", "w2a6"])
 @EACH
-def test_equal_integers(make: Callable[[], Net], preset: str, tmp_path: Path) -> None:
-    artifact = reference(make, tmp_path, preset)
+def test_equal_integers(make: Callable[[], Net], preset: str, reference: Reference) -> None:
+    artifact = reference(make, preset)
     network = to_integer_graph(artifact.model(), "tvm-cpu", 1)
     x = samples(make(), 20, seed=5)["x"] * 1.5  # some beyond the calibrated range
     expected = qcompile.load(artifact.folder).run(None, {"x": x})[0]
@@ -63,8 +72,8 @@ def test_equal_integers(make: Callable[[], Net], preset: str, tmp_path: Path) ->
     assert (results(network, broken, x) != expected).any()
 
 
-def test_sums_and_cuts_join_other_kernels(tmp_path: Path) -> None:
-    graph = to_integer_graph(reference(shortcut, tmp_path).model(), "t4", 4).graph
+def test_sums_and_cuts_join_other_kernels(reference: Reference) -> None:
+    graph = to_integer_graph(reference(shortcut).model(), "t4", 4).graph
     kinds = [type(node).__name__ for node in graph.nodes]
     assert kinds == [
         "Conv",
@@ -85,8 +94,8 @@ def test_sums_and_cuts_join_other_kernels(tmp_path: Path) -> None:
     assert graph.batch == 4
 
 
-def test_a_difference_joins_with_its_sign(tmp_path: Path) -> None:
-    network = to_integer_graph(reference(projected, tmp_path).model(), "t4", 1)
+def test_a_difference_joins_with_its_sign(reference: Reference) -> None:
+    network = to_integer_graph(reference(projected).model(), "t4", 1)
     assert not any(isinstance(node, Add) for node in network.graph.nodes)
     signs = [
         np.sign(n.residual.scale.a)
@@ -99,22 +108,22 @@ def test_a_difference_joins_with_its_sign(tmp_path: Path) -> None:
     assert {"/sum/Add", "/left/Conv"} <= set(network.sources[network.graph.nodes[2].y.name])
 
 
-def test_codes_of_4_bits_meet_weights_of_8_as_bytes(tmp_path: Path) -> None:
+def test_codes_of_4_bits_meet_weights_of_8_as_bytes(reference: Reference) -> None:
     """The first and the last layer have 8-bit weights, the others multiply 4 bits by 4."""
-    graph = to_integer_graph(reference(shortcut, tmp_path, "w4a4").model(), "t4", 1).graph
+    graph = to_integer_graph(reference(shortcut, "w4a4").model(), "t4", 1).graph
     convs = [node for node in graph.nodes if isinstance(node, Conv)]
     assert [(c.x.bits, c.weight_bits) for c in convs] == [(8, 8), *[(4, 4)] * 3, (8, 8)]
     assert graph.output.bits == 32
 
 
-def test_a_map_leaves_in_the_models_order(tmp_path: Path) -> None:
-    network = to_integer_graph(reference(channels_last, tmp_path).model(), "t4", 1)
+def test_a_map_leaves_in_the_models_order(reference: Reference) -> None:
+    network = to_integer_graph(reference(channels_last).model(), "t4", 1)
     assert network.input.order == (0, 1, 2) and network.input.dims == (7, 6, 3)
     assert network.output.order == (0, 1, 2) and network.output.dims == (7, 6, 4)
 
 
-def test_all_culprits_are_named_at_once(tmp_path: Path) -> None:
-    artifact = reference(grouped, tmp_path)
+def test_all_culprits_are_named_at_once(reference: Reference) -> None:
+    artifact = reference(grouped)
     with pytest.raises(InputError) as caught:
         to_integer_graph(artifact.model(), "tvm-cpu", 1)
     assert str(caught.value).splitlines() == [
@@ -127,8 +136,10 @@ def test_all_culprits_are_named_at_once(tmp_path: Path) -> None:
 
 
 @EACH
-def test_a_graph_survives_its_file(make: Callable[[], Net], tmp_path: Path) -> None:
-    network = to_integer_graph(reference(make, tmp_path, "w4a4").model(), "t4", 3)
+def test_a_graph_survives_its_file(
+    make: Callable[[], Net], reference: Reference, tmp_path: Path
+) -> None:
+    network = to_integer_graph(reference(make, "w4a4").model(), "t4", 3)
     network_file.save(network.graph, tmp_path / "net.npz")
     again = network_file.load(tmp_path / "net.npz")
     assert [node.y for node in again.nodes] == [node.y for node in network.graph.nodes]
@@ -138,8 +149,8 @@ def test_a_graph_survives_its_file(make: Callable[[], Net], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("at", [0, 100, 1000])
-def test_a_damaged_file_is_refused(at: int, tmp_path: Path) -> None:
-    network = to_integer_graph(reference(NETS[3], tmp_path).model(), "t4", 1)
+def test_a_damaged_file_is_refused(at: int, reference: Reference, tmp_path: Path) -> None:
+    network = to_integer_graph(reference(NETS[3]).model(), "t4", 1)
     path = tmp_path / "net.npz"
     network_file.save(network.graph, path)
     path.write_bytes(path.read_bytes()[:at])
@@ -147,9 +158,9 @@ def test_a_damaged_file_is_refused(at: int, tmp_path: Path) -> None:
         network_file.load(path)
 
 
-def test_codes_that_gain_nothing_from_4_bits_have_8(tmp_path: Path) -> None:
+def test_codes_that_gain_nothing_from_4_bits_have_8(reference: Reference) -> None:
     """The image, what a mean reads or makes, and the convolution inside a sum."""
-    graph = to_integer_graph(reference(shortcut, tmp_path, "w4a4").model(), "t4", 1).graph
+    graph = to_integer_graph(reference(shortcut, "w4a4").model(), "t4", 1).graph
     assert graph.input.bits == 8 and graph.input.zero_point > 15
     by_name = {node.y.name: node for node in graph.nodes}
     mean = by_name["mean_codes_nhwc"]
@@ -177,9 +188,9 @@ def test_codes_stay_narrow_where_it_is_asked(tmp_path: Path) -> None:
 
 
 def test_of_large_networks_some_blocks_are_emulated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph = to_integer_graph(reference(projected, tmp_path).model(), "t4", 2).graph
+    graph = to_integer_graph(reference(projected).model(), "t4", 2).graph
     assert verify_network.share_emulated(graph) == 1
     products = 2 * sum(node.num_products for node in graph.nodes if isinstance(node, Conv))
     monkeypatch.setattr(verify_network, "MOST_EMULATED", products // 4)

@@ -92,6 +92,7 @@ def test_target_ort_keeps_standard_nodes(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(node.domain != "com.qcompile" for node in nodes)
 
 
+@pytest.mark.slow
 def test_two_compilations_are_equal_and_eight_bits_are_as_without(tmp_path: Path) -> None:
     path = saved(tmp_path, LLAMA)
     first, again = (compiled(path, n, "w4a4-dynamic").content["files"] for n in ("a", "b"))
@@ -109,7 +110,7 @@ def test_a_calibration_cache_of_another_rotation_is_refused(tmp_path: Path) -> N
         qcompile.compile(
             path,
             output=tmp_path / f"out{number}",
-            recipe=qcompile.Recipe(preset="w4a4", edge_bits=4),
+            recipe=qcompile.Recipe(preset="w4a4", edge_bits=4, effort="quick"),
             calibration_data=data,
             calibration_cache=cache,
         )
@@ -117,7 +118,7 @@ def test_a_calibration_cache_of_another_rotation_is_refused(tmp_path: Path) -> N
         qcompile.compile(
             path,
             output=tmp_path / "out2",
-            recipe=qcompile.Recipe(preset="w4a4", edge_bits=4, rotation="off"),
+            recipe=qcompile.Recipe(preset="w4a4", edge_bits=4, effort="quick", rotation="off"),
             calibration_data=data,
             calibration_cache=cache,
         )

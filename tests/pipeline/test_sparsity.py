@@ -25,6 +25,7 @@ from tests.pipeline.test_tune import Net
 
 TEXT = """f (float[b,3,10,10] x, float w, float v, float c) => (float[b,24] y)
 { f = Flatten (x)   h = MatMul (f, w)   r = Relu (h)   g = MatMul (r, v)   y = Add (g, c) }"""
+SOON = ("gptq", "descent", "adaround")  # the others with the slow tests
 SHAPES = {"w": (300, 32), "v": (32, 24), "c": (24,)}
 
 
@@ -84,7 +85,14 @@ def test_descent_makes_up_for_what_is_left_out() -> None:
         assert errors == sorted(errors, reverse=True) and len(set(errors)) == 4
 
 
-@pytest.mark.parametrize("rounding", [w for w in WEIGHT_ROUNDINGS if w != "nearest"])
+@pytest.mark.parametrize(
+    "rounding",
+    [
+        pytest.param(word, marks=[] if word in SOON else [pytest.mark.slow])
+        for word in WEIGHT_ROUNDINGS
+        if word != "nearest"
+    ],
+)
 def test_every_rounding_keeps_zeros(rounding: str) -> None:
     net = Net("w4a8", TEXT, 64, SHAPES, sparsity="2:4", weight_rounding=rounding, effort="quick")
     _, changed = improve(*(net.quantized, net.model, net.plan, net.recipe, net.data, net.division))

@@ -89,6 +89,19 @@ def test_a_trial_that_takes_too_long_counts_as_one_that_fails(
     assert found(padded().save(tmp_path / "m.onnx")) == 16
 
 
+def test_what_onnx_runtime_does_not_load_is_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, status = [], trial._status
+    monkeypatch.setattr(trial, "_status", lambda *given: tried.append(status(*given)) or tried[-1])
+    model = normalise(load(padded().save(tmp_path / "m.onnx")))
+    (tmp_path / "other.onnx").write_bytes(b"no model")
+    assert length_that_runs(tmp_path / "other.onnx", model, Recipe()) == 16
+    assert len(tried) == 1 and tried[0] > 0
+    assert found(tmp_path / "m.onnx") == 64
+    assert len(tried) == 3  # 16 that fails, 64
+
+
 def test_windows_fit(tmp_path: Path) -> None:
     """A window of 40 that ONNX Runtime slides over a map of 16, giving a map of nothing."""
     net = Net()

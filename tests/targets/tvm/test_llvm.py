@@ -150,6 +150,7 @@ def test_a_wrong_offset_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert differences(residual_net(8, batch=1), tmp_path, PLAIN) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dot", DOTS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (1, 5), (1, 6), (7, 1), (13, 1), (3, 6), (5, 7)])
 def test_tiles_that_do_not_fit(tmp_path: Path, dot: Dot, size: tuple[int, int]) -> None:
