@@ -57,7 +57,8 @@ def study(name: str, arguments: argparse.Namespace, data: Path) -> None:
     floats = plain(data / case.file, 1)
     wanted = score(floats, samples, case.metric)
     feed = {floats.get_inputs()[0].name: samples.calibration}
-    print(f"\n{name} {arguments.preset}, edges {arguments.edges}: {case.metric}, ", end="")
+    edges = arguments.edges or "by default"
+    print(f"\n{name} {arguments.preset}, edges {edges}: {case.metric}, ", end="")
     print(f"float {wanted.mean():.4g}, {len(wanted)} samples; formats at equal bits")
     for form in arguments.formats.split(","):
         for rotation in ("off", "auto"):
@@ -92,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", help="names with commas between them; default: all found")
     parser.add_argument("--preset", default="w4a16")
-    parser.add_argument("--edges", type=int, default=4, help="bits of the edges")
+    parser.add_argument("--edges", type=int, help="bits of the edges; default: the preset's")
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--limit", type=int, default=10_000, help="samples to score")
     arguments = parser.parse_args()
