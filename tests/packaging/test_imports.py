@@ -67,6 +67,8 @@ ORDER = (
         *(
             "compare",
             "dynamic_attention",
+            "softmax_choice",
+            "softmax_listing",
             "profile",
             "profile_limits",
             "pieces",
