@@ -220,9 +220,9 @@ def _dynamic_attention(node: ir.Node, inputs: list[NDArray]) -> Result:
 def attention_numbers(node: ir.Node) -> Numbers:
     """The zero points, multipliers and weights of QAttention."""
     q, k, v = (int(attribute(node, f"{name}_zero_point")) for name in "qkv")
-    values = (float(attribute(node, name)) for name in ("multiplier", "y_multiplier"))
+    scale, y_scale = (float(attribute(node, name)) for name in ("multiplier", "y_multiplier"))
     name, shift = attribute(node, "softmax_format", UNIFORM), attribute(node, "softmax_shift", 0)
-    return Numbers(q, k, v, *values, SoftmaxFormat.parse(str(name), int(shift)))
+    return Numbers(q, k, v, scale, y_scale, SoftmaxFormat.parse(str(name), int(shift)))
 
 
 def attention_operands(

@@ -101,17 +101,15 @@ def choose_softmax(
 ) -> Plan:
     """The plan with the shifts of its twin formats."""
     nodes = {n.name or "": n for n in model.graph}
-    sites = {
-        name: _values(nodes[name]) for name, found in plan.softmax.items() if found.is_twin
-    }
+    sites = {name: _values(nodes[name]) for name, found in plan.softmax.items() if found.is_twin}
     if data is None or not sites:
         return plan
     errors = {name: np.zeros(len(plan.softmax[name].shifts)) for name in sites}
     for group, arrays in division.runs(model, sites, data.first(_SAMPLES)):
         for name in group:
             rng = np.random.default_rng([recipe.seed, zlib.crc32(name.encode())])
-            given = [np.asarray(arrays[value], np.float32) for value in sites[name]]
-            errors[name] += shift_errors(plan.softmax[name], *given, rng)
+            p, v = (np.asarray(arrays[value], np.float32) for value in sites[name])
+            errors[name] += shift_errors(plan.softmax[name], p, v, rng)
     chosen = {
         name: plan.softmax[name].with_shift(plan.softmax[name].shifts[int(np.argmin(found))])
         for name, found in errors.items()

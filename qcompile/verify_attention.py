@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rungs of verify for attention: its results against the float attention of the same codes.
 
-N30 and N32 round the exponentials to 8 bits, N45 to its levels, which the QDQ graph does not, so that more codes are
-apart than those of other nodes. How far is computed from the operands.
+N30 and N32 round the exponentials to 8 bits, N45 to its levels, which the QDQ graph does not, so
+that more codes are apart than those of other nodes. How far is computed from the operands.
 """
 
 from collections.abc import Callable, Sequence

@@ -68,9 +68,7 @@ def test_uint8_is_the_default(tmp_path: Path) -> None:
     assert not set(LAST) & set(plain.content["float_nodes"])
 
 
-def test_a_wrong_level_fails_verification(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_level_fails_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel has log2_3, and the reference log2_2."""
 
     def narrower(name: str, shift: int = 0) -> SoftmaxFormat:
@@ -82,7 +80,7 @@ def test_a_wrong_level_fails_verification(
 
 
 def test_the_shift_has_the_least_error() -> None:
-    """Rows within a factor of three need fine steps, sharp ones a few large weights and small ones."""
+    """Rows within a factor of three need fine steps, sharp ones a wide range."""
     rng, softmax = np.random.default_rng(0), SoftmaxFormat.parse("twin4")
     v = rng.standard_normal((2, 40, 8)).astype(np.float32)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qcompile.numerics.softmax_formats import PLANE, SoftmaxFormat
+from qcompile.numerics.softmax_formats import PLANE, UINT8, SoftmaxFormat
 
 LONGEST = 2**15  # K · 255 · 255 < 2^31
 LOG2_E = np.float32(1.44269504)
@@ -25,7 +25,7 @@ class Numbers:
     v_zero_point: int
     multiplier: float
     y_multiplier: float
-    softmax: SoftmaxFormat = SoftmaxFormat()
+    softmax: SoftmaxFormat = UINT8
 
 
 def exp_codes(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -37,7 +37,7 @@ def exp_codes(scores: NDArray[np.float32]) -> NDArray[np.uint8]:
     array([[255, 255,  94,   0],
            [  0,   0,   0,   0]], dtype=uint8)
     """
-    return weights_of(scores, SoftmaxFormat()).astype(np.uint8)
+    return weights_of(scores, UINT8).astype(np.uint8)
 
 
 def weights_of(scores: NDArray[np.float32], softmax: SoftmaxFormat) -> NDArray[np.int64]:

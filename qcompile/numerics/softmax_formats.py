@@ -140,3 +140,6 @@ class SoftmaxFormat:
             return bound
         gap = max(1 << self.shift, self._first_coarse - self._last_fine + 1) / 2
         return bound + np.where(ideal + bound >= self._last_fine + 0.5, gap, 0)
+
+
+UINT8 = SoftmaxFormat()  # of N30 and N32

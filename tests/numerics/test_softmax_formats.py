@@ -108,7 +108,7 @@ def test_sums_are_shifts(softmax: SoftmaxFormat) -> None:
     weights = weights_of(scores, softmax)
     shifts = [[int(w).bit_length() - 1 for w in row] for row in weights]
     sums = [
-        [sum(int(v) << s for v, s in zip(column, row, strict=True) if s >= 0) for column in values.T]
+        [sum(int(v) << s for v, s in zip(each, row, strict=True) if s >= 0) for each in values.T]
         for row in shifts
     ]
     found = weighted_sums(weights, values.astype(np.float64), softmax)
