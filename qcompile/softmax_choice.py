@@ -115,8 +115,9 @@ def choose_softmax(
         for name, found in errors.items()
     }
     shifts = [found.shift for found in chosen.values()]
-    note = f"softmax format {recipe.softmax_format}: the second step is 2^{min(shifts)} to "
-    note += f"2^{max(shifts)} times the first, by the error of the outputs on the data"
+    ratios = " to ".join(dict.fromkeys(f"2^{shift}" for shift in (min(shifts), max(shifts))))
+    note = f"softmax format {recipe.softmax_format}: the second step is {ratios} times the first, "
+    note += "by the error of the outputs on the data"
     return replace(plan, softmax=plan.softmax | chosen, notes=(*plan.notes, note))
 
 
