@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`--softmax-format`: which attentions have it, how twin is chosen, the artifact, the refusals."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,11 @@ from qcompile.numerics.softmax_formats import SoftmaxFormat
 from qcompile.recipe import Recipe
 from qcompile.softmax_choice import mark_softmax, shift_errors
 from qcompile.targets import get
+from tests.cli.run import run
 from tests.pipeline.nets import Net, cnn, samples
 from tests.robustness.seeds import heads, rows
 
+NOTE = "softmax format twin4: 2 of 2 attentions have it"
 LAST = ["node_scaled_dot_product_attention", "node_scaled_dot_product_attention_1"]
 
 
@@ -130,6 +133,24 @@ def test_refusals(tmp_path: Path) -> None:
     recipe = Recipe(preset="w8a8", softmax_format="twin4", input_range="0:1")
     with pytest.raises(InputError, match="twin4: the ratio of its two steps is chosen by the err"):
         plan_only(path, "cpu", recipe)
+
+
+def test_what_the_commands_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "data.npz", allow_pickle=False, **data())
+    flags = [vit_digits.path(), "--preset", "w8a8", "--calibration-data", tmp_path / "data.npz"]
+    flags += ["--softmax-format", "twin4"]
+    dry = run(capsys, *flags, "--dry-run")
+    assert dry.code == 0
+    assert f"note: {NOTE}" in dry.out and f"{LAST[0]}    twin4" in dry.out
+    assert "note: softmax: each attention gets the ratio of steps with the least err" in dry.out
+    found = json.loads(run(capsys, *flags, "--dry-run", "--json").out)
+    assert found["softmax_formats"] == dict.fromkeys(LAST, "twin4")
+    why = run(capsys, *flags, "--why", LAST[0]).out
+    assert "softmax: twin4\n" in why and "reason: attention of static codes\n" in why
+    out = tmp_path / "a.qc"
+    assert run(capsys, *flags, "--effort", "quick", "--quiet", "-o", out).code == 0
+    shown = run(capsys, "inspect", out).out
+    assert "attention" in shown and f"{LAST[1]}  twin4, steps 1 and 2^" in shown
 
 
 def test_attention_of_floats_keeps_its_weights(tmp_path: Path) -> None:
