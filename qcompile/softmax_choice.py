@@ -6,9 +6,10 @@ static codes takes its weights in that format; others keep theirs, with the reas
 
 The ratio of the two steps of twin<b> is 2^shift. Each attention has the shift of least error
 ‖(P̂ − P) v‖² of its output on the calibration data, P being the float probabilities and P̂ those of
-the format. PTQ4ViT (section 3.2 and 3.3) chooses it by the same search, weighted by squared
-gradients of the loss, which is left out: it would need gradients of the float network, and what
-follows an attention here is a product of its output alone.
+the format. PTQ4ViT (Yuan et al. 2022) searches the powers of two by the same error, with each
+output weighted by the squared gradient of the loss ("Hessian guided metric"); that weight is left
+out, for gradients of the float network are not at hand where the plan is made. Its search goes on
+to 2^-19, here to where the largest weight fills a byte.
 """
 
 import zlib

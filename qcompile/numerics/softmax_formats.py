@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The weights that attention of codes gives its keys: uint8 (N30), log2_<b> and twin<b> (N45).
 
-log2_<b> is Log-Int-Softmax of FQ-ViT (Lin et al. 2022, section 4.2, equations 11 to 14), twin<b>
-the twin uniform quantization of PTQ4ViT (Yuan et al. 2022, section 3.2), as surveys of quantized
-vision transformers name them. A weight is here an integer in proportion to exp(score − the largest
-of the row), and the output is divided by the sum of the weights that were used, so that they sum
-to 1. Both papers take the probability itself, in proportion to the sum of the row, and let what
-they made of it sum to what it may. Relative to the largest the weight of a sharp row's largest is
-exact, a flat row of many keys does not fall below the last level, and no sum of exponentials is
-needed.
+log2_<b> is the Log-Int-Softmax of FQ-ViT (Lin et al. 2022), twin<b> the twin uniform quantization
+of PTQ4ViT (Yuan et al. 2022), as surveys of quantized vision transformers name them. A weight is
+here an integer in proportion to exp(score − the largest of the row), and the output is divided by
+the sum of the weights that were used, so that they sum to 1. Both papers take the probability
+itself, in proportion to the sum of the row, and let what they made of it sum to what it may.
+Relative to the largest the weight of a sharp row's largest is exact, a flat row of many keys does
+not fall below the last level, and no sum of exponentials is needed: the maps of real models are
+nearer so (docs/formats.md).
+
+log2: −log2 is rounded as the paper's formula has it, at √2; the integer path of its program rounds
+at 1.5. The last of the 2^b codes is 0, where the formula keeps the least power: keys that a mask
+hides must weigh nothing. (The program has all 2^b powers, and 0 besides.)
+twin: a weight is the nearest level of either range, up to one rounding to the finer step before.
+The range of the coarse step is 0 … 1 and that of the fine one 2^-shift of it, as in the paper.
 """
 
 import re
