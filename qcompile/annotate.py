@@ -30,6 +30,7 @@ from qcompile.products import odd_groups, weight_of
 from qcompile.recipe import Preset, Recipe, Rule
 from qcompile.recurrent import origin, plan_recurrent, recurrent_notes, rule_for, why_left
 from qcompile.shared_weights import agree_on_shared_weights
+from qcompile.softmax_choice import plan_softmax, softmax_problems
 from qcompile.sparsity import sparsify
 from qcompile.spread import spread_activations
 from qcompile.targets.target import Target
@@ -67,7 +68,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         preset, notes = None, ["no preset was given: the model's own codes are kept"]
     notes += model.meta.get("notes", [])
     nodes, problems = _plan_graph(model.graph, recipe, preset, target, set(imported))
-    problems += problems_of(recipe, preset, target)
+    problems += problems_of(recipe, preset, target) + softmax_problems(recipe, preset, target)
     inner, more, why = _plan_bodies(model, recipe, preset, target)
     if problems := [p for p in (*problems, *more) if p]:
         raise InputError("\n".join(problems))
@@ -96,6 +97,7 @@ def annotate(model: ir.Model, recipe: Recipe, target: Target, *, has_data: bool)
         plan = widen(model.graph, plan, preset)
     plan = sparsify(model.graph, plan, recipe, target)
     plan = plan_timesteps(model.graph, plan, recipe, target, has_data=has_data)
+    plan = plan_softmax(model.graph, plan, recipe, has_data=has_data)
     plan = _with_origin(plan, recipe, has_data=has_data)
     return check_plan(plan, model.graph, target, recipe)
 

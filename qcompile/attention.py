@@ -12,6 +12,8 @@ from qcompile.graph import attribute, constant, is_constant, is_op, rank
 NAME = "attention"
 ATTENTIONS = ("QAttention", "QDynamicAttention")
 MARK = "qcompile.attention"  # metadata of the MatMul that ends one which run-time codes may compute
+SOFTMAX_FORMAT = "qcompile.softmax_format"  # of the MatMul that ends one of static codes
+SOFTMAX_SHIFT = "qcompile.softmax_shift"
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ _SEEN_IN_THE_PLAN = (
     *("calibration_select", "calibration_groups", "timestep_input", "timestep_buckets"),
     *("op_types_to_quantize", "weight_scale_method", "weight_rounding", "input_range"),
     *("rotation", "effort", "tuning", "low_rank", "sparsity", "activation_polish"),
+    "softmax_format",
 )
 
 

@@ -85,6 +85,9 @@ def compile_command(
     activation_polish: Annotated[
         str | None, typer.Option(help="lognp: levels of narrow static activations (none)")
     ] = None,
+    softmax_format: Annotated[
+        str | None, typer.Option(help="of attention of static codes: log2_4, twin4, … (uint8)")
+    ] = None,
     weight_rounding: Annotated[
         str | None, typer.Option(help=f"{', '.join(WEIGHT_ROUNDINGS)} (descent with data)")
     ] = None,
@@ -163,6 +166,7 @@ def compile_command(
         calibration_percentile=calibration_percentile,
         weight_rounding=weight_rounding,
         activation_polish=activation_polish,
+        softmax_format=softmax_format,
         sparsity=sparsity,
         low_rank=low_rank,
         rotation=rotation,

@@ -27,6 +27,7 @@ from qcompile.profile import profile as run_profile
 from qcompile.reasons import why
 from qcompile.recipe import Recipe, Rule
 from qcompile.report_profile import render_profile
+from qcompile.softmax_listing import softmax_listed
 
 DATA = "FILE.npz, FILE.npy, DIR or MODULE:FUNCTION"
 AsJson = Annotated[bool, typer.Option("--json")]
@@ -203,7 +204,7 @@ def list_targets(as_json: AsJson = False) -> None:
 def list_formats(as_json: AsJson = False) -> None:
     """Every number format."""
     if as_json:
-        print_json(listed())
+        print_json(listed() + softmax_listed())
     else:
         print_listing(console())
 

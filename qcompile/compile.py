@@ -52,6 +52,8 @@ from qcompile.recurrent import split_for
 from qcompile.rotate import planned, rotate
 from qcompile.session import open_model, session_options
 from qcompile.settle_formats import settle_formats
+from qcompile.softmax_choice import choose_softmax
+from qcompile.softmax_choice import planned as will_choose
 from qcompile.stage import Inspector
 from qcompile.synthetic import LENGTH, made_up
 from qcompile.targets.target import Target
@@ -152,6 +154,7 @@ def compile(
         plan = run(choose_formats, normalised, plan, recipe, data, division)
         plan = settle_formats(normalised, plan)
         plan = run(choose_reach, normalised, plan, recipe, data, division)
+        plan = run(choose_softmax, normalised, plan, recipe, data, division)
         plan = replace(plan, rotations=(*rotated.rows, *turned.rows, *split.rows))
         stats = run(calibrate, normalised, plan, recipe, data, cache, division)
         if recipe.activation_polish is not None:
@@ -220,7 +223,8 @@ def plan_only(
     if data is None:
         batch_norm_ranges(normalised, plan, recipe)  # InputError where there are none
     else:
-        steps = will_clip(plan), will_polish(recipe), will_add(recipe), will_tune(plan, recipe)
+        steps = [will_clip(plan), will_choose(plan), will_polish(recipe), will_add(recipe)]
+        steps.append(will_tune(plan, recipe))
         plan = replace(plan, notes=(*plan.notes, *(note for note in steps if note)))
     rows = () if data is None else planned_split(normalised, plan, recipe)
     turned = turn_formats(normalised, plan, recipe).rows

@@ -41,9 +41,15 @@ def plan_attention(
         why = FUSED if attention is None else _why_not(attention, node, recipe)
         if why is None:
             found.append(node.name or "")
-        else:
+        elif not (isinstance(attention, Attention) and is_static(attention, plan)):
             reasons.setdefault(node.name or "", why)
     return replace(plan, attentions=frozenset(found), reasons=reasons | plan.reasons)
+
+
+def is_static(attention: Attention, plan: Plan) -> bool:
+    """Whether q, k, v and the output are static codes of one scale each."""
+    specs = [plan.activations.get(v.name or "") for v in (*attention.operands, attention.output)]
+    return all(spec is not None and spec.granularity == "tensor" for spec in specs)
 
 
 def _why_not(attention: Attention | str, node: ir.Node, recipe: Recipe) -> str | None:

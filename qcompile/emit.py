@@ -152,6 +152,7 @@ def emit(
         "nodes": node_rows(packed, plan, target),
         "float_nodes": dict(plan.reasons),
         "rotations": [row.as_dict() for row in plan.rotations],
+        "softmax_formats": {node: found.text for node, found in plan.softmax.items()},
         "provenance": provenance,
     }
     artifact = Artifact(folder, content, {})

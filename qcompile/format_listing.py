@@ -15,6 +15,7 @@ from qcompile.formats.onnx_types import onnx_type
 from qcompile.layouts.layout import Shape
 from qcompile.layouts.n16k4 import N16K4
 from qcompile.report import table
+from qcompile.softmax_listing import softmax_cells, softmax_listed
 from qcompile.spec import QuantSpec
 from qcompile.targets.target import Request
 
@@ -62,6 +63,18 @@ def print_listing(console: Console) -> None:
         "ONNX: the type of codes, and of scales where the format has one of its own; any "
         "e<E>m<M>, posit<n>_<es> of at most 8 bits and NAME[integers] are formats, too"
     )
+    print_softmax(console)
+
+
+def print_softmax(console: Console) -> None:
+    """The formats of weights in attention, and why other targets have none."""
+    rows = table("softmax", "bits", "smallest ÷ largest", "step", "kernels of cpu", right=(1,))
+    found = softmax_listed()
+    for row in found:
+        rows.add_row(*softmax_cells(row))
+    console.print(rows)
+    reasons = ", ".join(f"{target}: {why}" for target, why in found[0]["not_on"].items())
+    console.print(f"softmax: of --softmax-format; not on {reasons}")
 
 
 def _row(name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass, field
 
+from qcompile.numerics.softmax_formats import SoftmaxFormat
 from qcompile.rotation_rows import RotationRow
 from qcompile.spec import QuantSpec
 
@@ -62,7 +63,8 @@ class Plan:
     name → the value whose statistics it shares. copies: name of narrower codes, which products
     alone read → the value that they are of. reasons: other nodes that stay float inside
     quantized neighbourhoods, and why. attentions: MatMuls that end an attention which codes made at
-    run time may compute. is_integer_only: no float may stand among codes. ranges_from:
+    run time may compute. softmax: MatMuls that end an attention of static codes → the format of its
+    weights, where it is not uint8. is_integer_only: no float may stand among codes. ranges_from:
     what the ranges of static activations come from. rotations: what could be rotated, and whether
     it is. stepped: activations whose scale the time step chooses. unstepped: others, and why not.
     """
@@ -75,6 +77,7 @@ class Plan:
     copies: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     attentions: frozenset[str] = frozenset()
+    softmax: dict[str, SoftmaxFormat] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     is_integer_only: bool = False
     ranges_from: str | None = None

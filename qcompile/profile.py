@@ -18,6 +18,7 @@ from qcompile.attention import ATTENTIONS
 from qcompile.compare import check_bench, feed_for
 from qcompile.errors import InputError
 from qcompile.graph import attribute
+from qcompile.numerics.softmax_formats import UNIFORM, SoftmaxFormat
 from qcompile.profile_limits import Limits, measure_limits
 from qcompile.session import run_float, session_options
 
@@ -192,7 +193,8 @@ def products(node: ir.Node | None, op: str, inputs: list[Typed], outputs: list[T
         dims[perm[-1] if (perm := attribute(node, f"{name}_perm", None)) else -1]
         for name, dims in zip("qky", map(_dims, [*inputs[:2], outputs[0]]), strict=True)
     )
-    return count // width * keys * (depth + width) if width else 0
+    planes = 1 + SoftmaxFormat.parse(_text(node, "softmax_format") or UNIFORM).is_wide
+    return count // width * keys * (depth + planes * width) if width else 0
 
 
 def _dims(value: Typed) -> list[int]:

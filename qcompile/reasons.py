@@ -36,6 +36,8 @@ def _of_node(node: ir.Node, plan: Plan, recipe: Recipe, target: Target) -> dict[
     decided = plan.nodes.get(name)
     if decided is None:
         reason = plan.reasons.get(name, "it has no weight; its inputs and outputs decide")
+        if name in plan.softmax:
+            reason, found["softmax"] = "attention of static codes", plan.softmax[name].text
         return found | {"reason": reason, "outputs": _specs(node.outputs, plan)}
     covering = [r.source for r in recipe.rules if r.covers(name, node.op_type)]
     found |= {

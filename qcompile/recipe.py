@@ -19,6 +19,7 @@ from typing import Any
 from qcompile.errors import InputError, nearest
 from qcompile.formats.block import AUTO, block_format
 from qcompile.input_range import parse
+from qcompile.numerics.softmax_formats import NAMES as SOFTMAX_FORMATS
 from qcompile.observers import OBSERVERS
 from qcompile.plan import QUANTIZED_OPS
 from qcompile.recipe_text import read_text, typed
@@ -106,6 +107,7 @@ class Recipe:
     calibration_method: str | None = None
     calibration_percentile: float = 99.99
     activation_polish: str | None = None
+    softmax_format: str | None = None
     weight_scale_method: str | None = None
     weight_rounding: str | None = None
     rotation: str = "auto"
@@ -169,6 +171,7 @@ class Recipe:
             (WEIGHT_ROUNDINGS, self.weight_rounding, "weight rounding"),
             (ROTATIONS, self.rotation, "rotation"),
             (SPARSITIES, self.sparsity, "sparsity"),
+            (SOFTMAX_FORMATS, self.softmax_format, "softmax format"),
             (ACTIVATION_POLISHES, self.activation_polish, "activation polish"),
             (EFFORTS, self.effort, "effort"),
             (TUNING_WORDS, self.tuning, "tuning"),

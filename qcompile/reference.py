@@ -31,6 +31,7 @@ from qcompile.numerics.mul import qmul
 from qcompile.numerics.pool import qpool_average, qpool_max
 from qcompile.numerics.resize import Grid, qresize
 from qcompile.numerics.softmax import qsoftmax
+from qcompile.numerics.softmax_formats import UNIFORM, SoftmaxFormat
 from qcompile.numerics.weight import CodedWeight
 from qcompile.pack import weight_of_packed, weight_parts, weight_rows
 from qcompile.passes.lower.lowered import BIAS, GATHER_SCALE, MULTIPLIER
@@ -217,10 +218,11 @@ def _dynamic_attention(node: ir.Node, inputs: list[NDArray]) -> Result:
 
 
 def attention_numbers(node: ir.Node) -> Numbers:
-    """The zero points and multipliers of QAttention."""
+    """The zero points, multipliers and weights of QAttention."""
     q, k, v = (int(attribute(node, f"{name}_zero_point")) for name in "qkv")
-    values = (float(attribute(node, name)) for name in ("multiplier", "y_multiplier"))
-    return Numbers(q, k, v, *values)
+    scale, y_scale = (float(attribute(node, name)) for name in ("multiplier", "y_multiplier"))
+    name, shift = attribute(node, "softmax_format", UNIFORM), attribute(node, "softmax_shift", 0)
+    return Numbers(q, k, v, scale, y_scale, SoftmaxFormat.parse(str(name), int(shift)))
 
 
 def attention_operands(

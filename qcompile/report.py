@@ -173,11 +173,22 @@ def inspect_artifact(artifact: Artifact, facts: dict[str, Any], console: Console
             held = f"{r['packed_bytes']:,}" if "packed_bytes" in r else ""
             rows.add_row(r["node"], r["op"], *how, f"{r['elements']:,}", held)
     console.print(rows)
+    _print_softmax(artifact.content.get("softmax_formats", {}), console)
     network = artifact.content.get("network")
     if network is not None and network["device"] != "cuda":  # the report has those of a GPU
         _print_kernels(network, console)
     model_lines(facts, console)
     report(artifact, console)
+
+
+def _print_softmax(formats: dict[str, str], console: Console) -> None:
+    """The attentions whose weights are not uint8."""
+    if not formats:
+        return
+    rows = table("attention", "softmax")
+    for row in formats.items():
+        rows.add_row(*row)
+    console.print(rows)
 
 
 def model_lines(facts: dict[str, Any], console: Console) -> None:
@@ -225,6 +236,7 @@ def planned(plan: Plan, target: Target, model: ir.Model) -> dict[str, Any]:
         "nodes": planned_rows(plan, target, model),
         "float_nodes": dict(plan.reasons),
         "rotations": [row.as_dict() for row in plan.rotations],
+        "softmax_formats": {node: found.text for node, found in plan.softmax.items()},
     }
 
 
@@ -240,6 +252,7 @@ def dry_run(plan: Plan, target: Target, model: ir.Model, console: Console) -> No
     console.print(rows)
     console.print(f"coverage {100 * plan.coverage():.1f} %")
     print_rotations([row.as_dict() for row in plan.rotations], console)
+    _print_softmax({node: found.text for node, found in plan.softmax.items()}, console)
     for note in plan.notes:
         console.print(f"note: {note}")
     for node, reason in plan.reasons.items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rungs of verify for attention: its results against the float attention of the same codes.
 
-N30 and N32 round the exponentials to 8 bits, which the QDQ graph does not, so that more codes are
-apart than those of other nodes. How far is computed from the operands.
+N30 and N32 round the exponentials to 8 bits, N43 to its levels, which the QDQ graph does not, so
+that more codes are apart than those of other nodes. How far is computed from the operands.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ def check_attention(
     def fed(node: ir.Node, inputs: list[NDArray]) -> tuple[list[NDArray], NDArray]:
         return list(share_heads(*attention_operands(node, inputs)[:3])), 1 + _bound(node, inputs)
 
-    text = "|difference from float attention| ÷ the rounding of N30, in codes"
+    text = "|difference from float attention| ÷ the rounding of N30 or N43, in codes"
     nodes = attention_nodes(packed)
     return _check(NAME, text, nodes, quantized, runs, count_node, fed)
 
@@ -107,7 +107,7 @@ def _check(
 
 
 def _bound(node: ir.Node, inputs: list[NDArray]) -> NDArray[np.float64]:
-    """N30's own rounding, and what errors of the float scores change.
+    """The own rounding of N30 or N43, and what errors of the float scores change.
 
     A score is (D + 6) · 2^-23 · (Σ |q| |k| · multiplier + |score|) off at most, and the output
     twice that times the largest distance of two values.

@@ -8,13 +8,14 @@ After:
     { y_codes = com.qcompile.QAttention (q_codes, k_codes, v_codes) }
 Refuses: operands in float; the output does not become codes; an odd mask.
 
-Factors of q, k and the scores, and a mask that is added to them, are inside (N30).
+Factors of q, k and the scores, and a mask that is added to them, are inside (N30). The metadata of
+the last MatMul may name a format of the weights (N43).
 """
 
 import numpy as np
 import onnx_ir as ir
 
-from qcompile.attention import Attention, attention_at
+from qcompile.attention import SOFTMAX_FORMAT, SOFTMAX_SHIFT, Attention, attention_at
 from qcompile.graph import is_constant, remove_dead, replace
 from qcompile.passes.lower.lowered import op, remember
 from qcompile.passes.lower.qdq import End, Static, end_of, static_of
@@ -50,6 +51,7 @@ class LowerAttention(NodePass):
         assert isinstance(graph, ir.Graph)
         codes = [q.codes, k.codes, v.codes]
         inputs: list[ir.Value | None] = [*codes, attention.mask]
+        form, shift = (node.metadata_props.get(key) for key in (SOFTMAX_FORMAT, SOFTMAX_SHIFT))
         made = op(
             "QAttention",
             inputs,
@@ -64,6 +66,8 @@ class LowerAttention(NodePass):
             y_zero_point=end.zero_point,
             y_min=end.y_min,
             y_max=end.y_max,
+            **({"softmax_format": form} if form is not None else {}),
+            **({"softmax_shift": int(shift)} if shift not in (None, "0") else {}),
         )
         mask = [v for v in (attention.mask,) if v is not None and not is_constant(v)]
         remember(made, [*codes, *mask], end)

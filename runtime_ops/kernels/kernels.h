@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "softmax_levels.h"
 #include "weight.h"
 
 namespace qcompile {
@@ -289,7 +290,7 @@ struct softmax_u8_args {
   uint8_t* y;
 };
 
-// N30, N32: codes[i] = 255 * exp(score - the largest) - 128, of one row of scores
+// N30, N32, N43: codes[i] = top * exp(score - the largest) - 128 on the levels, of one row of scores
 // (sums[i] + corrections[i]) * column_multipliers[i] * multiplier + mask[i * mask_step]; sums,
 // corrections and column_multipliers are readable, and scores writable, up to a multiple of 16
 // columns.
@@ -302,14 +303,17 @@ struct softmax_s32_args {
   const float* mask;         // null: none
   int64_t mask_step;         // 0 or 1
   float* scores;             // scratch
-  int8_t* codes;
-  int32_t total;             // out: the sum of codes + 128; 0 where every score is -infinity
+  SoftmaxLevels levels;
+  int8_t* codes;             // of wide levels the weights / 128, rounded down
+  int8_t* low_codes;         // of wide levels the rest; else not read
+  int32_t total;             // out: the sum of the weights; 0 where every score is -infinity
 };
 
 // y[i] = clamp(rint((sums[i] + corrections[i]) * multiplier) + y_zero_point, y_min, y_max), N30; sums
 // and corrections are readable up to a multiple of 16.
 struct requantize_s32_args {
   const int32_t* sums;
+  const int32_t* low_sums;  // null: none; else sums * 128 + low_sums, N43, each with corrections
   const int32_t* corrections;
   int64_t count;
   float multiplier;

@@ -89,11 +89,17 @@ struct Requantizer {
         high(set_floats(static_cast<float>(y_max - y_zero_point))),
         zero_point(set_ints(y_zero_point)) {}
   QC_INLINE Ints operator()(Ints total, Floats multiplier) const {
+    return (*this)(to_floats(total), multiplier);
+  }
+  QC_INLINE Ints operator()(Floats total, Floats multiplier) const {
     return add(rounded(total, multiplier), zero_point);
   }
   // Before the zero point.
   QC_INLINE Ints rounded(Ints total, Floats multiplier) const {
-    const Floats scaled = mul(to_floats(total), multiplier);
+    return rounded(to_floats(total), multiplier);
+  }
+  QC_INLINE Ints rounded(Floats total, Floats multiplier) const {
+    const Floats scaled = mul(total, multiplier);
     // The bounds are integers and rounding is monotone: clamping first gives the same code.
     return round_to_ints(min(high, max(low, scaled)));
   }

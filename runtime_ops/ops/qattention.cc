@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// QAttention: softmax(q · k · scale + mask) · v between codes (docs/ops.md, N30).
+// QAttention: softmax(q · k · scale + mask) · v between codes (docs/ops.md, N30, N43).
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -12,11 +12,37 @@ namespace {
 
 constexpr float kLargestMultiplier = 0x1p96f;  // times a sum of int32 it is finite
 
+// The weights that `softmax_format` asks for, N43.
+SoftmaxLevels levels_of(const Node& node) {
+  const std::string name = node.text("softmax_format", "uint8");
+  SoftmaxLevels found;
+  if (name == "uint8") return found;
+  const bool is_twin = name.compare(0, 4, "twin") == 0 && name.size() == 5;
+  const int bits = name.empty() ? 0 : name.back() - '0';
+  if (is_twin && bits >= 3 && bits <= 8) {
+    const int shift = static_cast<int>(node.integer_between("softmax_shift", 1, 9 - bits));
+    found.kind = SoftmaxKind::kTwin;
+    found.last_fine = (1 << (bits - 1)) - 1;
+    found.half = 1 << (shift - 1);
+    found.top = static_cast<float>(found.last_fine << shift);
+    found.edge = (found.last_fine + (((found.last_fine >> shift) + 1) << shift)) / 2;
+    return found;
+  }
+  if (name.compare(0, 5, "log2_") != 0 || name.size() != 6 || bits < 2 || bits > 4) {
+    node.refuse("softmax_format = \"" + name + "\"; it is uint8, log2_2 ... log2_4 or twin3 ... twin8",
+                "docs/numerics.md N43", "Correct softmax_format.");
+  }
+  found.kind = bits == 4 ? SoftmaxKind::kWidePowers : SoftmaxKind::kPowers;
+  found.top = static_cast<float>(1 << ((1 << bits) - 2));
+  return found;
+}
+
 class QAttention final : public OpKernel {
  public:
   explicit QAttention(const Node& node)
       : node_(node), q_(node, "q"), k_(node, "k"), v_(node, "v"), y_(node, "y"),
-        multiplier_(node.number("multiplier")), y_multiplier_(node.number("y_multiplier")) {
+        multiplier_(node.number("multiplier")), y_multiplier_(node.number("y_multiplier")),
+        levels_(levels_of(node)) {
     const struct {
       const char* name;
       float value;
@@ -93,12 +119,14 @@ class QAttention final : public OpKernel {
     const size_t r = s.lead.size();
     int8_t* x = rows.get<int8_t>(b.count * keys.row_stride() + kSpareBytes);
     centre_rows(b.q, q.steps[r], q.steps[r + 1], s.D, b.count, keys.row_stride(), x);
-    const int64_t wide = std::max(keys.outputs(), values.outputs());
+    const int64_t planes = levels_.is_wide() ? 2 : 1;
+    const int64_t wide = std::max(keys.outputs(), planes * values.outputs());
     int32_t* found = sums.get<int32_t>(b.count * wide);
     const int64_t seen = mask.seen(b.head, b.first, b.count, s.S);
     keys.multiply(x, b.count, seen, found);
 
-    int8_t* p = codes.get<int8_t>(b.count * values.row_stride() + kSpareBytes);
+    const int64_t plane = b.count * values.row_stride();
+    int8_t* p = codes.get<int8_t>(planes * plane + kSpareBytes);
     int32_t* total = totals.get<int32_t>(b.count);
     softmax_s32_args args{};
     args.corrections = keys.corrections;
@@ -106,16 +134,21 @@ class QAttention final : public OpKernel {
     args.multiplier = multiplier_;
     args.mask_step = mask.column_step;
     args.scores = scores.get<float>(keys.outputs());
+    args.levels = levels_;
     for (int64_t m = 0; m < b.count; ++m) {
       args.sums = found + m * keys.outputs();
       args.mask = mask.row(b.head, b.first + m);
       args.codes = p + m * values.row_stride();
+      args.low_codes = args.codes + plane;
       kernels().softmax_s32(args);
       total[m] = args.total;
-      std::memset(args.codes + seen, -128, static_cast<size_t>(s.S - seen));
-      std::memset(args.codes + s.S, 0, static_cast<size_t>(values.row_stride() - s.S));
+      for (int64_t i = 0; i < planes; ++i) {
+        int8_t* const row = args.codes + i * plane;
+        std::memset(row + seen, -128, static_cast<size_t>(s.S - seen));
+        std::memset(row + s.S, 0, static_cast<size_t>(values.row_stride() - s.S));
+      }
     }
-    values.multiply(p, b.count, s.E, found);
+    values.multiply(p, planes * b.count, s.E, found);
     finish(s, values, found, total, out, b);
   }
 
@@ -148,6 +181,7 @@ class QAttention final : public OpKernel {
     uint8_t* const row = step == 1 ? nullptr : memory.get<uint8_t>(s.E);
     for (int64_t m = 0; m < b.count; ++m, y += out.steps[r], sums += values.outputs()) {
       args.sums = sums;
+      args.low_sums = levels_.is_wide() ? sums + b.count * values.outputs() : nullptr;
       args.multiplier = totals[m] ? static_cast<float>(static_cast<double>(y_multiplier_) /
                                                        static_cast<double>(totals[m]))
                                   : 0;  // a row that sees nothing
@@ -160,6 +194,7 @@ class QAttention final : public OpKernel {
   const Node node_;
   const Permuted q_, k_, v_, y_;
   const float multiplier_, y_multiplier_;
+  const SoftmaxLevels levels_;
   int32_t y_min_, y_max_;
 };
 

@@ -91,6 +91,10 @@ class QDynamicAttention final : public OpKernel {
       : node_(node), q_(node, "q", Elements::kFloats), k_(node, "k", Elements::kFloats),
         v_(node, "v", Elements::kFloats), y_(node, "y", Elements::kFloats),
         multiplier_(node.number("multiplier")) {
+    if (const std::string name = node.text("softmax_format", "uint8"); name != "uint8") {
+      node.refuse("softmax_format = \"" + name + "\"; it is uint8, for few rows have no codes",
+                  "docs/numerics.md N32", "Leave softmax_format out.");
+    }
     if (std::isfinite(multiplier_)) return;
     node.refuse("multiplier = " + std::to_string(multiplier_),
                 "docs/numerics.md N32: a finite number", "Correct multiplier.");

@@ -55,6 +55,9 @@ def test_products_of_attention() -> None:
     inputs = [{"uint8": [2, 3, 5, 8]}, {"uint8": [19, 6, 8]}, {"uint8": [2, 3, 19, 7]}]
     found = products(node, "QAttention", inputs, [{"uint8": [2, 3, 5, 7]}])
     assert found == 6 * 5 * 19 * (8 + 7)
+    node.attributes["softmax_format"] = ir.AttrString("softmax_format", "log2_4")  # two planes
+    found = products(node, "QAttention", inputs, [{"uint8": [2, 3, 5, 7]}])
+    assert found == 6 * 5 * 19 * (8 + 2 * 7)
 
 
 def test_nodes_of_a_body_count_every_step(tmp_path: Path, monkeypatch, capsys) -> None:

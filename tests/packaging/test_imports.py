@@ -115,7 +115,7 @@ ORDER = (
         *("blocks", "rebuild_blocks"),
         *("rank_decay", "saliency", "sharpness", "tape_weights", "tuning_ways", "tunings"),
         *("plan_timesteps", "shared_weights", "timesteps", "verify_sqnr", "verify_tables"),
-        *("reach_choice", "verify_tuned", "report_analysis"),
+        *("reach_choice", "verify_tuned", "report_analysis", "softmax_choice", "softmax_listing"),
         *("exact_weights", "format_choice", "format_theory", "settle_formats", "format_listing"),
         *("format_sqnr", "complex_roots", "qdq_file", "analysis", "distribution"),
         *("rotatable", "rotate", "rotated_weights", "rotation_error", "rotation_paths"),

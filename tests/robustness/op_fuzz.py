@@ -16,6 +16,8 @@ from qcompile.numerics.conv import Window
 from qcompile.numerics.dyadic import as_operand
 from qcompile.numerics.resize import MODES
 from qcompile.numerics.softmax import exp_table
+from qcompile.numerics.softmax_formats import NAMES as SOFTMAX_FORMATS
+from qcompile.numerics.softmax_formats import SoftmaxFormat
 from qcompile.numerics.weight import CodedWeight
 from tests.robustness.op_case import Case, pick
 from tests.robustness.op_damage import damage
@@ -208,7 +210,7 @@ def attention(rng: Generator) -> Case:
     given: dict[str, Any] = {"multiplier": float(pick(rng, (1e-4, 0.02, -1.0)))}
     if not of_floats:
         given |= {f"{n}_zero_point": int(rng.integers(256)) for n in "qkv"}
-        given |= {"y_multiplier": 0.9, **POINTS}
+        given |= {"y_multiplier": 0.9, **POINTS, **softmax_attributes(rng)}
     for i, name in enumerate("qkv"):
         if rng.random() < 0.6:
             perm = rng.permutation(len(shapes[i]))
@@ -224,6 +226,15 @@ def attention(rng: Generator) -> Case:
         inputs.append(rng.choice(np.float32([0, -1, -1e4, -np.inf]), shape))
     op = "QDynamicAttention" if of_floats else "QAttention"
     return Case(op, inputs, given, tuple(range(len(inputs))))
+
+
+def softmax_attributes(rng: Generator) -> dict[str, Any]:
+    """Of QAttention: none, or a format of its weights."""
+    if rng.random() < 0.5:
+        return {}
+    form = SoftmaxFormat.parse(pick(rng, SOFTMAX_FORMATS))
+    shift = pick(rng, list(form.shifts))
+    return {"softmax_format": form.name} | ({"softmax_shift": shift} if shift else {})
 
 
 def coding(rng: Generator) -> Case:

@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ ARTIFACTS = (
     *(("wide", "w8a8"), ("wide", "w4a8-dynamic"), ("tied", "w4a16"), ("tied", "w8a8-dynamic")),
     *(("cnn", "w2a8"), ("mlp", "w2a4-dynamic"), ("coded", "w8a8-dynamic")),
     *(("rows", "w8a8"), ("integers", "w4a8"), ("heads", "w8a8-dynamic")),
+    *(("powers", "w8a8"), ("twins", "w8a8")),
 )
 
 
@@ -80,6 +82,8 @@ def heads() -> Net:
 
 
 MADE = {"wide": wide, "coded": nets.mlp, "rows": rows, "integers": nets.cnn, "heads": heads}
+MADE |= {"powers": rows, "twins": rows}
+SOFTMAX = {"powers": "log2_4", "twins": "twin4"}
 
 
 def write_models(folder: Path) -> list[str]:
@@ -111,6 +115,7 @@ def write_artifacts(folder: Path) -> list[str]:
         data = samples(net()) if preset in ("w8a8", "w2a8", "w4a8") else None
         out = folder / f"{name}.{preset}.qc"
         recipe = qcompile.Recipe(preset=preset, integer_only=name == "integers")
+        recipe = replace(recipe, softmax_format=SOFTMAX.get(name))
         qcompile.compile(path, output=out, recipe=recipe, calibration_data=data)
         path.unlink()
         if name == "coded":

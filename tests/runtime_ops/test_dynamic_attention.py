@@ -215,6 +215,10 @@ def test_refusals():
     assert refused([q, k, v], {"multiplier": float("inf")}) == (
         f"{head}multiplier = inf (docs/numerics.md N32: a finite number). Correct multiplier."
     )
+    assert refused([q, k, v], SCALED | {"softmax_format": "log2_4"}) == (
+        f'{head}softmax_format = "log2_4"; it is uint8, for few rows have no codes '
+        "(docs/numerics.md N32). Leave softmax_format out."
+    )
     rule = "(docs/ops.md: q [..., L, D], k [..., D, S], v [..., S, E]). Correct the graph."
     for given, shapes in [
         ([q, k[:7], v], "[5, 8], [7, 19] and [19, 6]"),

@@ -24,7 +24,7 @@ TESTS = [
     str(HERE / f"test_{name}.py")
     for name in (
         *("products", "denser_codes", "elementwise", "rows", "gather"),
-        *("attention", "dynamic_attention", "hadamard"),
+        *("attention", "dynamic_attention", "softmax_formats", "hadamard"),
     )
 ]
 # Scalar kernels read one element at a time, where numerics says; they would take minutes here.

@@ -5,6 +5,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from qcompile.attention import SOFTMAX_FORMAT, SOFTMAX_SHIFT, attention_at
 from qcompile.graph import attribute
 from qcompile.numerics.attention import rounding_bound
 from qcompile.passes import LOWER_CPU
@@ -85,6 +86,22 @@ def test_the_guard_of_rows_that_see_nothing_is_inside() -> None:
     assert checked(found, model)
     _, other = separate("s = MatMul (q, k)", weighed.replace("(n, none, r0)", "(n, part, r0)"))
     assert "QAttention" not in ops(other)
+
+
+@pytest.mark.parametrize(("name", "shift"), [("log2_3", "0"), ("log2_4", "0"), ("twin4", "3")])
+def test_a_format_of_the_weights(name: str, shift: str) -> None:
+    text = SEPARATE.replace("BODY", CAUSAL).replace("SCORES", "s = MatMul (q, k)")
+    text = text.replace("WEIGHED", "p = Softmax (s)")
+    found = staged(with_weights(text, **WEIGHTS), gives_floats=True)
+    marks = {SOFTMAX_FORMAT: name, SOFTMAX_SHIFT: shift}
+    (last,) = (n for n in found.quantized.graph if attention_at(n) is not None)
+    last.metadata_props.update(marks)
+    model = run_passes(found.quantized, *LOWER_CPU())
+    node = find(model, "QAttention")
+    assert attribute(node, "softmax_format") == name
+    assert attribute(node, "softmax_shift", 0) == int(shift)
+    assert checked(found, model)
+    assert attention_numbers(node).softmax.text.startswith(name)
 
 
 def test_a_row_that_sees_nothing_hides_no_other() -> None:
