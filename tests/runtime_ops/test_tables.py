@@ -184,7 +184,7 @@ def test_a_table_of_any_integers_with_float_activations(rng: np.random.Generator
 
 
 @pytest.mark.parametrize("format", [WIDE[3], BITMOD3, BITMOD4], ids=str)
-@pytest.mark.parametrize("n", [33, 64])  # 64 are a full panel, whose few rows are decoded on the way
+@pytest.mark.parametrize("n", [33, 64])  # 64: a full panel, decoded on the way
 def test_tolerance_sees_one_code(rng: np.random.Generator, format: Format, n: int) -> None:
     """One code changed to its neighbour, and one special value, is outside of the bound."""
     weight = random_weight(rng, n, 96, format, 32, "f16", tensor_scale=unit(format))
