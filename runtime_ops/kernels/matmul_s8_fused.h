@@ -230,9 +230,13 @@ void fused_rows(const Panel& p, int64_t row) {
   for (int64_t b = 0; b < w.num_blocks; ++b) {
     const int64_t num_chunks = ceil_div(w.columns_of(b), chunk_columns(kBits));  // a shift
     const BlockParts parts(p, block, kTiles * num_chunks * kTileChunkBytes<kBits>);
+    // Zero points lie behind the codes, where the stream of bytes has not come yet: they are added at
+    // the end of the block. Read first, each block waits for memory (2 bits took 18 % longer).
     Ints acc[kRows][kTiles];
     unroll<kRows>(QC_UNROLLED(r) {
-      unroll<kTiles>(QC_UNROLLED(t) { acc[r][t] = start(p, parts, t, x_sums[r][b]); });
+      unroll<kTiles>(QC_UNROLLED(t) {
+        acc[r][t] = w.has_zero_point ? set_ints(0) : start(p, parts, t, x_sums[r][b]);
+      });
     });
     unroll<kTiles>(QC_UNROLLED(t) {
       if (is_sparse(kBits) || b == 0) zeros[t] = zeros_of<kBits>(w, parts.zero_points + t * kTile);
@@ -253,6 +257,7 @@ void fused_rows(const Panel& p, int64_t row) {
       Floats scale = set_floats(0);
       if (kIsFloat) scale = load_scales(w, parts.scales + t * kTile * w.scale_bytes);
       unroll<kRows>(QC_UNROLLED(r) {
+        if (w.has_zero_point) acc[r][t] = add(acc[r][t], start(p, parts, t, x_sums[r][b]));
         if constexpr (kIsFloat) {
           floats[r][t] = fmadd(scale, to_floats(acc[r][t]), floats[r][t]);
         } else {

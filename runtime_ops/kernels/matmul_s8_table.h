@@ -40,14 +40,30 @@ struct Lookup {
   }
 };
 
+// The special values of a tile as bytes of its four columns.
+QC_INLINE Bytes special_bytes(const Weight& w, const uint8_t* bytes) {
+  const Ints values = add(widen(reinterpret_cast<const int8_t*>(bytes)), set_ints(w.offset));
+  return as_bytes(mul(values, set_ints(0x01010101)));
+}
+
 // kPlanes bytes of every code; where kHasSpecial, an output's own of one of them.
-template <int kBits, int kPlanes, bool kHasSpecial>
+template <int kBits_, int kPlanes_, bool kHasSpecial>
 struct Planes {
+  static constexpr int kBits = kBits_, kPlanes = kPlanes_;
   Lookup<kBits> low, high;
   int special_code;
 
   explicit Planes(const Weight& w)
       : low(w.byte_table), high(w.high_table), special_code(w.special_code) {}
+  // What `of` needs of every tile of a block.
+  template <int kTiles>
+  QC_INLINE void read_block(const Weight& w, const BlockParts& parts,
+                            Bytes (&special)[kTiles]) const {
+    unroll<kTiles>(QC_UNROLLED(t) {
+      special[t] = kHasSpecial ? special_bytes(w, parts.zero_points + t * kTile) : set_bytes(0);
+    });
+  }
+  QC_INLINE auto codes(const Bytes*) const { return Codes<kBits, false>(); }
   template <int kPlane>
   QC_INLINE Bytes of(Bytes u, Bytes special) const {
     const Bytes v = kPlane == 0 ? low(u) : high(u);
@@ -55,11 +71,84 @@ struct Planes {
   }
 };
 
-// The special values of a tile as bytes of its four columns.
-QC_INLINE Bytes special_bytes(const Weight& w, const uint8_t* bytes) {
-  const Ints values = add(widen(reinterpret_cast<const int8_t*>(bytes)), set_ints(w.offset));
-  return as_bytes(mul(values, set_ints(0x01010101)));
+#ifdef QC_HAS_LOOSE_INDEX
+constexpr bool kHasLooseIndex = true;
+
+// Indices of 64 bytes: a code of 3 or 4 bits, and in bits 4 and 5 the number of the special value
+// that the output has in this block (Weight::special_places). A code of 4 bits is bits 0 ... 3. One
+// of 3 bits takes the vector of upper bits as it lies, or shifted by 4, so it has a table for each
+// slot of the vectors of two-bit fields:
+//   slot 0, 1: bits 2 and 3 are the lower two bits of the code, bit 0 or 1 is the upper one
+//   slot 2, 3: bits 0 and 1 are the lower two bits of the code, bit 2 or 3 is the upper one
+// The bit that is left over is another group's, and changes nothing in the table.
+struct SlotIndices {
+  alignas(64) uint8_t of_slot[4][64];
+};
+constexpr SlotIndices slot_indices() {
+  SlotIndices all{};
+  for (int slot = 0; slot < 4; ++slot) {
+    for (int i = 0; i < 64; ++i) {
+      const int lower = (slot < 2 ? i >> 2 : i) & 3, upper = i >> slot & 1;
+      all.of_slot[slot][i] = static_cast<uint8_t>((i & 48) | upper << 2 | lower);
+    }
+  }
+  return all;
 }
+constexpr SlotIndices kSlotIndices = slot_indices();
+
+template <int kBits>
+struct IndexedCodes {
+  static_assert(kBits == 3 || kBits == 4);
+  const Bytes* tables;
+  const Bytes* numbers;  // of every tile
+  template <int kGroupIndex, int kTile>
+  QC_INLINE Bytes group(const uint8_t* tile) const {
+    if constexpr (kBits == 4) {
+      const Bytes u = shift_right<4 * kGroupIndex>(load_bytes(tile));
+      return lookup64(tables[0], merge_bits(set_bytes(15), u, numbers[kTile]));
+    } else {
+      constexpr int kSlot = kGroupIndex % 4, kHalf = kGroupIndex / 4;
+      constexpr bool kIsLow = kSlot >= 2;  // where the lower two bits go to
+      const Bytes upper = shift_right<4 * kHalf>(load_bytes(tile + 128));
+      const Bytes lower = shift_right<2 * kSlot - (kIsLow ? 0 : 2)>(load_bytes(tile + 64 * kHalf));
+      const Bytes rest = merge_bits(set_bytes(15), upper, numbers[kTile]);
+      return lookup64(tables[kSlot], merge_bits(set_bytes(kIsLow ? 3 : 12), lower, rest));
+    }
+  }
+};
+
+// In the place of Planes where special values are at most four: code and value by one lookup.
+template <int kBits_>
+struct IndexedPlane {
+  static constexpr int kBits = kBits_, kPlanes = 1;
+  Bytes tables[kBits == 3 ? 4 : 1], places[4];
+
+  explicit IndexedPlane(const Weight& w) {
+    tables[0] = load_bytes(w.special_table);
+    if constexpr (kBits == 3) {
+      const Bytes table = tables[0];
+      for (int i = 0; i < 4; ++i) tables[i] = lookup64(table, load_bytes(kSlotIndices.of_slot[i]));
+    }
+    for (int i = 0; i < 4; ++i) places[i] = load_bytes(w.special_places + 64 * i);
+  }
+  template <int kTiles>
+  QC_INLINE void read_block(const Weight&, const BlockParts& parts,
+                            Bytes (&numbers)[kTiles]) const {
+    static_assert(kTiles == kPanelTiles, "64 special values are one vector");
+    const Bytes all = lookup256(places, load_bytes(parts.zero_points));
+    unroll<kTiles>(QC_UNROLLED(t) { numbers[t] = spread_tile<t>(all); });
+  }
+  QC_INLINE auto codes(const Bytes* numbers) const { return IndexedCodes<kBits>{tables, numbers}; }
+  template <int>
+  QC_INLINE Bytes of(Bytes u, Bytes) const {
+    return u;
+  }
+};
+#else
+constexpr bool kHasLooseIndex = false;
+template <int kBits>
+struct IndexedPlane;
+#endif
 
 // A panel whose sums of two planes become one number before it is finished.
 struct TablePanel {
@@ -103,10 +192,10 @@ struct TablePanel {
 
 // ---- few rows: looked up on the way ----
 
-template <int kBits, int kPlanes, bool kHasSpecial, bool kIsWide, int kRows, bool kIsFloat>
-void fused_table_rows(const TablePanel& tp, const Planes<kBits, kPlanes, kHasSpecial>& planes,
-                      int64_t row) {
-  constexpr int kTiles = kPanelTiles, kChains = kHasManySums && kRows == 1 ? 2 : 1;
+template <class Values, bool kIsWide, int kRows, bool kIsFloat>
+void fused_table_rows(const TablePanel& tp, const Values& planes, int64_t row) {
+  constexpr int kBits = Values::kBits, kPlanes = Values::kPlanes, kTiles = kPanelTiles;
+  constexpr int kChains = kHasManySums && kRows == 1 ? 2 : 1;
   const Panel& p = tp.panel;
   const Weight& w = *p.weight;
   const int8_t* x[kRows];
@@ -123,8 +212,8 @@ void fused_table_rows(const TablePanel& tp, const Planes<kBits, kPlanes, kHasSpe
     const int64_t num_chunks = ceil_div(w.columns_of(b), chunk_columns(kBits));
     const BlockParts parts(p, block, kTiles * num_chunks * kTileChunkBytes<kBits>);
     Bytes special[kTiles];
+    planes.read_block(w, parts, special);
     unroll<kTiles>(QC_UNROLLED(t) {
-      special[t] = kHasSpecial ? special_bytes(w, parts.zero_points + t * kTile) : set_bytes(0);
       unroll<kRows>(QC_UNROLLED(r) {
         acc[0][r][t] = start(p, parts, t, x_sums[r][b]);
         if constexpr (kPlanes == 2) acc[1][r][t] = tp.start_high(x_sums[r][b]);
@@ -139,7 +228,7 @@ void fused_table_rows(const TablePanel& tp, const Planes<kBits, kPlanes, kHasSpe
       });
     };
     int64_t column = b * w.block_size;
-    fused_chunks<kBits, kRows, kTiles>(block, num_chunks, Codes<kBits, false>(), x, column,
+    fused_chunks<kBits, kRows, kTiles>(block, num_chunks, planes.codes(special), x, column,
                                        add_dots);
     unroll<kTiles>(QC_UNROLLED(t) {
       Floats scale = set_floats(0);
@@ -180,17 +269,17 @@ void fused_table_rows(const TablePanel& tp, const Planes<kBits, kPlanes, kHasSpe
 template <int kBits, int kPlanes>
 constexpr int kTableRowsAtOnce = kBits == 3 || kBits == 4 ? kFusedRowsAtOnce / kPlanes : 1;
 
-template <int kBits, int kPlanes, bool kHasSpecial, bool kIsWide, bool kIsFloat>
+template <class Values, bool kIsWide, bool kIsFloat>
 void fused_table(const TablePanel& tp) {
-  constexpr int kMany = kTableRowsAtOnce<kBits, kPlanes>;
-  const Planes<kBits, kPlanes, kHasSpecial> planes(*tp.panel.weight);
+  constexpr int kMany = kTableRowsAtOnce<Values::kBits, Values::kPlanes>;
+  const Values planes(*tp.panel.weight);
   const int64_t num_rows = tp.panel.args->num_rows;
   for (int64_t row = 0; row < num_rows;) {
     if (num_rows - row == 1) {
-      fused_table_rows<kBits, kPlanes, kHasSpecial, kIsWide, 1, kIsFloat>(tp, planes, row);
+      fused_table_rows<Values, kIsWide, 1, kIsFloat>(tp, planes, row);
       row += 1;
     } else {
-      fused_table_rows<kBits, kPlanes, kHasSpecial, kIsWide, kMany, kIsFloat>(tp, planes, row);
+      fused_table_rows<Values, kIsWide, kMany, kIsFloat>(tp, planes, row);
       row += kMany;
     }
   }
@@ -298,7 +387,10 @@ void table_panel(const TablePanel& tp) {
   if constexpr (kHasManySums) {
     const bool is_fused = a.is_contiguous && a.num_rows <= 2 * kTableRowsAtOnce<kBits, kPlanes> - 1;
     if (is_fused && p.tiles == kPanelTiles) {
-      return fused_table<kBits, kPlanes, kHasSpecial, kIsWide, kIsFloat>(tp);
+      if constexpr (kHasLooseIndex && kHasSpecial) {
+        if (p.weight->special_table) return fused_table<IndexedPlane<kBits>, kIsWide, kIsFloat>(tp);
+      }
+      return fused_table<Planes<kBits, kPlanes, kHasSpecial>, kIsWide, kIsFloat>(tp);
     }
   }
   unpack_panel<kBits, false>(p, PlaneStore<kBits, kPlanes, kHasSpecial>{

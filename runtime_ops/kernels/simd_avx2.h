@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd_half.h"
+
 namespace qcompile {
 namespace {
 
@@ -110,20 +112,6 @@ QC_INLINE Bytes replace_where(Bytes v, Bytes index, int code, Bytes other) {
           _mm256_blendv_epi8(v.b, other.b, _mm256_cmpeq_epi8(index.b, wanted))};
 }
 
-// Half a vector: the two codes that 16 outputs keep of four columns.
-using Half = __m256i;
-QC_INLINE Half load_half(const void* p) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
-}
-QC_INLINE Half set_half(int v) { return _mm256_set1_epi8(static_cast<char>(v)); }
-QC_INLINE Half and_half(Half a, Half b) { return _mm256_and_si256(a, b); }
-QC_INLINE Half or_half(Half a, Half b) { return _mm256_or_si256(a, b); }
-template <int kBits>
-QC_INLINE Half shift_half(Half v) {
-  if constexpr (kBits > 0) return _mm256_srli_epi16(v, kBits);
-  if constexpr (kBits < 0) return _mm256_slli_epi16(v, -kBits);
-  return v;
-}
 // 8 outputs: `mask` has 32 bits, `kept` 8 codes in each 128-bit lane.
 QC_INLINE __m256i expand256(__m256i kept, const uint8_t* mask, __m256i zeros) {
   int32_t bits;

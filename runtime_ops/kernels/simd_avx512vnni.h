@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd_half.h"
+
 namespace qcompile {
 namespace {
 
@@ -94,22 +96,24 @@ QC_INLINE Bytes lookup256(const Bytes (&t)[4], Bytes index) {
   return _mm512_mask_mov_epi8(lookup128(t[0], t[1], index), _mm512_movepi8_mask(index),
                               lookup128(t[2], t[3], index));
 }
+#define QC_HAS_LOOSE_INDEX  // lookup64 reads the lowest 6 bits of an index alone
+// Bits of a where the mask has ones, else of b.
+QC_INLINE Bytes merge_bits(Bytes mask, Bytes a, Bytes b) {
+  return _mm512_ternarylogic_epi32(a, mask, b, 0xe2);  // a is the one that it may overwrite
+}
+// Bytes 16 kTile ... 16 kTile + 15, each four times.
+template <int kTile>
+QC_INLINE Bytes spread_tile(Bytes v) {
+  constexpr int kFirst = 16 * kTile * 0x01010101, kStep = 0x01010101;
+  const Bytes places = _mm512_setr_epi32(
+      kFirst, kFirst + kStep, kFirst + 2 * kStep, kFirst + 3 * kStep, kFirst + 4 * kStep,
+      kFirst + 5 * kStep, kFirst + 6 * kStep, kFirst + 7 * kStep, kFirst + 8 * kStep,
+      kFirst + 9 * kStep, kFirst + 10 * kStep, kFirst + 11 * kStep, kFirst + 12 * kStep,
+      kFirst + 13 * kStep, kFirst + 14 * kStep, kFirst + 15 * kStep);
+  return lookup64(v, places);
+}
 #endif
 
-// Half a vector: the two codes that 16 outputs keep of four columns.
-using Half = __m256i;
-QC_INLINE Half load_half(const void* p) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
-}
-QC_INLINE Half set_half(int v) { return _mm256_set1_epi8(static_cast<char>(v)); }
-QC_INLINE Half and_half(Half a, Half b) { return _mm256_and_si256(a, b); }
-QC_INLINE Half or_half(Half a, Half b) { return _mm256_or_si256(a, b); }
-template <int kBits>
-QC_INLINE Half shift_half(Half v) {
-  if constexpr (kBits > 0) return _mm256_srli_epi16(v, kBits);
-  if constexpr (kBits < 0) return _mm256_slli_epi16(v, -kBits);
-  return v;
-}
 // Of every four bytes the two that `mask` (64 bits) has, in their order; else those of `zeros`.
 QC_INLINE Bytes expand(Half kept, const uint8_t* mask, Bytes zeros) {
   uint64_t bits;

@@ -83,6 +83,10 @@ struct Weight {
   // the zero point (BitMoD).
   bool has_special = false;
   int special_code = 0;
+  // Where at most four special values are possible, else null: 64 bytes, those of all codes with
+  // special value number i from 16 i on; and for each stored byte, of 256, 16 times its number.
+  const uint8_t* special_table = nullptr;
+  const uint8_t* special_places = nullptr;
   // Integer products: value = byte - offset, byte = table ? byte_table[u] : u. With zero points the
   // stored one takes the place of offset.
   int32_t offset = 0;

@@ -155,6 +155,7 @@ void WeightInput::read_table() {
   }
   absmax_ = std::max(-low, high);
   make_planes(table, low, high);
+  number_specials();
 }
 
 void WeightInput::read_special(const std::vector<int64_t>& table) {
@@ -185,6 +186,23 @@ void WeightInput::make_planes(const std::vector<int64_t>& table, int64_t low, in
   for (int64_t value : table) {
     byte_table_.push_back(static_cast<uint8_t>(value + shape_.offset));
     if (is_wide) high_table_.push_back(static_cast<uint8_t>((value + 32768) / 256));
+  }
+}
+
+// Two bits, as kernels have them free, tell at most four special values from one another.
+void WeightInput::number_specials() {
+  constexpr size_t kMost = 4, kCodes = 16;
+  std::vector<int64_t> values = specials_;
+  std::sort(values.begin(), values.end());
+  values.erase(std::unique(values.begin(), values.end()), values.end());
+  if (values.empty() || values.size() > kMost) return;
+  special_table_.assign(kMost * kCodes, 0);
+  special_places_.assign(256, 0);
+  for (size_t i = 0; i < values.size(); ++i) {
+    uint8_t* row = special_table_.data() + i * kCodes;
+    std::copy(byte_table_.begin(), byte_table_.end(), row);
+    row[shape_.special_code] = static_cast<uint8_t>(values[i] + shape_.offset);
+    special_places_[static_cast<uint8_t>(values[i])] = static_cast<uint8_t>(i * kCodes);
   }
 }
 
@@ -220,6 +238,8 @@ Weight WeightInput::weight(const uint8_t* buffer, int64_t group) const {
   w.data = buffer + group * group_bytes_;
   w.byte_table = byte_table_.empty() ? nullptr : byte_table_.data();
   w.high_table = high_table_.empty() ? nullptr : high_table_.data();
+  w.special_table = special_table_.empty() ? nullptr : special_table_.data();
+  w.special_places = special_places_.empty() ? nullptr : special_places_.data();
   w.float_table = has_table_ ? float_table_.data() : nullptr;
   return w;
 }

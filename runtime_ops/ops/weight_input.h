@@ -37,6 +37,7 @@ class WeightInput {
   void read_table();
   void read_special(const std::vector<int64_t>& table);
   void make_planes(const std::vector<int64_t>& table, int64_t low, int64_t high);
+  void number_specials();
   int64_t expected_bytes() const;  // of one group
   const Node node_;
   int64_t groups_, group_bytes_ = 0;
@@ -49,6 +50,7 @@ class WeightInput {
   std::vector<uint8_t> byte_table_;   // empty where the table does not fit int16
   std::vector<uint8_t> high_table_;   // empty where it fits int8
   std::vector<int64_t> specials_;     // what special bytes may be
+  std::vector<uint8_t> special_table_, special_places_;  // Weight::special_table, special_places
   std::vector<float> float_table_;
 };
 

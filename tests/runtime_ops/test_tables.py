@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from qcompile.formats import Format, get
-from qcompile.formats.bitmod import BITMOD, BITMOD4
+from qcompile.formats.bitmod import BITMOD, BITMOD3, BITMOD4
 from qcompile.layouts.n16k4 import chunk_columns
 from qcompile.layouts.scales import SIZES
 from qcompile.numerics.conv import Window
@@ -75,6 +75,25 @@ def test_blocks(rng: np.random.Generator, format: Format, bits: int | None) -> N
         weight = random_weight(rng, 80, k, format, block, SCALES[i], tensor_scale=unit(format))
         for rows in (1, 2, 5, 17):
             assert_within(*products.matmul_real(rng, weight, (rows,), bits))
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize(
+    "specials", [(7,), (-127, 127), (-9, -3, 3, 9), (-9, -3, 0, 3, 9)], ids=len
+)
+def test_few_and_many_special_values(
+    rng: np.random.Generator, bits: int, specials: tuple[int, ...]
+) -> None:
+    """Up to four share the lookup of the code; any code may be the special one."""
+    values = tuple(rng.integers(-127, 128, 2**bits).tolist())
+    for code in (0, 2**bits - 1, int(rng.integers(2**bits))):
+        format = Format("special", bits, True, values, special_code=code, specials=specials)
+        for n, k, block in ((64, 96, 32), (130, 72, 0), (80, 7, 0)):
+            weight = random_weight(rng, n, k, format, block, "f16", tensor_scale=unit(format))
+            for rows in (1, 2, 4, 7, 9):
+                assert_within(*products.matmul_real(rng, weight, (rows,)))
+            weight = random_weight(rng, n, k, format, 0, "none")
+            np.testing.assert_array_equal(*products.matmul_static(rng, weight, (3,)))
 
 
 @pytest.mark.parametrize("format", [*WIDE[:4], WIDE[7], *NARROW[2:4], *BITMOD], ids=str)
@@ -164,10 +183,11 @@ def test_a_table_of_any_integers_with_float_activations(rng: np.random.Generator
         assert_within(*products.matmul_real(rng, weight, (rows,), None))
 
 
-@pytest.mark.parametrize("format", [WIDE[3], BITMOD4], ids=str)
-def test_tolerance_sees_one_code(rng: np.random.Generator, format: Format) -> None:
+@pytest.mark.parametrize("format", [WIDE[3], BITMOD3, BITMOD4], ids=str)
+@pytest.mark.parametrize("n", [33, 64])  # 64: a full panel, decoded on the way
+def test_tolerance_sees_one_code(rng: np.random.Generator, format: Format, n: int) -> None:
     """One code changed to its neighbour, and one special value, is outside of the bound."""
-    weight = random_weight(rng, 33, 96, format, 32, "f16", tensor_scale=unit(format))
+    weight = random_weight(rng, n, 96, format, 32, "f16", tensor_scale=unit(format))
     codes = weight.codes.copy()
     codes[5, 7] ^= 1
     changed = [replace(weight, codes=codes)]
