@@ -222,7 +222,10 @@ def _plan_node(
     weight_spec = weight_spec_of(node, bits, preset.activation, asked, block_size)
     refusal = odd_format(node, asked) or target.refuse(request_of(node, weight_spec, activation))
     if refusal is not None:
-        is_explicit = asked is not None or block_size is not None or is_by_channel
+        plain = weight_spec_of(node, wider, preset.activation, None, None)
+        is_wrong = target.refuse(request_of(node, plain, activation)) is None  # what was asked for
+        is_by_rule = rule is not None and bool(rule.weight_format or rule.block_size)
+        is_explicit = is_by_channel or is_by_rule or (is_wrong and bool(asked or block_size))
         message = f'{node.op_type} "{node.name}": {refusal} ({source})'
         return replace(
             plan, reason=message if is_explicit else refusal, rule="!" * is_explicit + source

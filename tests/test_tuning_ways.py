@@ -226,6 +226,7 @@ def test_shares_at_both_ends_of_a_phase() -> None:
 # In the pipeline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", [w for w in TUNINGS if w != "plain"])
 def test_nodes_and_codes_are_those_of_plain_tuning(net: Net, word: str) -> None:
     plain, tuned = net.tuned(), net.tuned(tuning=word)

@@ -54,7 +54,9 @@ def results(network: Network, graph: IntegerGraph, x: NDArray) -> NDArray:
     return run.finish(graph.run(run.quantize(x, given))[graph.output.name], made)
 
 
-@pytest.mark.parametrize("preset", ["w8a8", "w4a8", "w4a4", "w2a6"])
+@pytest.mark.parametrize(
+    "preset", ["w8a8", "w4a4", *(pytest.param(p, marks=pytest.mark.slow) for p in ("w4a8", "w2a6"))]
+)
 @EACH
 def test_equal_integers(make: Callable[[], Net], preset: str, reference: Reference) -> None:
     artifact = reference(make, preset)

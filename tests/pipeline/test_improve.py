@@ -81,6 +81,7 @@ def test_a_network_that_is_no_better_is_not_taken(net: Net, monkeypatch, ratio) 
     assert tuned.note == "not tuned; sequential rounding is no better"
 
 
+@pytest.mark.slow
 def test_the_better_network_is_verified(net: Net) -> None:
     """Both ways as they are."""
     rebuilt, tuned = improved(net, effort="best")

@@ -126,7 +126,7 @@ def test_default_preset(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("preset", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("preset", ["w8a8", pytest.param("w4a8", marks=pytest.mark.slow)])
 def test_digits(preset: str, tmp_path: Path) -> None:
     images, _ = digits.data("calibration")
     artifact = qcompile.compile(

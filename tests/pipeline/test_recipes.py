@@ -251,6 +251,18 @@ def test_signed_static_activations(tmp_path: Path) -> None:
     )
 
 
+def test_a_format_for_all_passes_by_what_has_no_kernel_whatever_the_format(tmp_path: Path) -> None:
+    """Convolutions with float activations stay float as they do without it; a rule is refused."""
+    model = cnn().save(tmp_path / "m.onnx")
+    plan, _ = plan_only(model, "cpu", Recipe("w4a16", "nf4", edge_bits=4))
+    nodes = {n.op_type: n for n in plan.nodes.values()}
+    assert str(nodes["Gemm"].weight).startswith("nf4/")
+    assert nodes["Conv"].reason == "Conv has no kernel for float activations: use a8-dynamic or a8"
+    rule = Rule(op_types=("Conv",), weight_format="nf4", source="r rule 1")
+    with pytest.raises(InputError, match=r"Conv has no kernel for float activations.*r rule 1"):
+        plan_only(model, "cpu", Recipe("w4a16", rules=(rule,)))
+
+
 def test_impossible_requests_all_at_once(tmp_path: Path) -> None:
     recipe = Recipe(preset="w8a8", block_size=64, rules=(Rule(match=LAST, exclude=True),))
     with pytest.raises(InputError) as caught:

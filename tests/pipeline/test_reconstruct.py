@@ -109,7 +109,13 @@ MORE = """f (float[b,3,10,10] x, float w, float d, float m, float a, float k) =>
 SHAPES = {"w": (8, 3, 3, 3), "d": (8, 1, 3, 3), "m": (8, 16), "a": (16,), "k": (16, 5)}
 
 
-@pytest.mark.parametrize("preset", ["w3a8", "w3a4", "w2a8-dynamic", "w2a16"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "preset",
+    ["w3a4", "w2a16", pytest.param("w3a8", marks=SLOW), pytest.param("w2a8-dynamic", marks=SLOW)],
+)
 @pytest.mark.parametrize("word", WORDS)
 def test_every_kind_of_product(preset: str, word: str) -> None:
     found = Net(preset, MORE, 128, SHAPES, weight_rounding="nearest")

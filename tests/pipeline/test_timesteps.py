@@ -239,6 +239,7 @@ def denoiser_errors(session: Session) -> NDArray[np.float64]:
     return np.array(found).reshape(10, -1).mean(1)
 
 
+@pytest.mark.slow
 def test_denoiser(tmp_path: Path) -> None:
     """QuEST's claim on the denoiser, w4a4: less error at every tenth of the time steps."""
     found = {}

@@ -88,6 +88,7 @@ def test_no_workers_are_refused(count: int) -> None:
         Workers(count)
 
 
+@pytest.mark.slow
 def test_compensated_weights_are_the_same(two: Workers) -> None:
     found = cnn()
     found.division = replace(found.division, workers=two)

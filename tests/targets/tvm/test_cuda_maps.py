@@ -89,7 +89,9 @@ def test_excerpts(bits: int, is_signed: bool) -> None:
     assert found == dict.fromkeys(found, 0)
 
 
-@pytest.mark.parametrize("channels", [1, 7, 8, 9])
+@pytest.mark.parametrize(
+    "channels", [1, 9, *(pytest.param(count, marks=pytest.mark.slow) for count in (7, 8))]
+)
 @pytest.mark.parametrize(("bits", "y_bits"), [(8, 4), (8, 8), (4, 8), (4, 4)])
 def test_tables(bits: int, y_bits: int, channels: int) -> None:
     rng = np.random.default_rng(channels)
