@@ -84,7 +84,7 @@ SHAPE = {
         "files": {"*": {"bytes": _is_count, "sha256": str}},
         "nodes": [_NODE],
         "float_nodes": {"*": str},
-        **{"activation_ranges?": _WORD, "rotations?": [_ROTATION]},
+        **{"activation_ranges?": _WORD, "rotations?": [_ROTATION], "softmax_formats?": {"*": str}},
         "provenance?": {"*": {"*": {"*": str}}},
     },
     "measured": {
