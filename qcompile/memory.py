@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Budget: how much memory a compilation may take, and whether a model fits; work in row slices."""
 
+import ctypes
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ BASE_BYTES = 320 << 20
 LARGE_MODEL_BYTES = 512 << 20  # of weights: above it sessions read them from mapped files
 _SLICE_ELEMENTS = 1 << 19  # float64 temporaries of a slice stay near the cache
 ROWS_STEP = 64  # every layout can be cut at multiples of it
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 
 
 def physical_bytes() -> int:
@@ -39,6 +41,15 @@ def parse_size(text: str) -> int:
     if match is None:
         raise InputError(f'memory "{text}" is no size: write for example 4GB or 512MiB')
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+
+
+def return_freed() -> None:
+    """Give what was freed back to the system.
+
+    glibc keeps pages below the last number that lives: 190 MB between two stages, once.
+    """
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 @dataclass(frozen=True)

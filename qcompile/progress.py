@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from qcompile.memory import return_freed
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -31,6 +33,7 @@ class Progress:
 
     def run(self, stage: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """The stage's result; its function's name is what is shown."""
+        return_freed()
         self.begin(stage.__name__)
         result = stage(*args, **kwargs)
         self.end()

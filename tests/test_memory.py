@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Budgets, and what a compilation of a large model really takes."""
 
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,14 @@ from benchmarks.large_model import MEDIUM, SMALL, write_model
 from benchmarks.memory import anonymous_bytes
 from qcompile import Limits, Recipe, compile
 from qcompile.errors import InputError
-from qcompile.memory import BASE_BYTES, Budget, in_threads, parse_size, row_slices
+from qcompile.memory import (
+    BASE_BYTES,
+    Budget,
+    in_threads,
+    parse_size,
+    return_freed,
+    row_slices,
+)
 from tests.pipeline.nets import Net
 
 
@@ -48,6 +56,16 @@ def test_the_made_up_model_has_the_size_it_says(tmp_path: Path) -> None:
     assert path.with_name("m.onnx.data").stat().st_size >= SMALL.bytes
     weights = ir.load(path).graph.initializers
     assert np.std(weights["head"].const_value.numpy()) == pytest.approx(128**-0.5, rel=0.01)
+
+
+def test_freed_pages_go_back() -> None:
+    """Arrays in pieces too small to be mapped; the last one, which lives, keeps all before it."""
+    arrays = [np.ones(12_000) for _ in range(1000)]
+    held = anonymous_bytes(os.getpid())
+    del arrays[:-1]
+    assert anonymous_bytes(os.getpid()) > held - 20e6
+    return_freed()
+    assert anonymous_bytes(os.getpid()) < held - 80e6
 
 
 def peak_of(arguments: list[str]) -> int:
