@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -73,6 +74,8 @@ class Runtime:
     """TVM's runtime: functions by name, called with Python values."""
 
     def __init__(self, libraries: Sequence[Path]) -> None:
+        # Else the pool of threads pins the one that calls, and all that it starts later, to a core.
+        os.environ.setdefault("TVM_BIND_THREADS", "0")
         # Two copies of one library would each have half of the functions: the first one serves.
         for path in libraries:
             name = Path(path).name
