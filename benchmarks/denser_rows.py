@@ -32,22 +32,23 @@ KINDS = (
 
 
 def runs_of(layout: str, name: str, size: int, activation: str) -> tuple[float, list[Run]]:
-    """Bytes, and runs of the product; one panel of random codes is repeated."""
+    """Bytes, and runs of the product: a panel of random codes, then another, which is repeated."""
     rng, format = np.random.default_rng(0), get(name)
-    weight = one.random_weight(rng, PANEL, size, format, BLOCK, "f16")
+    weight = one.random_weight(rng, 2 * PANEL, size, format, BLOCK, "f16")
     codes = np.minimum(weight.codes, 4) if name == "balanced2" else weight.codes
     weight = CodedWeight(codes, weight.scale, None, format, BLOCK, "f16")
     weight = one.sparse(rng, weight) if layout == "n16k4s/1" else weight
     attributes = one.weight_attributes(weight, layout) | {"N": size, "activation": activation}
     attributes |= {"activation_bits": 8} if activation == "dynamic" else {}
-    packed = np.tile(LAYOUTS[layout].pack(weight), size // PANEL)
+    panels = np.split(LAYOUTS[layout].pack(weight), 2)
+    packed = np.concatenate([panels[0], *[panels[1]] * (size // PANEL - 1)])
     x = rng.standard_normal((1, size), dtype=np.float32)
     node = ("QMatMul", attributes | {"domain": "com.qcompile"})
 
     def build(count: int) -> Run:
         options = idle_options(1)
         runtime_ops.register(options)
-        model = products_model(node, x, {"w": packed}, count)
+        model = products_model(node, x, {"w": packed}, count, panels[0].size)
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         return bound(session, {"x": x})
 

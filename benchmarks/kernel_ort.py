@@ -61,10 +61,13 @@ def _peer(
     return Peer(name, (*row.shape, *key), build)
 
 
-def products_model(node: Node, x: NDArray, constants: Constants, count: int) -> bytes:
+def products_model(
+    node: Node, x: NDArray, constants: Constants, count: int, step: int = 1
+) -> bytes:
     """So many products of x, each with a weight and an output of its own, as a serialized model.
 
-    The weights differ, for ONNX Runtime shares the memory of equal ones.
+    The weights differ, for ONNX Runtime shares the memory of equal ones: each has what is `step`
+    elements on in that before, so that packed panels stay panels.
     """
     op, attributes = node
     shared = [name for name in constants if name != "w"]
@@ -75,7 +78,7 @@ def products_model(node: Node, x: NDArray, constants: Constants, count: int) -> 
             np.dtype(np.int32 if x.dtype == np.uint8 else np.float32)
         )
         outputs.append(helper.make_tensor_value_info(f"y{i}", kind, None))
-        weights.append(numpy_helper.from_array(np.roll(constants["w"], i), f"w{i}"))
+        weights.append(numpy_helper.from_array(np.roll(constants["w"], i * step), f"w{i}"))
     fed = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
     held = [numpy_helper.from_array(constants[name], name) for name in shared]
     graph = helper.make_graph(nodes, "products", [fed], outputs, [*weights, *held])

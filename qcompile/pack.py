@@ -16,16 +16,17 @@ from qcompile.graph import DOMAIN, add_initializer, attribute, constant, input_o
 from qcompile.layouts import LAYOUTS, Shape, n16k4q, n16k4s
 from qcompile.layouts.kc import KC
 from qcompile.layouts.n16k4 import N16K4
+from qcompile.layouts.n16k4p import N16K4P
 from qcompile.layouts.n16k4q import N16K4Q
 from qcompile.layouts.n16k4s import N16K4S
 from qcompile.layouts.rows import ROWS
 from qcompile.memory import row_slices
 from qcompile.numerics.weight import CodedWeight, coded_weight
-from qcompile.passes.lower.lowered import CODES, PLAIN, SCALE, ZERO_POINT
+from qcompile.passes.lower.lowered import CODES, PLAIN, SCALE, ZERO_POINT, table_of
 from qcompile.targets.target import Target
 
 PACKED_OPS = ("QConv", "QMatMul", "QGather")
-PANELS = (N16K4.name, N16K4S.name, N16K4Q.name)  # layouts of products
+PANELS = (N16K4.name, N16K4S.name, N16K4Q.name, N16K4P.name)  # layouts of products
 
 
 def pack(lowered: ir.Model, target: Target) -> ir.Model:
@@ -55,7 +56,8 @@ def _pack_graph(graph: ir.Graph) -> None:
 def layout_of(node: ir.Node, shared: set[str]) -> str:
     """kc for depthwise, rows for tables that only Gather reads, n16k4 for the rest.
 
-    Of these n16k4q for five levels, n16k4s where two of every four columns are 0.
+    Of these n16k4q for five levels, n16k4s where two of every four columns are 0, n16k4p where a
+    code has special values.
     """
     codes = node.inputs[CODES]
     if node.op_type == "QConv":
@@ -70,6 +72,8 @@ def layout_of(node: ir.Node, shared: set[str]) -> str:
 
 def _panels_of(node: ir.Node) -> str:
     shape = _shape_of(node, int(attribute(node, "N")) // int(attribute(node, "group", 1)))
+    if shape.format.specials:
+        return N16K4P.name
     if n16k4q.saves(shape):
         return N16K4Q.name
     if n16k4s.saves(shape) and all(n16k4s.holds(part) for _, part in weight_parts(node)):
@@ -147,8 +151,7 @@ def row_groups(n: int, group: int) -> list[slice]:
 def format_of(node: ir.Node) -> Format:
     """The weight format that the node's attributes say."""
     name = attribute(node, "format")
-    table = attribute(node, "table")
-    entries = None if table is None else tuple(table)
+    entries = table_of(node)
     try:
         known = get(name)
     except InputError:

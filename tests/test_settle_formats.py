@@ -17,6 +17,7 @@ from qcompile.load import load
 from qcompile.normalise import normalise
 from qcompile.observers.weight_range import squared_error
 from qcompile.pack import format_of
+from qcompile.passes.lower.lowered import table_attributes
 from qcompile.recipe import Recipe
 from qcompile.settle_formats import sample_of, settle_formats, settled_spec
 from qcompile.spec import QuantSpec
@@ -88,11 +89,11 @@ def test_a_float_that_was_searched_runs(tmp_path: Path) -> None:
 
 
 def test_a_fitted_format_is_read_with_the_table_of_its_node() -> None:
-    table = [-9, -5, 1, 8]
-    found = {"format": "kmeans2", "bits": 2, "is_signed": 1, "table": table}
+    table = (-9, -5, 1, 8)
+    found = {"format": "kmeans2", "bits": 2, "is_signed": 1} | table_attributes(table)
     node = ir.node("QMatMul", [], attributes=found)
-    assert format_of(node).table == tuple(table) != get("kmeans2").table
-    known = {"format": "e2m1", "bits": 4, "table": list(get("e2m1").table or ())}
+    assert format_of(node).table == table != get("kmeans2").table
+    known = {"format": "e2m1", "bits": 4} | table_attributes(get("e2m1").table or ())
     fixed = ir.node("QMatMul", [], attributes=found | known)
     assert format_of(fixed) == get("e2m1")
 

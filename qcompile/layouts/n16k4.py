@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """n16k4/1: dense weights in the order of use (docs/layouts.md).
 
-n16k4s.py and n16k4q.py keep its panels and blocks and have codes of their own inside.
+n16k4s.py and n16k4q.py keep its panels and blocks and have codes of their own inside; n16k4p.py has
+special values.
 """
 
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class Coding:
     to_bytes: Callable[[Codes, Codes | None, Format], Codes]
     from_bytes: Callable[[Codes, int, Codes | None, Format], Codes]
     needs_zeros: bool = False
+    has_special: bool = False  # the bytes of a block's points stand before its codes
 
     def padded(self, k: int, format: Format) -> int:
         """k rounded up to whole chunks."""
@@ -126,6 +128,8 @@ def _runs(coding: Coding, shape: Shape) -> list[tuple[slice, int]]:
 
 def _check(coding: Coding, shape: Shape) -> None:
     chunk = coding.chunk_columns(shape.format)
+    if bool(shape.format.specials) != coding.has_special:
+        raise ValueError(f"{coding.name}: {shape.format} has {len(shape.format.specials)} specials")
     if shape.num_blocks > 1 and shape.block % chunk:
         raise ValueError(
             f"{coding.name}: block size {shape.block} of {shape.format} is no multiple of {chunk}"
@@ -231,7 +235,7 @@ def pack(weight: CodedWeight, coding: Coding | None = None) -> NDArray[np.uint8]
                 scales[:, : len(part)] = all_scales[rows, run].transpose(1, 0, 2)
                 fields.append(scales.reshape(count, -1))
             if points is not None:
-                fields.append(points.T)
+                fields.insert(0 if coding.has_special else len(fields), points.T)
             out.append(np.concatenate(fields, axis=1).ravel())
     return np.concatenate(out) if out else np.zeros(0, np.uint8)
 
@@ -251,9 +255,9 @@ def unpack(coding: Coding, data: NDArray[np.uint8], shape: Shape) -> CodedWeight
             count, size = run.stop - run.start, coding.size(shape, tiles, columns)
             end = at + count * _block_bytes(coding, shape, tiles, columns)
             fields, at = data[at:end].reshape(count, -1), end
-            begin, stored = size + tiles * TILE * sized, None
+            stored = None
             if points is not None:
-                stored = fields[:, begin : begin + tiles * TILE].T
+                fields, stored = _split(coding, fields, tiles * TILE)
                 points[rows, run] = stored[:height]
             zeros = coding.zeros(stored, shape, columns)
             codes = coding.from_bytes(fields[:, :size].ravel(), tiles, zeros, shape.format)
@@ -263,6 +267,13 @@ def unpack(coding: Coding, data: NDArray[np.uint8], shape: Shape) -> CodedWeight
                 raw = fields[:, size : size + height * sized]
                 scale[rows, run] = shape.scales(raw).T  # type: ignore[union-attr]
     return decode_parts(u, scale, points, shape)
+
+
+def _split(coding: Coding, fields: Codes, width: int) -> tuple[Codes, Codes]:
+    """Blocks [count, bytes] without their points, and these [width, count]."""
+    if coding.has_special:
+        return fields[:, width:], fields[:, :width].T
+    return fields[:, :-width], fields[:, -width:].T
 
 
 def layout_of(coding: Coding) -> Layout:

@@ -76,7 +76,7 @@ void gather_f32_n16k4__scalar(gather_f32_n16k4_args& a) {
   for (int64_t block = 0; block < w.num_blocks; ++block) {
     const uint8_t* scales = stream + n16k4_block_code_bytes(w, block, tiles);
     const float scale = read_scale(w, scales, n);
-    const int32_t zero_point = point_bytes(w) ? scales[tiles * kTile * w.scale_bytes + n] : 0;
+    const int32_t zero_point = point_bytes(w) ? n16k4_points(w, stream, scales, tiles)[n] : 0;
     const int64_t columns = w.columns_of(block);
     if (is_literal) {
       gather_literally(w, stream, tiles, n, columns, zero_point, scale, y);

@@ -17,7 +17,7 @@ void matmul_f32_n16k4__scalar(matmul_f32_n16k4_args& a) {
         const uint8_t* scales = stream + n16k4_block_code_bytes(w, block, tiles);
         const float scale = read_scale(w, scales, n);
         const int32_t zero_point =
-            point_bytes(w) ? scales[tiles * kTile * w.scale_bytes + n] : 0;
+            point_bytes(w) ? n16k4_points(w, stream, scales, tiles)[n] : 0;
         float part = 0;
         for (int64_t k = 0; k < w.columns_of(block); ++k) {
           const uint32_t code = n16k4_code(w, stream, tiles, n, k, zero_point);

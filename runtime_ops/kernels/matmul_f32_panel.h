@@ -156,7 +156,7 @@ void float_rows(const matmul_f32_n16k4_args& a, int64_t row) {
   const uint8_t* block = n16k4_panel(w, a.panel);
   for (int64_t b = 0; b < w.num_blocks; ++b) {
     const uint8_t* scales = block + n16k4_block_code_bytes(w, b, tiles);
-    const BlockView view{block, scales, scales + tiles * kTile * w.scale_bytes,
+    const BlockView view{block, scales, n16k4_points(w, block, scales, tiles),
                          w.padded_columns_of(b) / chunk_columns(kBits), b * w.block_size};
     Floats of_panel[kPanelTiles];
     const bool is_panel = kHasManySums && kRows == 1 && tiles == kPanelTiles;
@@ -204,7 +204,7 @@ void unpack_slice(const matmul_f32_n16k4_args& a, int tiles, int64_t first, int6
     const int64_t b = k / w.block_size;
     const uint8_t* block = stream + b * block_bytes;
     const uint8_t* scales = block + n16k4_block_code_bytes(w, b, tiles);
-    const uint8_t* zero_points = scales + tiles * kTile * w.scale_bytes;
+    const uint8_t* zero_points = n16k4_points(w, block, scales, tiles);
     const uint8_t* codes = block + (k - b * w.block_size) / kChunk * tiles * kBytes;
     for (int t = 0; t < tiles; ++t, codes += kBytes) {
       const Floats scale = load_scales(w, scales + t * kTile * w.scale_bytes);

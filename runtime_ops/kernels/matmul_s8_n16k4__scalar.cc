@@ -15,7 +15,7 @@ struct BlockView {
 
 BlockView view_block(const Weight& w, const uint8_t* stream, int64_t block, int tiles) {
   const uint8_t* scales = stream + n16k4_block_code_bytes(w, block, tiles);
-  return {stream, scales, scales + tiles * kTile * w.scale_bytes};
+  return {stream, scales, n16k4_points(w, stream, scales, tiles)};
 }
 
 int64_t block_sum(const matmul_s8_n16k4_args& a, const BlockView& view, int64_t block, int tiles,

@@ -93,13 +93,13 @@ struct Panel {
   }
 };
 
-// Where a block's scales and zero points lie.
+// Where the scales and zero points or special values of a block lie; `block`: its codes.
 struct BlockParts {
   const uint8_t* scales;
   const uint8_t* zero_points;
   BlockParts(const Panel& p, const uint8_t* block, int64_t code_bytes)
       : scales(block + code_bytes),
-        zero_points(scales + p.tiles * kTile * p.weight->scale_bytes) {}
+        zero_points(n16k4_points(*p.weight, block, scales, p.tiles)) {}
 };
 
 // -zero_point * sum(x): what an accumulator starts at.

@@ -248,7 +248,7 @@ void fused_table_rows(const TablePanel& tp, const Values& planes, int64_t row) {
         }
       });
     });
-    block = parts.zero_points + kTiles * kTile * point_bytes(w);
+    block = parts.scales + kTiles * kTile * (w.scale_bytes + point_bytes(w));
   }
   const int64_t num_rows = p.args->num_rows - row;
   if constexpr (kIsFloat) {

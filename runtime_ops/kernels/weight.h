@@ -131,8 +131,21 @@ inline int64_t n16k4_panel_bytes(const Weight& w, int tiles) {
   return (w.num_blocks - 1) * n16k4_block_bytes(w, 0, tiles) +
          n16k4_block_bytes(w, w.num_blocks - 1, tiles);
 }
+// Special values stand before the codes of their block: a product cannot begin a block without
+// them, and what lies before has come from memory. Zero points are behind the scales.
+inline int64_t n16k4_lead_bytes(const Weight& w, int tiles) {
+  return w.has_special ? tiles * kTile : 0;
+}
+// The codes of a panel's first block. Those of each block are n16k4_block_bytes on.
 inline const uint8_t* n16k4_panel(const Weight& w, int64_t panel) {
-  return w.data + panel * n16k4_panel_bytes(w, kPanelTiles);
+  return w.data + panel * n16k4_panel_bytes(w, kPanelTiles) +
+         n16k4_lead_bytes(w, n16k4_tiles(w, panel));
+}
+// The zero points or special values of a block, where there are any.
+inline const uint8_t* n16k4_points(const Weight& w, const uint8_t* codes, const uint8_t* scales,
+                                   int tiles) {
+  return w.has_special ? codes - n16k4_lead_bytes(w, tiles)
+                       : scales + tiles * kTile * w.scale_bytes;
 }
 inline int64_t n16k4_bytes(const Weight& w) {
   const int64_t last = n16k4_num_panels(w) - 1;

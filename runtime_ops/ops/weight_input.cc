@@ -17,6 +17,7 @@ constexpr int kNumScaleFormats = 6;
 
 const char* const kSparseName = "n16k4s/1";
 const char* const kQuintsName = "n16k4q/1";
+const char* const kSpecialName = "n16k4p/1";
 const std::vector<int64_t> kQuintTable{-2, -1, 0, 1, 2, 2, 2, 2};
 
 }  // namespace
@@ -27,7 +28,8 @@ WeightInput::WeightInput(const Node& node, int64_t groups) : node_(node), groups
     node_.refuse("abi = " + std::to_string(abi) + "; this library has abi 1", "docs/ops.md", kAgain);
   }
   layout_name_ = node_.text("layout");
-  if (layout_name_ == "n16k4/1" || layout_name_ == kSparseName || layout_name_ == kQuintsName) {
+  if (layout_name_ == "n16k4/1" || layout_name_ == kSparseName || layout_name_ == kQuintsName ||
+      layout_name_ == kSpecialName) {
     layout_ = LayoutKind::kN16K4;
   } else if (layout_name_ == "kc/1") {
     layout_ = LayoutKind::kKC;
@@ -35,7 +37,7 @@ WeightInput::WeightInput(const Node& node, int64_t groups) : node_(node), groups
     layout_ = LayoutKind::kRows;
   } else {
     node_.refuse("layout = \"" + layout_name_ + "\"; this library has n16k4/1, n16k4s/1, "
-                     "n16k4q/1, kc/1 and rows/1",
+                     "n16k4q/1, n16k4p/1, kc/1 and rows/1",
                  "docs/layouts.md", kAgain);
   }
   format_ = node_.text("format");
@@ -112,8 +114,22 @@ int WeightInput::packing() const {
   return num_codes == 3 ? kTrits : bits;
 }
 
+// The attribute holds entries less the least one: a number below 0 would take ten bytes of a file.
+std::vector<int64_t> WeightInput::stored_table() const {
+  std::vector<int64_t> table = node_.integers("table");
+  const int64_t low = node_.integer("table_low", 0);
+  for (int64_t& value : table) {
+    const int64_t stored = value;
+    if (__builtin_add_overflow(stored, low, &value)) {
+      node_.refuse("table has " + std::to_string(stored) + " with table_low = " +
+                       std::to_string(low), "docs/ops.md: their sum is an int64", kAgain);
+    }
+  }
+  return table;
+}
+
 void WeightInput::read_table() {
-  const std::vector<int64_t> table = node_.integers("table");
+  const std::vector<int64_t> table = stored_table();
   if (shape_.bits == kQuints) {
     if (table != kQuintTable || shape_.offset || shape_.has_zero_point) {
       node_.refuse("format " + format_ + " is not -2, -1, 0, 1, 2, 2, 2, 2 without sign and zero "
@@ -160,10 +176,16 @@ void WeightInput::read_table() {
 
 void WeightInput::read_special(const std::vector<int64_t>& table) {
   shape_.has_special = node_.integer_between("has_special", 0, 1, 0);
+  if (layout_ == LayoutKind::kN16K4 && shape_.has_special != (layout_name_ == kSpecialName)) {
+    node_.refuse("has_special = " + std::to_string(shape_.has_special) + " in layout " +
+                     layout_name_, "docs/layouts.md: n16k4p/1 holds special values, and nothing else",
+                 kAgain);
+  }
   if (!shape_.has_special) return;
   shape_.special_code = static_cast<int>(node_.integer_between("special_code", 0, 255, 0));
   specials_ = node_.integers("specials");
-  bool fits = !specials_.empty() && (shape_.bits == 3 || shape_.bits == 4) && shape_.special_code < (1 << shape_.bits);
+  bool fits = !specials_.empty() && (shape_.bits == 3 || shape_.bits == 4) &&
+              shape_.special_code < (1 << shape_.bits);
   const auto is_byte = [](int64_t value) { return value >= -127 && value <= 127; };
   fits = fits && std::all_of(specials_.begin(), specials_.end(), is_byte) &&
          std::all_of(table.begin(), table.end(), is_byte);
@@ -230,6 +252,34 @@ void WeightInput::check_buffer(const Tensor& buffer) const {
                      std::to_string(bits_) + " bits), block_size " +
                      std::to_string(shape_.block_size) + " needs " + std::to_string(expected),
                  "docs/layouts.md", kAgain);
+  }
+  if (layout_name_ == kSpecialName) check_specials(buffer.as<uint8_t>());
+}
+
+// Kernels number the special values of panels, so a byte that is none of them would mean one thing
+// here and another there. Those of other layouts mean themselves; rows are many, and stay unread.
+void WeightInput::check_specials(const uint8_t* buffer) const {
+  bool is_known[256] = {};
+  for (int64_t value : specials_) is_known[static_cast<uint8_t>(value)] = true;
+  for (int64_t group = 0; group < groups_; ++group) {
+    const Weight w = weight(buffer, group);
+    for (int64_t panel = 0; panel < n16k4_num_panels(w); ++panel) {
+      const int tiles = n16k4_tiles(w, panel);
+      const int64_t outputs = std::min<int64_t>(w.N - panel * kPanel, kPanel);
+      const uint8_t* const first = n16k4_panel(w, panel) - n16k4_lead_bytes(w, tiles);
+      for (int64_t b = 0; b < w.num_blocks; ++b) {
+        const uint8_t* const points = first + b * n16k4_block_bytes(w, 0, tiles);
+        const uint8_t* const end = points + outputs;
+        const uint8_t* const odd =
+            std::find_if(points, end, [&](uint8_t byte) { return !is_known[byte]; });
+        if (odd == end) continue;
+        node_.refuse("W has the special value " + std::to_string(static_cast<int8_t>(*odd)) +
+                         " in block " + std::to_string(b) + " of output " +
+                         std::to_string(group * w.N + panel * kPanel + (odd - points)),
+                     "docs/layouts.md: n16k4p/1 has those of the attribute specials",
+                     "Copy the file again, or pack the model again.");
+      }
+    }
   }
 }
 

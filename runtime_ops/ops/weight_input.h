@@ -35,9 +35,11 @@ class WeightInput {
   void read_scales();
   int packing() const;
   void read_table();
+  std::vector<int64_t> stored_table() const;
   void read_special(const std::vector<int64_t>& table);
   void make_planes(const std::vector<int64_t>& table, int64_t low, int64_t high);
   void number_specials();
+  void check_specials(const uint8_t* buffer) const;
   int64_t expected_bytes() const;  // of one group
   const Node node_;
   int64_t groups_, group_bytes_ = 0;

@@ -9,7 +9,8 @@ import pytest
 
 from qcompile.formats import FORMATS, get, scale_format
 from qcompile.formats.block import BLOCK_FORMATS, block_format
-from qcompile.layouts.n16k4 import N16K4, field_bytes, steps_of
+from qcompile.layouts.n16k4 import field_bytes, steps_of
+from qcompile.layouts.n16k4p import N16K4P
 from qcompile.numerics.weight import CodedWeight
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
@@ -44,10 +45,10 @@ def test_the_bytes_of_a_block_with_a_special_value() -> None:
         found += [float(v.replace("−", "-")) for v in values.split()]
     assert found == weight.decode()[0].tolist()
     (line,) = re.findall(r"^packed +(.*)$", TEXT, re.MULTILINE)
-    packed = N16K4.pack(weight)
-    assert packed[:4].tobytes().hex(" ") == " ".join(line.split())
-    assert packed.size == 64 + 16 * 2 + 16  # codes, scales, special bytes
-    assert packed[-16:].tolist() == [int(byte, 16)] * 16
+    packed = N16K4P.pack(weight)
+    assert packed.size == 16 + 64 + 16 * 2  # special bytes, codes, scales
+    assert packed[:16].tolist() == [int(byte, 16)] * 16
+    assert packed[16:20].tobytes().hex(" ") == " ".join(line.split())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""n16k4s and n16k4q: pack and unpack are inverse, sizes follow the formula, bytes of an example."""
+"""n16k4s, n16k4q, n16k4p: pack and unpack are inverse, sizes follow the formula, bytes."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +10,16 @@ from hypothesis import strategies as st
 
 from qcompile.formats import get
 from qcompile.layouts import Shape
+from qcompile.layouts.n16k4 import N16K4
+from qcompile.layouts.n16k4p import N16K4P
 from qcompile.layouts.n16k4q import N16K4Q, quint_numbers, quints_of
 from qcompile.layouts.n16k4s import N16K4S, holds
 from qcompile.numerics.weight import CodedWeight
 from tests.layouts.test_layouts import assert_same, random_weight
+from tests.runtime_ops import single_op as one
 from tests.runtime_ops.single_op import sparse
+
+PLAIN = {3: get("uint3"), 4: get("uint4")}
 
 
 @settings(max_examples=100, deadline=None)
@@ -97,3 +104,38 @@ def test_five_levels(n: int, block_size: int) -> None:
     codes[0, 0] = 5
     with pytest.raises(ValueError, match="an index of balanced2 is above 4"):
         N16K4Q.pack(CodedWeight(codes, weight.scale, None, format, block_size, "f16"))
+
+
+@pytest.mark.parametrize("name", ["bitmod3", "bitmod4"])
+@pytest.mark.parametrize("n", [1, 16, 17, 64, 150])
+def test_special_values_stand_before_their_codes(name: str, n: int) -> None:
+    """The bytes of n16k4 without them, and 16 a tile ahead of every block's codes."""
+    rng, format = np.random.default_rng(n), get(name)
+    for k, block_size in ((7, 0), (96, 32), (130, 64)):
+        weight = one.random_weight(rng, n, k, format, block_size, "f16")
+        packed, shape = N16K4P.pack(weight), Shape.of(weight)
+        assert weight.zero_point is not None and packed.size == N16K4P.num_bytes(shape)
+        assert_same(N16K4P.unpack(packed, shape), weight)
+        plain = N16K4.pack(replace(weight, format=PLAIN[format.bits], zero_point=None))
+        expected, at = [], 0
+        for first in range(0, n, 64):
+            outputs = min(64, n - first)
+            width = -(-outputs // 16) * 16
+            for block in range(weight.num_blocks):
+                points = np.zeros(width, np.int8)
+                points[:outputs] = weight.zero_point[first : first + outputs, block]
+                columns = min(weight.block_size or k, k - block * block_size)
+                chunk = 8 if format.bits == 4 else 32
+                size = width * (-(-columns // chunk) * chunk * format.bits // 8 + 2)
+                expected += [points.view(np.uint8), plain[at : at + size]]
+                at += size
+        np.testing.assert_array_equal(packed, np.concatenate(expected))
+        assert at == plain.size
+
+
+def test_special_values_have_a_layout_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"^n16k4/1: bitmod4 has 4 specials$"):
+        N16K4.pack(one.random_weight(rng, 4, 8, get("bitmod4"), 0, "f16"))
+    with pytest.raises(ValueError, match=r"^n16k4p/1: int4 has 0 specials$"):
+        N16K4P.pack(random_weight(rng, 4, 8, get("int4"), 0))

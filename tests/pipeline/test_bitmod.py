@@ -72,7 +72,7 @@ def test_tables_that_gather_reads_and_depthwise_convolutions(tmp_path: Path) -> 
     assert {"QGather", "QMatMul"} <= {node.op_type for node in shared.model().graph}
     assert all(r["weight"].startswith("bitmod4/") for r in shared.content["nodes"])
     static = compiled("bitmod4", "w4a8", tmp_path, cnn(), integer_only=True)
-    assert {"kc/1", "n16k4/1"} == {r["layout"] for r in static.content["nodes"]}
+    assert {"kc/1", "n16k4p/1"} == {r["layout"] for r in static.content["nodes"]}
     assert all(r["weight"].startswith("bitmod4/") for r in static.content["nodes"])
 
 

@@ -19,6 +19,7 @@ from qcompile.layouts.layout import Shape
 from qcompile.layouts.scales import scale_bytes, scale_from_bytes
 from qcompile.numerics.conv import Window
 from qcompile.numerics.weight import CodedWeight
+from qcompile.passes.lower.lowered import table_attributes
 
 
 def build(
@@ -141,13 +142,18 @@ def sparse(rng: np.random.Generator, weight: CodedWeight) -> CodedWeight:
     return replace(weight, codes=kept.masked(weight.codes))
 
 
+def held(layout: str, format: Format) -> str:
+    """The layout, or that of special values in the place of n16k4."""
+    return "n16k4p/1" if layout == "n16k4/1" and format.specials else layout
+
+
 def weight_attributes(weight: CodedWeight, layout: str = "n16k4/1") -> dict[str, Any]:
     """The node attributes of a weight (docs/ops.md)."""
     n, k = weight.shape
     shape = Shape.of(weight)
     attributes: dict[str, Any] = {
         "abi": 1,
-        "layout": layout,
+        "layout": held(layout, weight.format),
         "format": weight.format.name,
         "bits": weight.format.bits,
         "is_signed": int(weight.format.is_signed and not weight.format.is_table),
@@ -165,7 +171,7 @@ def weight_attributes(weight: CodedWeight, layout: str = "n16k4/1") -> dict[str,
     if weight.format.levels is not None:
         attributes["levels"] = weight.format.levels
     if weight.format.table is not None:
-        attributes["table"] = list(weight.format.table)
+        attributes |= table_attributes(weight.format.table)
     return attributes
 
 
@@ -183,7 +189,7 @@ def window_attributes(window: Window, group: int = 1) -> dict[str, Any]:
 def pack(weight: CodedWeight, layout: str = "n16k4/1", group: int = 1) -> NDArray[np.uint8]:
     """The weight's bytes; groups follow one another."""
     n = weight.shape[0] // group
-    parts = []
+    parts, chosen = [], LAYOUTS[held(layout, weight.format)]
     for g in range(group):
-        parts.append(LAYOUTS[layout].pack(weight.rows(slice(g * n, (g + 1) * n))))
+        parts.append(chosen.pack(weight.rows(slice(g * n, (g + 1) * n))))
     return np.concatenate(parts)

@@ -18,7 +18,7 @@ from tests.runtime_ops import products
 from tests.runtime_ops import single_op as one
 from tests.runtime_ops.products import assert_within
 from tests.runtime_ops.single_op import random_weight
-from tests.runtime_ops.test_refusals import refusal
+from tests.runtime_ops.test_refusals import AGAIN, matmul_case, refusal
 
 SCALES = [name for name in SIZES if name != "none"]
 WINDOW = Window((3, 3), (1, 2), (1, 1, 0, 1))
@@ -94,6 +94,65 @@ def test_few_and_many_special_values(
                 assert_within(*products.matmul_real(rng, weight, (rows,)))
             weight = random_weight(rng, n, k, format, 0, "none")
             np.testing.assert_array_equal(*products.matmul_static(rng, weight, (3,)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"table": [1] * 16, "is_signed": 0, "has_special": 1, "specials": [1]},
+            "has_special = 1 in layout n16k4/1 (docs/layouts.md: n16k4p/1 holds special values, "
+            f"and nothing else). {AGAIN}",
+        ),
+        (
+            {"layout": "n16k4p/1"},
+            "has_special = 0 in layout n16k4p/1 (docs/layouts.md: n16k4p/1 holds special values, "
+            f"and nothing else). {AGAIN}",
+        ),
+        (
+            {"table": [2**63 - 1] * 16, "table_low": 1, "is_signed": 0},
+            "table has 9223372036854775807 with table_low = 1 (docs/ops.md: their sum is an "
+            f"int64). {AGAIN}",
+        ),
+        (
+            {"table": [1] * 16, "is_signed": 0, "has_special": 1, "layout": "n16k4p/1"}
+            | {"specials": [200]},
+            "has_special with special_code = 0, 1 specials, a table of 16 (docs/ops.md: a table "
+            f"of 3 or 4 bits, one of its codes, specials of -127 ... 127). {AGAIN}",
+        ),
+    ],
+)
+def test_refusals(changes: dict, message: str) -> None:
+    inputs, attributes = matmul_case(**changes)
+    got = refusal("QMatMul", inputs, attributes, [(TensorProto.FLOAT, 2)])
+    assert got == f'QMatMul "node": {message}'
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_a_byte_that_is_no_special_value_is_refused(rng: np.random.Generator, bits: int) -> None:
+    """In every panel and block; that of an output that only fills a tile up is not read."""
+    format = {3: BITMOD3, 4: BITMOD4}[bits]
+    weight = random_weight(rng, 150, 96, format, 32, "f16")
+    attributes = one.weight_attributes(weight) | {"activation": "dynamic", "activation_bits": 8}
+    packed, block = one.pack(weight), 16 * (1 + 4 * bits + 2)  # bytes of a tile
+    x = rng.standard_normal((1, 96)).astype(np.float32)
+
+    def message(at: int) -> str:
+        broken = packed.copy()
+        broken[at] = 0x55
+        return refusal("QMatMul", [x, broken], attributes, [(TensorProto.FLOAT, 2)])
+
+    for tiles, panel in ((4, 0), (4, 1), (2, 2)):
+        for b in range(3):
+            at = panel * 4 * block * 3 + b * tiles * block + 5
+            found = f"special value 85 in block {b} of output {64 * panel + 5} "
+            assert found in message(at)
+    broken = packed.copy()
+    broken[2 * 4 * block * 3 + 2 * 16 - 1] = 0x55  # output 159
+    y = one.run("QMatMul", [x, broken], attributes, [(TensorProto.FLOAT, 2)])[0]
+    assert np.array_equal(
+        y, one.run("QMatMul", [x, packed], attributes, [(TensorProto.FLOAT, 2)])[0]
+    )
 
 
 @pytest.mark.parametrize("format", [*WIDE[:4], WIDE[7], *NARROW[2:4], *BITMOD], ids=str)
@@ -194,7 +253,8 @@ def test_tolerance_sees_one_code(rng: np.random.Generator, format: Format, n: in
     if weight.zero_point is not None:
         assert (weight.codes[5, :32] == format.special_code).any()
         special = weight.zero_point.copy()
-        special[5, 0] += 1
+        own = special[5, 0]
+        special[5, 0] = min(set(format.specials) - {own}, key=lambda value: abs(value - own))
         changed.append(replace(weight, zero_point=special))
     for other in changed:
         state = rng.bit_generator.state
