@@ -140,11 +140,12 @@ bool choose_kernels(const char* forced, Kernels* out, const char** message) {
   // An avx512 processor without AVX-VNNI still climbs the ladder: its own lines come last and win.
   use_up_to(static_cast<Isa>(chosen), out);
 #ifdef QC_X86
-  out->looks_up_bytes = out->matmul_s8_table == matmul_s8_table__avx512vbmi2;
+  const bool permutes_bytes = out->matmul_s8_table == matmul_s8_table__avx512vbmi2;
+  out->table_widths = permutes_bytes ? 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 : 0;
   out->multiplies_words = out->matmul_s8_n16k4 == matmul_s8_n16k4__avx2;
 #endif
 #ifdef QC_ARM64
-  out->looks_up_bytes = out->matmul_s8_table != nullptr;
+  out->table_widths = out->matmul_s8_table ? 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 : 0;
 #endif
   return true;
 }

@@ -465,7 +465,7 @@ struct Kernels {
   void (*gather_f32_rows)(gather_f32_rows_args&);
   void (*code_f32)(code_f32_args&);
   bool multiplies_words;  // matmul_s8_n16k4, of wide codes
-  bool looks_up_bytes;    // matmul_s8_table, in tables of 64 bytes and more by one instruction
+  unsigned table_widths;  // bit b: matmul_s8_table is the faster one of int8 tables of b bits
 };
 
 // Rows for which unpacking a panel to words costs more than words save.

@@ -63,7 +63,10 @@ struct Planes {
       special[t] = kHasSpecial ? special_bytes(w, parts.zero_points + t * kTile) : set_bytes(0);
     });
   }
-  QC_INLINE auto codes(const Bytes*) const { return Codes<kBits, false>(); }
+  template <int kRows>
+  QC_INLINE auto codes(const Bytes*) const {
+    return Codes<kBits, false>();
+  }
   template <int kPlane>
   QC_INLINE Bytes of(Bytes u, Bytes special) const {
     const Bytes v = kPlane == 0 ? low(u) : high(u);
@@ -75,9 +78,9 @@ struct Planes {
 constexpr bool kHasLooseIndex = true;
 
 // Indices of 64 bytes: a code of 3 or 4 bits, and in bits 4 and 5 the number of the special value
-// that the output has in this block (Weight::special_places). A code of 4 bits is bits 0 ... 3. One
-// of 3 bits takes the vector of upper bits as it lies, or shifted by 4, so it has a table for each
-// slot of the vectors of two-bit fields:
+// that the output has in this block (Weight::special_places), or, where there are none, what is left
+// of other codes. A code of 4 bits is bits 0 ... 3. One of 3 bits takes the vector of upper bits as
+// it lies, or shifted by 4, so it has a table for each slot of the vectors of two-bit fields:
 //   slot 0, 1: bits 2 and 3 are the lower two bits of the code, bit 0 or 1 is the upper one
 //   slot 2, 3: bits 0 and 1 are the lower two bits of the code, bit 2 or 3 is the upper one
 // The bit that is left over is another group's, and changes nothing in the table.
@@ -96,49 +99,67 @@ constexpr SlotIndices slot_indices() {
 }
 constexpr SlotIndices kSlotIndices = slot_indices();
 
-template <int kBits>
+// kIsHeld: vectors stay in registers over their groups. This processor family loads 64 bytes a cycle,
+// and a load for every shift would be half of its time; of several rows sums need the registers.
+template <int kBits, bool kHasSpecial, bool kIsHeld>
 struct IndexedCodes {
-  static_assert(kBits == 3 || kBits == 4);
+  static_assert(kBits == 3 || (kBits == 4 && kHasSpecial));
   const Bytes* tables;
   const Bytes* numbers;  // of every tile
+  static QC_INLINE Bytes vector(const uint8_t* at) {
+    return kIsHeld ? held(load_bytes(at)) : load_bytes(at);
+  }
   template <int kGroupIndex, int kTile>
   QC_INLINE Bytes group(const uint8_t* tile) const {
     if constexpr (kBits == 4) {
-      const Bytes u = shift_right<4 * kGroupIndex>(load_bytes(tile));
+      const Bytes u = shift_right<4 * kGroupIndex>(vector(tile));
       return lookup64(tables[0], merge_bits(set_bytes(15), u, numbers[kTile]));
     } else {
       constexpr int kSlot = kGroupIndex % 4, kHalf = kGroupIndex / 4;
       constexpr bool kIsLow = kSlot >= 2;  // where the lower two bits go to
-      const Bytes upper = shift_right<4 * kHalf>(load_bytes(tile + 128));
-      const Bytes lower = shift_right<2 * kSlot - (kIsLow ? 0 : 2)>(load_bytes(tile + 64 * kHalf));
-      const Bytes rest = merge_bits(set_bytes(15), upper, numbers[kTile]);
+      const Bytes upper = shift_right<4 * kHalf>(vector(tile + 128));
+      const Bytes lower = shift_right<2 * kSlot - (kIsLow ? 0 : 2)>(vector(tile + 64 * kHalf));
+      const Bytes rest = kHasSpecial ? merge_bits(set_bytes(15), upper, numbers[kTile]) : held(upper);
       return lookup64(tables[kSlot], merge_bits(set_bytes(kIsLow ? 3 : 12), lower, rest));
     }
   }
 };
 
-// In the place of Planes where special values are at most four: code and value by one lookup.
-template <int kBits_>
+// In the place of Planes where special values are at most four, and of 3 bits where there are none:
+// code and value by one lookup.
+template <int kBits_, bool kHasSpecial>
 struct IndexedPlane {
   static constexpr int kBits = kBits_, kPlanes = 1;
   Bytes tables[kBits == 3 ? 4 : 1], places[4];
 
   explicit IndexedPlane(const Weight& w) {
-    tables[0] = load_bytes(w.special_table);
+    alignas(64) uint8_t entries[64];
+    if (kHasSpecial) {
+      std::memcpy(entries, w.special_table, 64);
+    } else {
+      for (int i = 0; i < 64; ++i) entries[i] = w.byte_table[i % 8];
+    }
+    tables[0] = load_bytes(entries);
     if constexpr (kBits == 3) {
       const Bytes table = tables[0];
       for (int i = 0; i < 4; ++i) tables[i] = lookup64(table, load_bytes(kSlotIndices.of_slot[i]));
     }
-    for (int i = 0; i < 4; ++i) places[i] = load_bytes(w.special_places + 64 * i);
+    if constexpr (kHasSpecial) {
+      for (int i = 0; i < 4; ++i) places[i] = load_bytes(w.special_places + 64 * i);
+    }
   }
   template <int kTiles>
   QC_INLINE void read_block(const Weight&, const BlockParts& parts,
                             Bytes (&numbers)[kTiles]) const {
+    if constexpr (!kHasSpecial) return unroll<kTiles>(QC_UNROLLED(t) { numbers[t] = set_bytes(0); });
     static_assert(kTiles == kPanelTiles, "64 special values are one vector");
     const Bytes all = lookup256(places, load_bytes(parts.zero_points));
     unroll<kTiles>(QC_UNROLLED(t) { numbers[t] = spread_tile<t>(all); });
   }
-  QC_INLINE auto codes(const Bytes* numbers) const { return IndexedCodes<kBits>{tables, numbers}; }
+  template <int kRows>
+  QC_INLINE auto codes(const Bytes* numbers) const {
+    return IndexedCodes<kBits, kHasSpecial, kRows == 1>{tables, numbers};
+  }
   template <int>
   QC_INLINE Bytes of(Bytes u, Bytes) const {
     return u;
@@ -146,7 +167,7 @@ struct IndexedPlane {
 };
 #else
 constexpr bool kHasLooseIndex = false;
-template <int kBits>
+template <int kBits, bool kHasSpecial>
 struct IndexedPlane;
 #endif
 
@@ -215,9 +236,7 @@ void fused_table_rows(const TablePanel& tp, const Values& planes, int64_t row) {
     planes.read_block(w, parts, special);
     unroll<kTiles>(QC_UNROLLED(t) {
       unroll<kRows>(QC_UNROLLED(r) {
-        acc[0][r][t] = start(p, parts, t, x_sums[r][b]);
-        if constexpr (kPlanes == 2) acc[1][r][t] = tp.start_high(x_sums[r][b]);
-        unroll<kPlanes * (kChains - 1)>(QC_UNROLLED(i) { acc[kPlanes + i][r][t] = set_ints(0); });
+        unroll<kPlanes * kChains>(QC_UNROLLED(i) { acc[i][r][t] = set_ints(0); });
       });
     });
     const auto add_dots = [&](auto r, auto t, auto g, Bytes u, Ints xs)
@@ -228,7 +247,7 @@ void fused_table_rows(const TablePanel& tp, const Values& planes, int64_t row) {
       });
     };
     int64_t column = b * w.block_size;
-    fused_chunks<kBits, kRows, kTiles>(block, num_chunks, planes.codes(special), x, column,
+    fused_chunks<kBits, kRows, kTiles>(block, num_chunks, planes.template codes<kRows>(special), x, column,
                                        add_dots);
     unroll<kTiles>(QC_UNROLLED(t) {
       Floats scale = set_floats(0);
@@ -236,7 +255,9 @@ void fused_table_rows(const TablePanel& tp, const Values& planes, int64_t row) {
       unroll<kRows>(QC_UNROLLED(r) {
         Ints sums[kPlanes];
         unroll<kPlanes>(QC_UNROLLED(i) {
-          sums[i] = acc[i][r][t];
+          // At the end, as in fused_rows: a block would wait for zero points.
+          const Ints first = i ? tp.start_high(x_sums[r][b]) : start(p, parts, t, x_sums[r][b]);
+          sums[i] = add(acc[i][r][t], first);
           if constexpr (kChains == 2) sums[i] = add(sums[i], acc[kPlanes + i][r][t]);
           if constexpr (!kIsFloat) totals[i][r][t] = add(totals[i][r][t], sums[i]);
         });
@@ -388,14 +409,21 @@ void table_panel(const TablePanel& tp) {
     const bool is_fused = a.is_contiguous && a.num_rows <= 2 * kTableRowsAtOnce<kBits, kPlanes> - 1;
     if (is_fused && p.tiles == kPanelTiles) {
       if constexpr (kHasLooseIndex && kHasSpecial) {
-        if (p.weight->special_table) return fused_table<IndexedPlane<kBits>, kIsWide, kIsFloat>(tp);
+        if (p.weight->special_table) {
+          return fused_table<IndexedPlane<kBits, true>, kIsWide, kIsFloat>(tp);
+        }
+      }
+      if constexpr (kHasLooseIndex && kBits == 3 && kPlanes == 1 && !kHasSpecial) {
+        // Several rows, which share the work of a shuffle, took 5 to 17 % longer so.
+        if (a.num_rows > 1) return fused_panel<kBits, true, kIsWide>(p);
+        return fused_table<IndexedPlane<kBits, false>, kIsWide, kIsFloat>(tp);
       }
       return fused_table<Planes<kBits, kPlanes, kHasSpecial>, kIsWide, kIsFloat>(tp);
     }
   }
-  unpack_panel<kBits, false>(p, PlaneStore<kBits, kPlanes, kHasSpecial>{
-                                    p.weight, Planes<kBits, kPlanes, kHasSpecial>(*p.weight),
-                                    a.scratch});
+  const Planes<kBits, kPlanes, kHasSpecial> planes(*p.weight);
+  unpack_panel<kBits, false>(
+      p, PlaneStore<kBits, kPlanes, kHasSpecial>{p.weight, planes, a.scratch});
   if constexpr (kPlanes == 2) {
     plane_panel<kIsFloat>(tp);
   } else {
@@ -422,8 +450,12 @@ void run_table(const TablePanel& tp) {
 template <int kBits>
 void run_bits(const TablePanel& tp) {
   if (tp.panel.weight->high_table) return run_table<kBits, 2, false>(tp);
-  if constexpr (kBits == 3 || kBits == 4) return run_table<kBits, 1, true>(tp);
-  if constexpr (kBits > 4 && kHasBytePermute) return run_table<kBits, 1, false>(tp);
+  if constexpr (kBits == 3 || kBits == 4) {
+    if (tp.panel.weight->has_special) return run_table<kBits, 1, true>(tp);
+  }
+  if constexpr ((kBits > 4 && kHasBytePermute) || (kBits == 3 && kHasLooseIndex)) {
+    return run_table<kBits, 1, false>(tp);
+  }
 }
 
 }  // namespace

@@ -83,6 +83,12 @@ QC_INLINE Bytes lookup16_where(Bytes table, Bytes index, int high) {
 QC_INLINE Bytes replace_where(Bytes v, Bytes index, int code, Bytes other) {
   return _mm512_mask_mov_epi8(v, _mm512_cmpeq_epi8_mask(index, set_bytes(code)), other);
 }
+// The vector in a register: else each of several shifts would load it again, and this processor
+// family loads one vector of 64 bytes a cycle.
+QC_INLINE Bytes held(Bytes v) {
+  asm("" : "+v"(v));
+  return v;
+}
 #ifdef __AVX512VBMI__
 #define QC_HAS_BYTE_PERMUTE
 // table[index] of 64, 128 and 256 bytes

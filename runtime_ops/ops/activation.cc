@@ -13,14 +13,14 @@ namespace {
 
 using Product = void (*)(matmul_s8_n16k4_args&);
 
-// The kernel of a weight. Tables of more than 16 bytes have one of their own where the processor
-// can look them up, and those that no other SIMD kernel reads where there is any.
+// The kernel of a weight. Tables have one of their own where the processor looks them up faster so,
+// and where no other SIMD kernel reads them.
 Product product_of(const Weight& w) {
   const Kernels& k = kernels();
   const bool is_only = w.high_table || w.has_special;
   const bool is_dense = !is_sparse(w.bits);
-  const bool is_long = is_dense && k.looks_up_bytes && w.byte_table && w.bits > 4;
-  if (k.matmul_s8_table && (is_long || (is_only && is_dense))) return k.matmul_s8_table;
+  const bool is_faster = is_dense && w.byte_table && k.table_widths >> w.bits & 1;
+  if (k.matmul_s8_table && (is_faster || (is_only && is_dense))) return k.matmul_s8_table;
   return is_only ? matmul_s8_n16k4__scalar : integer_product_of(k, w);
 }
 
