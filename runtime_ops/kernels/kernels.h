@@ -94,7 +94,7 @@ inline int64_t n16k4_scratch_bytes(const Weight& w) {
 }
 
 // The same for weights whose codes are looked up in more than 16 bytes: tables beyond int8, in two
-// planes of bytes, tables of 5 ... 8 bits, and codes with special values.
+// planes of bytes, tables of 5 ... 8 bits (with AVX512-VBMI2 of 3, too), codes with special values.
 using matmul_s8_table_args = matmul_s8_n16k4_args;
 
 // y[m, n] = clip(sum_k x[m, k] * w[n, k] + bias[n]), one panel of outputs, N14.

@@ -78,9 +78,9 @@ struct Planes {
 constexpr bool kHasLooseIndex = true;
 
 // Indices of 64 bytes: a code of 3 or 4 bits, and in bits 4 and 5 the number of the special value
-// that the output has in this block (Weight::special_places), or, where there are none, what is left
-// of other codes. A code of 4 bits is bits 0 ... 3. One of 3 bits takes the vector of upper bits as
-// it lies, or shifted by 4, so it has a table for each slot of the vectors of two-bit fields:
+// that the output has in this block (Weight::special_places), or, where there are none, parts of
+// other codes. A code of 4 bits is bits 0 ... 3. One of 3 bits takes the vector of upper bits as it
+// lies, or shifted by 4, so it has a table for each slot of the vectors of two-bit fields:
 //   slot 0, 1: bits 2 and 3 are the lower two bits of the code, bit 0 or 1 is the upper one
 //   slot 2, 3: bits 0 and 1 are the lower two bits of the code, bit 2 or 3 is the upper one
 // The bit that is left over is another group's, and changes nothing in the table.
@@ -99,8 +99,8 @@ constexpr SlotIndices slot_indices() {
 }
 constexpr SlotIndices kSlotIndices = slot_indices();
 
-// kIsHeld: vectors stay in registers over their groups. This processor family loads 64 bytes a cycle,
-// and a load for every shift would be half of its time; of several rows sums need the registers.
+// kIsHeld: vectors stay in registers over their groups. Zen 4 loads 64 bytes a cycle, and a load
+// for every shift would be a third of its time; of several rows sums need the registers.
 template <int kBits, bool kHasSpecial, bool kIsHeld>
 struct IndexedCodes {
   static_assert(kBits == 3 || (kBits == 4 && kHasSpecial));
@@ -119,7 +119,8 @@ struct IndexedCodes {
       constexpr bool kIsLow = kSlot >= 2;  // where the lower two bits go to
       const Bytes upper = shift_right<4 * kHalf>(vector(tile + 128));
       const Bytes lower = shift_right<2 * kSlot - (kIsLow ? 0 : 2)>(vector(tile + 64 * kHalf));
-      const Bytes rest = kHasSpecial ? merge_bits(set_bytes(15), upper, numbers[kTile]) : held(upper);
+      const Bytes rest =
+          kHasSpecial ? merge_bits(set_bytes(15), upper, numbers[kTile]) : held(upper);
       return lookup64(tables[kSlot], merge_bits(set_bytes(kIsLow ? 3 : 12), lower, rest));
     }
   }
@@ -151,9 +152,9 @@ struct IndexedPlane {
   template <int kTiles>
   QC_INLINE void read_block(const Weight&, const BlockParts& parts,
                             Bytes (&numbers)[kTiles]) const {
-    if constexpr (!kHasSpecial) return unroll<kTiles>(QC_UNROLLED(t) { numbers[t] = set_bytes(0); });
     static_assert(kTiles == kPanelTiles, "64 special values are one vector");
-    const Bytes all = lookup256(places, load_bytes(parts.zero_points));
+    Bytes all = set_bytes(0);
+    if constexpr (kHasSpecial) all = lookup256(places, load_bytes(parts.zero_points));
     unroll<kTiles>(QC_UNROLLED(t) { numbers[t] = spread_tile<t>(all); });
   }
   template <int kRows>
@@ -247,15 +248,15 @@ void fused_table_rows(const TablePanel& tp, const Values& planes, int64_t row) {
       });
     };
     int64_t column = b * w.block_size;
-    fused_chunks<kBits, kRows, kTiles>(block, num_chunks, planes.template codes<kRows>(special), x, column,
-                                       add_dots);
+    const auto codes = planes.template codes<kRows>(special);
+    fused_chunks<kBits, kRows, kTiles>(block, num_chunks, codes, x, column, add_dots);
     unroll<kTiles>(QC_UNROLLED(t) {
       Floats scale = set_floats(0);
       if (kIsFloat) scale = load_scales(w, parts.scales + t * kTile * w.scale_bytes);
       unroll<kRows>(QC_UNROLLED(r) {
         Ints sums[kPlanes];
         unroll<kPlanes>(QC_UNROLLED(i) {
-          // At the end, as in fused_rows: a block would wait for zero points.
+          // At the end: where sums began so, four rows of bitmod3 took half as long again.
           const Ints first = i ? tp.start_high(x_sums[r][b]) : start(p, parts, t, x_sums[r][b]);
           sums[i] = add(acc[i][r][t], first);
           if constexpr (kChains == 2) sums[i] = add(sums[i], acc[kPlanes + i][r][t]);

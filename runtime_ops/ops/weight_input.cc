@@ -178,8 +178,8 @@ void WeightInput::read_special(const std::vector<int64_t>& table) {
   shape_.has_special = node_.integer_between("has_special", 0, 1, 0);
   if (layout_ == LayoutKind::kN16K4 && shape_.has_special != (layout_name_ == kSpecialName)) {
     node_.refuse("has_special = " + std::to_string(shape_.has_special) + " in layout " +
-                     layout_name_, "docs/layouts.md: n16k4p/1 holds special values, and nothing else",
-                 kAgain);
+                     layout_name_,
+                 "docs/layouts.md: n16k4p/1 holds special values, and nothing else", kAgain);
   }
   if (!shape_.has_special) return;
   shape_.special_code = static_cast<int>(node_.integer_between("special_code", 0, 255, 0));
