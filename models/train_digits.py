@@ -11,6 +11,8 @@ weights.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -104,12 +106,13 @@ def shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return padded[torch.arange(count)[:, None, None], rows, columns][:, None]
 
 
-def train() -> Digits:
-    """The trained model, in evaluation mode."""
+def train(prepare: Callable[[Digits], None] = lambda model: None) -> Digits:
+    """The trained model, in evaluation mode; `prepare` may change the new one first."""
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     images, labels = (torch.from_numpy(part) for part in digits.data("train"))
     model = Digits()
+    prepare(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
     steps = EPOCHS * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
@@ -128,9 +131,8 @@ def train() -> Digits:
     return model.eval()
 
 
-def export(model: Digits) -> None:
-    """Writes digits.onnx (opset 17, IR 8) and checks that onnxruntime computes what torch does."""
-    target = digits.path()
+def export(model: Digits, target: Path) -> None:
+    """Writes the file (opset 17, IR 8) and checks that onnxruntime computes what torch does."""
     torch.onnx.export(
         model,
         (torch.zeros(2, 1, 8, 8),),
@@ -173,7 +175,7 @@ def main() -> None:
         write_data()
         return
     torch.set_num_threads(1)
-    export(train())
+    export(train(), digits.path())
 
 
 if __name__ == "__main__":

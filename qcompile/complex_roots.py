@@ -9,7 +9,8 @@ normalise turns the weights (fuse_complex_roots_into_matmul.py), which changes n
 
 Deviations: one scale an output for both parts, where the paper has one of the real and one of the
 imaginary ones for a matrix; with calibration data the codes are those of least output error, unless
---weight-rounding nearest asks for the nearest ones.
+--weight-rounding nearest asks for the nearest ones. A weight between two roots, |Re| = |Im|, goes
+where `binary` codes 0 as −1, the paper's to the other one in three of four cases; both are as near.
 """
 
 from collections.abc import Callable

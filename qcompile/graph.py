@@ -50,6 +50,23 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     return default if found is None else found.value
 
 
+def table_attributes(table: tuple[int, ...]) -> dict[str, Any]:
+    """A table's entries, less the least where it is below 0: ONNX has ten bytes for -1, one for 1.
+
+    >>> table_attributes((0, 1, -2, -1))
+    {'table': [2, 3, 0, 1], 'table_low': -2}
+    """
+    low = min(0, *table)
+    stored = {"table": [value - low for value in table]}
+    return stored | {"table_low": low} if low else stored
+
+
+def table_of(node: ir.Node) -> tuple[int, ...] | None:
+    """The entries of a node's weight format; None where it is no table."""
+    table, low = attribute(node, "table"), attribute(node, "table_low", 0)
+    return None if table is None else tuple(value + low for value in table)
+
+
 def is_op(node: ir.Node | None, *op_types: str, domain: str = "") -> bool:
     """Whether the node is one of these ops of the domain."""
     return (

@@ -12,7 +12,7 @@ from qcompile.bodies import compiled_graphs
 from qcompile.errors import InputError
 from qcompile.formats import Format, get
 from qcompile.formats.scales import with_unit
-from qcompile.graph import DOMAIN, add_initializer, attribute, constant, input_of
+from qcompile.graph import DOMAIN, add_initializer, attribute, constant, input_of, table_of
 from qcompile.layouts import LAYOUTS, Shape, n16k4q, n16k4s
 from qcompile.layouts.kc import KC
 from qcompile.layouts.n16k4 import N16K4
@@ -22,7 +22,7 @@ from qcompile.layouts.n16k4s import N16K4S
 from qcompile.layouts.rows import ROWS
 from qcompile.memory import row_slices
 from qcompile.numerics.weight import CodedWeight, coded_weight
-from qcompile.passes.lower.lowered import CODES, PLAIN, SCALE, ZERO_POINT, table_of
+from qcompile.passes.lower.lowered import CODES, PLAIN, SCALE, ZERO_POINT
 from qcompile.targets.target import Target
 
 PACKED_OPS = ("QConv", "QMatMul", "QGather")

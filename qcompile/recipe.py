@@ -21,6 +21,7 @@ from qcompile.formats.block import AUTO, block_format
 from qcompile.input_range import parse
 from qcompile.numerics.softmax_formats import NAMES as SOFTMAX_FORMATS
 from qcompile.observers import OBSERVERS
+from qcompile.observers.ternary_scale import STATISTICS
 from qcompile.plan import QUANTIZED_OPS
 from qcompile.recipe_text import read_text, typed
 
@@ -214,7 +215,7 @@ class Recipe:
 
 
 CALIBRATION_METHODS = tuple(OBSERVERS)
-WEIGHT_SCALE_METHODS = ("minmax", "mse", "slim", "ggd")
+WEIGHT_SCALE_METHODS = ("minmax", "mse", "slim", "ggd", *STATISTICS)
 ACTIVATION_GRANULARITIES = ("tensor", "axis")  # axis: a static scale a channel
 WEIGHT_ROUNDINGS = (
     *("nearest", "gptq", "descent", "sequential", "adaround", "adaquant"),

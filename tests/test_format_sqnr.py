@@ -7,7 +7,7 @@ import pytest
 from qcompile.format_listing import listed
 from qcompile.format_sqnr import DISTRIBUTIONS, SQNR_DB, measured
 from qcompile.formats import DECODED_ONLY, FORMATS, IROOTS, get
-from qcompile.formats.block import BLOCK_FORMATS
+from qcompile.formats.block import BLOCK_FORMATS, block_format
 from qcompile.formats.onnx_types import FORMAT_OF_TYPE
 
 NAMES = (*FORMATS, *BLOCK_FORMATS, IROOTS)
@@ -38,6 +38,18 @@ def test_what_is_decoded_only_has_no_kernels() -> None:
         is_decoded = row["name"] in DECODED_ONLY
         assert bool(row["kernels"]) != is_decoded
         assert ("16 bits, and kernels run at most 8" in row.get("reason", "")) == is_decoded
+
+
+def test_bits_with_scales() -> None:
+    """A scale of 8 bits: a quarter of a bit in blocks of 32, half of one in blocks of 16."""
+    found = {row["name"]: row["bits_with_scales"] for row in listed()}
+    for name in BLOCK_FORMATS:
+        form = block_format(name)
+        kept = 0.25 if form.block_size == 32 else 0.5
+        assert found[name] == form.element.bits + kept, name
+    assert found["int4"] == 4 + 16 / 32 and found["uint4"] == 4 + 24 / 32  # f16, a zero point
+    assert found["bitmod3"] == 3 + 24 / 128 and found["ternary"] == pytest.approx(1.7)
+    assert found[IROOTS] == pytest.approx(2 + 2 * 16 / 2**12, abs=0.02)
 
 
 def test_onnx_types() -> None:

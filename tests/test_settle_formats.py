@@ -13,11 +13,11 @@ import qcompile
 from qcompile.annotate import annotate
 from qcompile.formats import get
 from qcompile.formats.minifloat import SEARCHED, splits
+from qcompile.graph import table_attributes
 from qcompile.load import load
 from qcompile.normalise import normalise
 from qcompile.observers.weight_range import squared_error
 from qcompile.pack import format_of
-from qcompile.passes.lower.lowered import table_attributes
 from qcompile.recipe import Recipe
 from qcompile.settle_formats import sample_of, settle_formats, settled_spec
 from qcompile.spec import QuantSpec

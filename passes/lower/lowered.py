@@ -20,13 +20,13 @@ from qcompile.graph import (
     LAYOUT,
     NHWC,
     add_initializer,
-    attribute,
     constant,
     derived_initializer,
     input_of,
     new_node,
     remove_dead,
     replace,
+    table_attributes,
 )
 from qcompile.numerics.dyadic import as_float
 from qcompile.numerics.requantize import multiplier
@@ -69,23 +69,6 @@ def weight_attributes(weight: Weight, n: int, k: int, *, has_scale: bool) -> dic
     if spec.format.table is not None:
         attributes |= table_attributes(spec.format.table)
     return attributes
-
-
-def table_attributes(table: tuple[int, ...]) -> dict[str, Any]:
-    """A table's entries, less the least where it is below 0: ONNX has ten bytes for -1, one for 1.
-
-    >>> table_attributes((0, 1, -2, -1))
-    {'table': [2, 3, 0, 1], 'table_low': -2}
-    """
-    low = min(0, *table)
-    stored = {"table": [value - low for value in table]}
-    return stored | {"table_low": low} if low else stored
-
-
-def table_of(node: ir.Node) -> tuple[int, ...] | None:
-    """The entries of a node's weight format; None where it is no table."""
-    table, low = attribute(node, "table"), attribute(node, "table_low", 0)
-    return None if table is None else tuple(value + low for value in table)
 
 
 def matrix_codes(graph: ir.Graph, weight: Weight) -> tuple[ir.Value, int, int]:

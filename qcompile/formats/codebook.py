@@ -4,7 +4,8 @@
 nf<b>      QLoRA's NormalFloat (Dettmers et al. 2023, section 3): quantiles, an exact 0, ends at ±1.
 lloyd<b>   the levels with the least squared error (Max 1960; Lloyd 1982), for N(0, 1).
 gquant<b>  the levels with the least absolute error: a level is the median of what falls to it
-           (Binary Adapters, Jie et al. 2023, section 3.2), for N(0, 1).
+           (Binary Adapters, Jie et al. 2023, section 3.2), for N(0, 1). Deviation: no mean of
+           the weights is taken off first, for kernels would add it times the sum of x.
 kmeans<b>  levels fitted to each weight (observers/levels.py); lloyd<b> is where the fit starts.
 NAME[…]    the table that stands in the brackets, 2 to 256 integers.
 

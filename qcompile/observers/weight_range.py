@@ -15,10 +15,13 @@ from qcompile.numerics.weight import CodedWeight
 from qcompile.observers.generalized_gaussian import best_ratio, pooled_shape
 from qcompile.observers.kept_weights import kept_weights
 from qcompile.observers.slim import slim_range
+from qcompile.observers.ternary_scale import STATISTICS, ternary_scale
 from qcompile.spec import QuantSpec
 
 Params = tuple[NDArray[np.float32], NDArray[np.int16] | None]  # scale, zero point
 _SHRINKS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.79, 0.76, 0.73, 0.7, 0.65, 0.6, 0.5)
+# Where levels are few or weights many, the best range may lie far below the extreme one.
+_FAR_SHRINKS = (0.42, 0.35, 0.29, 0.24, 0.2, 0.165, 0.135)
 _ROWS_BYTES = 1 << 20  # a slice and its codes stay in the cache through the search
 
 
@@ -29,17 +32,18 @@ def code_weight(
     codes: NDArray[np.int16] | None = None,
     kept: NDArray[np.bool_] | None = None,
 ) -> CodedWeight:
-    """Round-to-nearest codes of a weight [N, K]; method "minmax", "mse", "norm", "slim" or "ggd".
+    """Round-to-nearest codes of a weight [N, K]; method: one of WEIGHT_SCALE_METHODS, or "norm".
 
     Works in slices of rows, so memory stays bounded. The mse search shrinks both ends of the range
     alike, and grows those of tapered formats (`growths`), refits the scale to the codes by least
     squares, and keeps the best of all that it tried, minmax among them. norm: the levels are those
-    of N(0, 1), times the rms. Of symmetric formats without special values slim (slim.py) has one
-    range for all rows, and ggd (generalized_gaussian.py) takes a block's scale from its E|w| and
-    the shape of the whole weight; others are searched as by mse. codes: where they go, [N, K]; a
-    new array if it is None. kept: of a sparse spec, the weights [N, K] that stay, by default those
-    of largest magnitude; others are 0, and no scale but slim's, which is found before, has seen
-    them.
+    of N(0, 1), times the rms. Ternary weights have scales of their own (ternary_scale.py): the
+    optimum for mse, absmean and absmedian, which other formats search for as by mse. Of symmetric
+    formats without special values slim (slim.py) has one range for all rows, and ggd
+    (generalized_gaussian.py) takes a block's scale from its E|w| and the shape of the whole weight;
+    others are searched as by mse. codes: where they go, [N, K]; a new array if it is None. kept: of
+    a sparse spec, the weights [N, K] that stay, by default those of largest magnitude; others are
+    0, and no scale but slim's, which is found before, has seen them.
     """
     n, k = weight.shape
     block = {"block": spec.block_size, "axis": max(k, 1)}.get(spec.granularity, max(k, 1))
@@ -135,7 +139,11 @@ def _params(
     if method == "minmax":
         return _from_range(low, high, spec)
     plain = _from_range(low, high, spec)
+    if spec.format.levels is not None and spec.is_symmetric and method in STATISTICS:
+        return store_scale(ternary_scale(blocks, method), spec.scale_format), None
     found = _search(blocks, low, high, spec)
+    if spec.format.levels is not None and spec.is_symmetric:
+        plain = store_scale(ternary_scale(blocks, "mse"), spec.scale_format), None
     better = _error(blocks, *found, spec) < _error(blocks, *plain, spec)
     scale = np.where(better, found[0], plain[0])
     if plain[1] is None or found[1] is None:
@@ -173,7 +181,9 @@ def _search(
     zeroed = np.where(is_filled, np.float32(0), blocks)
     best_error = np.full(low.shape, np.inf)
     best_scale, best_point = _from_range(low, high, spec)
-    for shrink in (*_SHRINKS, *growths(spec.format)):
+    is_far = spec.format.bits <= 3 or blocks.shape[2] > 4096
+    far = _FAR_SHRINKS if is_far else ()
+    for shrink in (*_SHRINKS, *far, *growths(spec.format)):
         scale, point = _from_range(low * np.float32(shrink), high * np.float32(shrink), spec)
         units = _units(zeroed, scale, point, spec, is_filled)
         power = np.einsum("rbk,rbk->rb", units, units).astype(np.float64)

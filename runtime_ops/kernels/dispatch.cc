@@ -56,7 +56,6 @@ bool is_supported(Isa isa) {
   const unsigned saved = xcr0();
   const bool has_avx2 = (saved & 0x6) == 0x6 && bit(one.ecx, 12) /* FMA */ &&
                         bit(one.ecx, 29) /* F16C */ && bit(seven.ebx, 5) /* AVX2 */;
-  if (isa == Isa::avx512vbmi2 && kIsEmulated) return false;
   if (isa == Isa::avx2 || kIsEmulated) return has_avx2;
   if (isa == Isa::avxvnni) return has_avx2 && bit(seven_one.eax, 4);
   const bool has_avx512 = bit(seven.ebx, 16) /* F */ && bit(seven.ebx, 17) /* DQ */ &&

@@ -86,7 +86,9 @@ QC_INLINE Bytes replace_where(Bytes v, Bytes index, int code, Bytes other) {
 // The vector in a register: else each of several shifts would load it again, and this processor
 // family loads one vector of 64 bytes a cycle.
 QC_INLINE Bytes held(Bytes v) {
+#ifndef QC_EMULATED
   asm("" : "+v"(v));
+#endif
   return v;
 }
 #ifdef __AVX512VBMI__

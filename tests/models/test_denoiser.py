@@ -2,13 +2,16 @@
 """models/denoiser.onnx is the file that models/README.md describes."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+import qcompile
 from models import denoiser
-from models.files import FOLDER, open_session, sha256
+from models.files import FOLDER, Session, open_session, sha256
+from qcompile.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +67,33 @@ def test_versions_and_structure(model: onnx.ModelProto) -> None:
     assert types == [onnx.TensorProto.FLOAT, onnx.TensorProto.INT64]
     ops = Counter(node.op_type for node in model.graph.node)
     assert (ops["Conv"], ops["Gemm"], ops["Add"], ops["Gather"]) == (8, 3, 4, 1)
+
+
+def distance(session: Session, expected: Session) -> float:
+    """Mean square between images of both, drawn with equal noise (Ho et al. 2020, algorithm 2)."""
+    shares, rng = denoiser.signal_shares(), np.random.default_rng(0)
+    alphas = shares / np.concatenate([[1.0], shares[:-1]])
+    found = [rng.standard_normal((64, 1, 8, 8), np.float32)] * 2
+    for t in range(denoiser.STEPS - 1, -1, -1):
+        fresh = rng.standard_normal(found[0].shape) * (t > 0)
+        steps = np.full(len(fresh), t, np.int64)
+        for i, each in enumerate((session, expected)):
+            (noise,) = each.run(["noise"], {"x": found[i], "t": steps})
+            mean = found[i] - (1 - alphas[t]) / np.sqrt(1 - shares[t]) * noise
+            drawn = mean / np.sqrt(alphas[t]) + np.sqrt(1 - alphas[t]) * fresh
+            found[i] = drawn.astype(np.float32)
+    return float(np.mean((found[0] - found[1]) ** 2))
+
+
+@pytest.mark.slow
+def test_floats_of_four_bits_with_learned_rounding(tmp_path: Path) -> None:
+    """The order of floats for diffusion models: rounded by outputs, nearest, integers."""
+    feeds, expected, lost = denoiser.calibration(4), open_session(denoiser.path()), []
+    for name, rounding in (("fp4", "descent"), ("fp4", "nearest"), ("int4", "nearest")):
+        recipe = Recipe(
+            "w4a8", weight_format=name, weight_rounding=rounding, effort="quick", edge_bits=4
+        )
+        folder = tmp_path / f"{name}_{rounding}.qc"
+        qcompile.compile(denoiser.path(), output=folder, recipe=recipe, calibration_data=feeds)
+        lost.append(distance(qcompile.load(folder), expected))
+    assert lost == sorted(lost) and lost[0] < 0.5 * lost[1]

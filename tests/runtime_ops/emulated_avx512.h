@@ -14,6 +14,7 @@
 #define QC_EMULATED
 #ifdef QC_EMULATE_avx512vbmi2
 #define __AVX512VNNI__ 1
+#define __AVX512VBMI__ 1
 #define __AVX512VBMI2__ 1
 #elif defined(QC_EMULATE_avx512vnni)
 #define __AVX512VNNI__ 1
@@ -147,6 +148,34 @@ inline __m512i emulated_permutexvar_epi32(const __m512i& index, const __m512i& v
 inline __m512i emulated_permutexvar_epi64(const __m512i& index, const __m512i& v) {
   Lanes<int64_t> from(index), x(v);
   return each<int64_t>([&](int i) { return x[from[i] & 7]; });
+}
+inline __m512i emulated_permutexvar_epi8(const __m512i& index, const __m512i& v) {
+  Lanes<uint8_t> at(index), from(v);
+  return each<uint8_t>([&](int i) { return from[at[i] & 63]; });
+}
+inline __m512i emulated_permutex2var_epi8(const __m512i& a, const __m512i& index,
+                                          const __m512i& b) {
+  Lanes<uint8_t> at(index), first(a), second(b);
+  return each<uint8_t>([&](int i) { return (at[i] & 64 ? second : first)[at[i] & 63]; });
+}
+inline uint64_t emulated_movepi8_mask(const __m512i& v) {
+  Lanes<uint8_t> x(v);
+  uint64_t mask = 0;
+  for (int i = 0; i < 64; ++i) mask |= static_cast<uint64_t>(x[i] >> 7) << i;
+  return mask;
+}
+// Bit i of the table is the result where the bits of a, b and c are i.
+inline __m512i emulated_ternarylogic_epi32(const __m512i& a, const __m512i& b, const __m512i& c,
+                                           int table) {
+  Lanes<uint32_t> x(a), y(b), z(c);
+  return each<uint32_t>([&](int i) {
+    uint32_t bits = 0;
+    for (int j = 0; j < 32; ++j) {
+      const uint32_t at = (x[i] >> j & 1) << 2 | (y[i] >> j & 1) << 1 | (z[i] >> j & 1);
+      bits |= (static_cast<uint32_t>(table) >> at & 1) << j;
+    }
+    return bits;
+  });
 }
 inline __m512i emulated_mask_expand_epi8(const __m512i& from, uint64_t mask, const __m512i& v) {
   Lanes<uint8_t> old(from), x(v);
@@ -353,6 +382,11 @@ inline __m512 shuffled(const __m512& v, bool parts) {
 #define _mm512_max_epu8 emulated_max_epu8
 #define _mm512_permutexvar_epi32 emulated_permutexvar_epi32
 #define _mm512_permutexvar_epi64 emulated_permutexvar_epi64
+#define _mm512_movepi8_mask emulated_movepi8_mask
+#undef _mm512_ternarylogic_epi32
+#define _mm512_ternarylogic_epi32 emulated_ternarylogic_epi32
+#define _mm512_permutexvar_epi8 emulated_permutexvar_epi8
+#define _mm512_permutex2var_epi8 emulated_permutex2var_epi8
 #define _mm512_mask_expand_epi8 emulated_mask_expand_epi8
 #define _mm512_zextsi256_si512 zero_extended
 #undef _mm512_setr_epi64  // gcc has macros

@@ -14,12 +14,12 @@ from onnx import helper
 from qcompile import runtime_ops
 from qcompile.formats import Format
 from qcompile.formats.scales import with_unit
+from qcompile.graph import table_attributes
 from qcompile.layouts import LAYOUTS
 from qcompile.layouts.layout import Shape
 from qcompile.layouts.scales import scale_bytes, scale_from_bytes
 from qcompile.numerics.conv import Window
 from qcompile.numerics.weight import CodedWeight
-from qcompile.passes.lower.lowered import table_attributes
 
 
 def build(

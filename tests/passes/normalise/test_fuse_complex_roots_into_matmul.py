@@ -9,12 +9,14 @@ import pytest
 
 import qcompile
 from qcompile.exact_weights import RULE
+from qcompile.observers.weight_range import code_weight
 from qcompile.pack import weight_of_packed
 from qcompile.passes.normalise.fuse_complex_roots_into_matmul import (
     FuseComplexRootsIntoMatmul,
     signs,
 )
 from qcompile.recipe import Recipe
+from qcompile.spec import QuantSpec
 from tests.passes.graphs import parse, run
 
 F32 = np.float32
@@ -78,6 +80,15 @@ def test_two_signs_are_a_root_turned_by_45_degrees() -> None:
     w = roots(rng, (6, 4))
     pair = signs(np.rint(w.real), np.rint(w.imag))
     assert np.array_equal(((pair[:6] - pair[6:]) + 1j * (pair[:6] + pair[6:])) / 2, np.rint(w))
+
+
+def test_weights_between_two_roots() -> None:
+    """Equally far from both, a weight is coded as the format says: a sum of 0 is −1."""
+    between = np.array([1 + 1j, -1 + 1j, -1 - 1j, 1 - 1j])
+    turned = np.stack([between.real + between.imag, between.imag - between.real])
+    coded = code_weight(turned.astype(F32), QuantSpec.parse("binary/axis(axis=0)/sym/f32"), "mse")
+    u, v = coded.values().astype(int)
+    assert (((u - v) + (u + v) * 1j) / 2).tolist() == [1, -1, -1j, -1j]
 
 
 @pytest.mark.parametrize("change", ["a second size", "both parts", "no input rank"])

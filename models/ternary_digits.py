@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ternary_digits model: that of models.digits, trained with ternary weights.
+
+    python -m models.ternary_digits             # prints the test accuracy of its file
+    python -m models.ternary_digits other.onnx  # of another plain ONNX file with these names
+
+A float file, as training writes it: each value of a convolution's weight but the first's is −s, 0
+or s. Data, names and accuracy are those of models.digits.
+"""
+
+import sys
+from pathlib import Path
+
+from models.digits import accuracy
+from models.files import FOLDER, open_session
+
+
+def path() -> Path:
+    """The path of the float model."""
+    return FOLDER / "ternary_digits.onnx"
+
+
+if __name__ == "__main__":
+    model = Path(sys.argv[1]) if len(sys.argv) > 1 else path()
+    print(f"{model}: test accuracy {accuracy(open_session(model)):.2f} %")

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What papers' formats lose, on drawn weights and on those of networks: figures and order."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from scipy.linalg import hadamard
+
+from models import charlm, vit_digits
+from qcompile.formats import get
+from qcompile.formats.scales import with_unit
+from qcompile.load import load
+from qcompile.normalise import normalise
+from qcompile.observers.weight_range import squared_error
+from qcompile.spec import QuantSpec
+
+Weights = NDArray[np.float32]
+DATA = Path(os.environ.get("QC_DATA", "absent"))
+AXIS, BLOCK = "axis(axis=0)/sym/f32", "block(axis=1,size=128)"
+
+
+def loss(weight: Weights, text: str, method: str = "mse") -> float:
+    """Squared error over energy."""
+    spec = QuantSpec.parse(text)
+    return squared_error(weight, spec, method) / float(np.square(weight, dtype=np.float64).sum())
+
+
+# Low-Bitwidth Floating-Point Quantization for Diffusion Models: floats win where tails are long.
+@pytest.mark.parametrize(
+    ("kind", "floats", "integers"),
+    [("normal", 0.0127, 0.0131), ("laplace", 0.0186, 0.0278), ("uniform", 0.0099, 0.0045)],
+)
+def test_four_bits_with_one_scale(kind: str, floats: float, integers: float) -> None:
+    """Errors of 2^18 numbers vary by less than 3 % between draws."""
+    rng = np.random.default_rng(0)
+    draws = {"normal": rng.normal, "laplace": rng.laplace, "uniform": rng.uniform}
+    weight = draws[kind](-1 if kind == "uniform" else 0, 1, (1, 2**18)).astype(np.float32)
+    found = [loss(weight, f"{name}/tensor/sym/f32") for name in ("fp4", "int4")]
+    assert found == pytest.approx([floats, integers], rel=0.03)
+    assert (floats < integers) == (kind != "uniform")
+
+
+def test_four_bits_of_heavy_tails() -> None:
+    """Student-t with 3 degrees of freedom: half of what integers lose, whatever the draw."""
+    for seed in range(5):
+        weight = np.random.default_rng(seed).standard_t(3, (1, 2**16)).astype(np.float32)
+        assert loss(weight, "fp4/tensor/sym/f32") < 0.7 * loss(weight, "int4/tensor/sym/f32")
+
+
+def test_ternary_scales_of_normal_weights() -> None:
+    """Ternary Weight Networks and both BitNets."""
+    weight = np.random.default_rng(1).standard_normal((1, 2**18)).astype(np.float32)
+    found = [loss(weight, f"ternary/{AXIS}", way) for way in ("mse", "absmean", "absmedian")]
+    assert found == pytest.approx([0.191, 0.264, 0.318], rel=0.01)
+
+
+def inner_weights() -> list[Weights]:
+    """Weights [N, K] of ResNet-20 with folded normalisations, but the first and the last."""
+    graph = normalise(load(DATA / "cifar_resnet/resnet20_cifar10.onnx")).graph
+    held = [n.inputs[1].const_value.numpy() for n in graph if n.op_type == "Conv"]
+    return [np.ascontiguousarray(w.transpose(0, 2, 3, 1)).reshape(len(w), -1) for w in held[1:]]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="QC_DATA is not set")
+def test_resnet20() -> None:
+    """Means over its layers; the order is that of BitMoD, ABQ-LLM's bit balance and TWN."""
+    weights = inner_weights()
+
+    def mean(text: str, method: str = "mse") -> float:
+        return float(np.mean([loss(weight, text, method) for weight in weights]))
+
+    ternary = [mean(f"ternary/{AXIS}", way) for way in ("mse", "absmean", "absmedian")]
+    assert ternary == pytest.approx([0.219, 0.320, 0.397], abs=0.001)
+    assert mean(f"balanced2/{AXIS}") < 0.5 * mean(f"int2/{AXIS}")
+    three = [
+        mean(text, "minmax")
+        for text in (
+            f"bitmod3/{BLOCK}/sym/f32",
+            f"uint3/{BLOCK}/asym/f32",
+            f"e2m0/{BLOCK}/sym/f32",
+        )
+    ]
+    assert three == sorted(three) and three[1] > 1.2 * three[0]
+    four = [mean(f"{name}/{BLOCK}/sym/f32", "minmax") for name in ("bitmod4", "e2m1")]
+    assert four[0] < 0.85 * four[1]
+
+
+def two_dimensional(path: Path) -> list[Weights]:
+    """Weights [N, K] of a network's products, K whole blocks of 32."""
+    values = [numpy_helper.to_array(t).T for t in onnx.load(path).graph.initializer]
+    kept = [v for v in values if v.ndim == 2 and min(v.shape) >= 32 and v.dtype == np.float32]
+    return [np.ascontiguousarray(v[:, : v.shape[1] // 32 * 32]) for v in kept]
+
+
+def nv_loss(weight: Weights, name: str) -> float:
+    """In NVIDIA's blocks: 16 weights, UE4M3 scales of the largest in units of the tensor's."""
+    unit = float(np.abs(weight).max()) / (448 * get(name).absmax(symmetric=True))
+    scales = with_unit("ue4m3", float(np.float32(unit)))
+    return loss(weight, f"{name}/block(axis=1,size=16)/sym/{scales}", "minmax")
+
+
+REAL = [charlm.path(), vit_digits.path(), DATA / "stories260k/stories260k.onnx"]
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_integers_beat_floats_in_blocks_of_turned_weights(path: Path) -> None:
+    """INT v.s. FP, of nine weights in ten and of all in the sum; MXINT8 beats MXFP8 in all."""
+    if not path.is_file():
+        pytest.skip("QC_DATA is not set")
+    rng, wins, lost = np.random.default_rng(0), [], np.zeros(2)
+    for weight in two_dimensional(path):
+        mx = [
+            loss(weight, f"{f}/block(axis=1,size=32)/sym/e8m0", "minmax") for f in ("int8", "e4m3")
+        ]
+        assert mx[0] < mx[1]
+        turn = rng.choice([-1, 1], 32)[:, None] * hadamard(32) / np.sqrt(32)
+        turned = (weight.reshape(len(weight), -1, 32) @ turn).reshape(weight.shape)
+        found = [nv_loss(np.ascontiguousarray(turned, np.float32), f) for f in ("int4", "e2m1")]
+        wins.append(found[0] < found[1])
+        lost += found
+    assert len(wins) >= 8 and np.mean(wins) >= 0.9 and lost[0] < lost[1]
