@@ -134,16 +134,17 @@ def _params(
         absolute = np.nanmean(np.abs(blocks), 2, dtype=np.float64)
         scale = np.where(absolute > 0, absolute * ratio, 1)
         return store_scale(scale, spec.scale_format), None
+    is_ternary = spec.format.levels is not None and spec.is_symmetric
+    if is_ternary and method in STATISTICS:
+        return store_scale(ternary_scale(blocks, method), spec.scale_format), None
     low = np.minimum(np.fmin.reduce(blocks, 2), 0)
     high = np.maximum(np.fmax.reduce(blocks, 2), 0)
-    if method == "minmax":
-        return _from_range(low, high, spec)
     plain = _from_range(low, high, spec)
-    if spec.format.levels is not None and spec.is_symmetric and method in STATISTICS:
-        return store_scale(ternary_scale(blocks, method), spec.scale_format), None
-    found = _search(blocks, low, high, spec)
-    if spec.format.levels is not None and spec.is_symmetric:
+    if method == "minmax":
+        return plain
+    if is_ternary:
         plain = store_scale(ternary_scale(blocks, "mse"), spec.scale_format), None
+    found = _search(blocks, low, high, spec)
     better = _error(blocks, *found, spec) < _error(blocks, *plain, spec)
     scale = np.where(better, found[0], plain[0])
     if plain[1] is None or found[1] is None:
