@@ -24,7 +24,7 @@ def ternary_scale(blocks: NDArray[np.float32], method: str) -> NDArray[np.float6
 
     >>> some = np.array([[[3, -2, 1, 0.5]]], np.float32)
     >>> [ternary_scale(some, word).item() for word in ("absmean", "absmedian", "mse")]
-    [1.625, 1.5, 2.0]
+    [1.625, 1.5, 2.5]
     """
     sizes = np.abs(blocks.astype(np.float64))
     if method == "absmean":
