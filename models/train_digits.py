@@ -106,13 +106,12 @@ def shifted(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return padded[torch.arange(count)[:, None, None], rows, columns][:, None]
 
 
-def train(prepare: Callable[[Digits], None] = lambda model: None) -> Digits:
-    """The trained model, in evaluation mode; `prepare` may change the new one first."""
+def train(build: Callable[[], nn.Module] = Digits) -> nn.Module:
+    """The trained model, in evaluation mode."""
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     images, labels = (torch.from_numpy(part) for part in digits.data("train"))
-    model = Digits()
-    prepare(model)
+    model = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
     steps = EPOCHS * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
@@ -131,7 +130,7 @@ def train(prepare: Callable[[Digits], None] = lambda model: None) -> Digits:
     return model.eval()
 
 
-def export(model: Digits, target: Path) -> None:
+def export(model: nn.Module, target: Path) -> None:
     """Writes the file (opset 17, IR 8) and checks that onnxruntime computes what torch does."""
     torch.onnx.export(
         model,

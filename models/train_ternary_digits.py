@@ -57,12 +57,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    def prepare(model: Digits) -> None:
+    def build() -> Digits:
+        model = Digits()
         for layer in convolutions(model):
             made = Ternary(STATISTICS[args.scale])
             parametrize.register_parametrization(layer, "weight", made)
+        return model
 
-    model = train(prepare)
+    model = train(build)
     for layer in convolutions(model):
         exact = torch.sign(layer.weight.detach()) * layer.weight.detach().abs().max()
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
