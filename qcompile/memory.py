@@ -4,6 +4,7 @@
 import ctypes
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ BASE_BYTES = 320 << 20
 LARGE_MODEL_BYTES = 512 << 20  # of weights: above it sessions read them from mapped files
 _SLICE_ELEMENTS = 1 << 19  # float64 temporaries of a slice stay near the cache
 ROWS_STEP = 64  # every layout can be cut at multiples of it
-_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+# glibc has it; Windows has no library of that name to ask.
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def physical_bytes() -> int:
