@@ -18,11 +18,12 @@ from qcompile.formats import get
 from qcompile.formats.scales import with_unit
 from qcompile.load import load
 from qcompile.normalise import normalise
-from qcompile.observers.weight_range import squared_error
+from qcompile.observers.weight_range import code_weight, squared_error
 from qcompile.spec import QuantSpec
 
 Weights = NDArray[np.float32]
 DATA = Path(os.environ.get("QC_DATA", "absent"))
+BROKEN = "e[0,1,2,3,4,6,8,12,0,-1,-2,-3,-4,-6,-8,-8]"  # e2m1 without its least code
 AXIS, BLOCK = "axis(axis=0)/sym/f32", "block(axis=1,size=128)"
 
 
@@ -32,23 +33,44 @@ def loss(weight: Weights, text: str, method: str = "mse") -> float:
     return squared_error(weight, spec, method) / float(np.square(weight, dtype=np.float64).sum())
 
 
+def spread(weight: Weights, text: str, method: str = "mse") -> float:
+    """Four standard deviations of `loss` between draws of independent weights.
+
+    By the delta method of a ratio of means: √(Var(e² − loss · w²) / n) / E w².
+    """
+    coded = code_weight(weight, QuantSpec.parse(text), method)
+    energy = np.square(weight.astype(np.float64))
+    rest = (
+        np.square(coded.decode() - weight.astype(np.float64)) - loss(weight, text, method) * energy
+    )
+    return float(4 * rest.std() / np.sqrt(weight.size) / energy.mean())
+
+
+def agrees(weight: Weights, text: str, figure: float, unit: float, method: str = "mse") -> bool:
+    """Whether the loss is the figure: both are of a draw, and the figure is rounded to units."""
+    off = abs(loss(weight, text, method) - figure)
+    return off <= 2**0.5 * spread(weight, text, method) + unit / 2
+
+
 # Low-Bitwidth Floating-Point Quantization for Diffusion Models: floats win where tails are long.
 @pytest.mark.parametrize(
     ("kind", "floats", "integers"),
     [("normal", 0.0127, 0.0131), ("laplace", 0.0186, 0.0278), ("uniform", 0.0099, 0.0045)],
 )
 def test_four_bits_with_one_scale(kind: str, floats: float, integers: float) -> None:
-    """Errors of 2^18 numbers vary by less than 3 % between draws."""
+    """The figures, and one code that is missing gives others."""
     rng = np.random.default_rng(0)
     draws = {"normal": rng.normal, "laplace": rng.laplace, "uniform": rng.uniform}
     weight = draws[kind](-1 if kind == "uniform" else 0, 1, (1, 2**18)).astype(np.float32)
-    found = [loss(weight, f"{name}/tensor/sym/f32") for name in ("fp4", "int4")]
-    assert found == pytest.approx([floats, integers], rel=0.03)
-    assert (floats < integers) == (kind != "uniform")
+    texts = [f"{name}/tensor/sym/f32" for name in ("fp4", "int4")]
+    assert agrees(weight, texts[0], floats, 1e-4) and agrees(weight, texts[1], integers, 1e-4)
+    lost = [loss(weight, text) for text in texts]
+    assert (lost[0] < lost[1]) == (kind != "uniform")
+    assert not agrees(weight, f"{BROKEN}/tensor/sym/f32", floats, 1e-4)
 
 
 def test_four_bits_of_heavy_tails() -> None:
-    """Student-t with 3 degrees of freedom: half of what integers lose, whatever the draw."""
+    """Student-t with 3 degrees of freedom, whose fourth moment is infinite: the order alone."""
     for seed in range(5):
         weight = np.random.default_rng(seed).standard_t(3, (1, 2**16)).astype(np.float32)
         assert loss(weight, "fp4/tensor/sym/f32") < 0.7 * loss(weight, "int4/tensor/sym/f32")
@@ -57,8 +79,9 @@ def test_four_bits_of_heavy_tails() -> None:
 def test_ternary_scales_of_normal_weights() -> None:
     """Ternary Weight Networks and both BitNets."""
     weight = np.random.default_rng(1).standard_normal((1, 2**18)).astype(np.float32)
-    found = [loss(weight, f"ternary/{AXIS}", way) for way in ("mse", "absmean", "absmedian")]
-    assert found == pytest.approx([0.191, 0.264, 0.318], rel=0.01)
+    for way, figure in (("mse", 0.191), ("absmean", 0.264), ("absmedian", 0.318)):
+        assert agrees(weight, f"ternary/{AXIS}", figure, 1e-3, way)
+        assert not agrees(weight, f"ternary/{AXIS}", 1.05 * figure, 1e-3, way)
 
 
 def inner_weights(name: str) -> list[Weights]:
@@ -70,26 +93,21 @@ def inner_weights(name: str) -> list[Weights]:
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="QC_DATA is not set")
 def test_resnet20() -> None:
-    """Means over its layers; the order is that of BitMoD, ABQ-LLM's bit balance and TWN."""
+    """Means over its layers, to the last digit; the order of BitMoD, ABQ-LLM and TWN."""
     weights = inner_weights("resnet20")
 
     def mean(text: str, method: str = "mse") -> float:
         return float(np.mean([loss(weight, text, method) for weight in weights]))
 
     ternary = [mean(f"ternary/{AXIS}", way) for way in ("mse", "absmean", "absmedian")]
-    assert ternary == pytest.approx([0.219, 0.320, 0.397], abs=0.001)
-    assert mean(f"balanced2/{AXIS}") < 0.5 * mean(f"int2/{AXIS}")
-    three = [
-        mean(text, "minmax")
-        for text in (
-            f"bitmod3/{BLOCK}/sym/f32",
-            f"uint3/{BLOCK}/asym/f32",
-            f"e2m0/{BLOCK}/sym/f32",
-        )
-    ]
-    assert three == sorted(three) and three[1] > 1.2 * three[0]
+    assert ternary == pytest.approx([0.2192, 0.3199, 0.3967], abs=1e-4)
+    two = [mean(f"{name}/{AXIS}") for name in ("balanced2", "int2")]
+    assert two == pytest.approx([0.1009, 0.2194], abs=1e-4)
+    texts = [f"bitmod3/{BLOCK}/sym/f32", f"uint3/{BLOCK}/asym/f32", f"e2m0/{BLOCK}/sym/f32"]
+    three = [mean(text, "minmax") for text in texts]
+    assert three == pytest.approx([0.0406, 0.0537, 0.0663], abs=1e-4)
     four = [mean(f"{name}/{BLOCK}/sym/f32", "minmax") for name in ("bitmod4", "e2m1")]
-    assert four[0] < 0.85 * four[1]
+    assert four == pytest.approx([0.0098, 0.0124], abs=1e-4)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="QC_DATA is not set")
@@ -107,16 +125,17 @@ def test_the_split_that_training_wants_is_not_that_of_trained_weights() -> None:
 @pytest.mark.skipif(not DATA.is_dir(), reason="QC_DATA is not set")
 def test_coded_size_of_resnet56() -> None:
     """The entropy of its 8-bit codes by the density: 2 % off in all, below 8 bits everywhere."""
-    coded, entropy, count = 0.0, 0.0, 0
+    coded, entropy, count, worst = 0.0, 0.0, 0, 0.0
     for weight in inner_weights("resnet56"):
         _, counts = np.unique(np.rint(weight / (np.abs(weight).max() / 127)), return_counts=True)
         share = counts / weight.size
         own = -float((share * np.log2(share)).sum())
         found = distribution_of(weight).coded_bits
         assert found is not None and max(own, found) < 8
-        assert found == pytest.approx(own, rel=0.13)
+        worst = max(worst, abs(found / own - 1))
         coded, entropy, count = coded + found * weight.size, entropy + own * weight.size, count + 1
-    assert coded == pytest.approx(entropy, rel=0.02) and count == 54
+    assert coded == pytest.approx(entropy, rel=0.02) and count == 54  # P04: within 2 %
+    assert worst == pytest.approx(0.125, abs=5e-4)  # what docs/analyze.md says of single layers
 
 
 def two_dimensional(path: Path) -> list[Weights]:
