@@ -13,6 +13,7 @@ from benchmarks.kernel_ours import ours
 from benchmarks.kernel_rows import Row
 from qcompile.formats import Format, get
 from qcompile.formats.bitmod import BITMOD3, BITMOD4
+from qcompile.formats.codebook import LARGEST
 from qcompile.runtime_ops import supported_isas
 
 BLOCK = 128
@@ -32,7 +33,7 @@ FORMATS = (
     BITMOD4,
     BITMOD3,
     *(table(bits, 127) for bits in (3, 4, 5, 6, 7, 8)),
-    *(table(bits, 32767) for bits in (3, 4, 5, 6, 7, 8)),
+    *(table(bits, LARGEST) for bits in (3, 4, 5, 6, 7, 8)),
 )
 
 

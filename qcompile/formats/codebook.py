@@ -9,7 +9,7 @@ gquant<b>  the levels with the least absolute error: a level is the median of wh
 kmeans<b>  levels fitted to each weight (observers/levels.py); lloyd<b> is where the fit starts.
 NAME[…]    the table that stands in the brackets, 2 to 256 integers.
 
-Levels are real numbers; tables have int16 entries, the largest one 32767, but for fitted ones of at
+Levels are real numbers; tables have int16 entries, the largest one 32639, but for fitted ones of at
 most 4 bits, which have int8 entries where that costs nothing.
 """
 
@@ -27,7 +27,7 @@ from qcompile.formats.format import Format
 
 Levels = NDArray[np.float64]
 _NORMAL = NormalDist()
-LARGEST = 32767
+LARGEST = 32767 - 128  # kernels add a byte to an entry in 16 bits (docs/kernels.md, many rows)
 _ROUNDS = 2000
 _OFFSET = 0.9677083  # of QLoRA: (1/32 + 1/30) / 2 below 1
 NAMES = ("nf3", "nf4", *(f"gquant{b}" for b in range(1, 5)), *(f"lloyd{b}" for b in range(1, 9)))

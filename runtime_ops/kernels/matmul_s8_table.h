@@ -2,7 +2,9 @@
 // Products whose codes are looked up in more than 16 bytes (docs/kernels.md): tables beyond int8 as
 // two planes of bytes, tables of 5 to 8 bits by permutes of bytes, special values of BitMoD. N10 ... N17.
 // QC_ISA_NAME(kernel) is kernel__<isa>.
+#include "matmul_s8_crossed.h"
 #include "matmul_s8_fused.h"
+#include "matmul_s8_table_panel.h"
 #include "matmul_s8_unpacked.h"
 
 namespace qcompile {
@@ -12,6 +14,11 @@ namespace {
 constexpr bool kHasBytePermute = true;
 #else
 constexpr bool kHasBytePermute = false;
+#endif
+#ifdef QC_HAS_CROSSED
+constexpr bool kHasCrossed = true;
+#else
+constexpr bool kHasCrossed = false;
 #endif
 
 // A table of 2^kBits bytes in registers.
@@ -172,46 +179,6 @@ template <int kBits, bool kHasSpecial>
 struct IndexedPlane;
 #endif
 
-// A panel whose sums of two planes become one number before it is finished.
-struct TablePanel {
-  Panel panel;
-  alignas(64) int32_t high_correction[kPanel] = {}, low_correction[kPanel] = {};
-
-  explicit TablePanel(const matmul_s8_n16k4_args& a) : panel(a) {
-    if (!panel.weight->high_table || a.epilogue.output == Output::kFloat) return;
-    const Epilogue& e = a.epilogue;
-    for (int64_t n = 0; e.output != Output::kSum && n < panel.outputs; ++n) {
-      const int64_t c = e.correction[n] + (e.bias_codes ? e.bias_codes[n] : 0);
-      high_correction[n] = static_cast<int32_t>(c >> 8);
-      low_correction[n] = static_cast<int32_t>(c & 255);
-    }
-    std::memset(panel.operands.correction, 0, sizeof panel.operands.correction);
-    std::memset(panel.operands.bias_codes, 0, sizeof panel.operands.bias_codes);
-    panel.may_saturate = panel.fits_ints = false;
-  }
-
-  QC_INLINE Ints start_high(int32_t x_sum) const {
-    return set_ints((panel.dot_offset - panel.weight->high_offset) * x_sum);
-  }
-  // 256 high + low. The upper part of low goes to high first: with the rest in 0 ... 255 nothing
-  // cancels, and the float has two roundings.
-  static QC_INLINE Floats as_float(Ints high, Ints low) {
-    const Ints upper = add(high, shift_right_signed<8>(low));
-    const Floats rest = to_floats(and_ints(low, set_ints(255)));
-    return fmadd(set_floats(256), to_floats(upper), rest);
-  }
-  // 256 high + low, the correction and the bias, saturated to int32 (N11).
-  QC_INLINE Ints total(Ints high, Ints low, int n) const {
-    const Ints below = add(low, load_ints(low_correction + n));
-    const Ints upper = add(add(high, load_ints(high_correction + n)), shift_right_signed<8>(below));
-    const Ints kept = max(set_ints(-(1 << 23)), min(set_ints((1 << 23) - 1), upper));
-    // What is cut off makes the rest the least or the greatest byte.
-    const Ints cut = max(set_ints(-1), min(set_ints(1), sub(upper, kept)));
-    const Ints rest = add(and_ints(below, set_ints(255)), shift_left<8>(cut));
-    return add(shift_left<8>(kept), max(set_ints(0), min(set_ints(255), rest)));
-  }
-};
-
 // ---- few rows: looked up on the way ----
 
 template <class Values, bool kIsWide, int kRows, bool kIsFloat>
@@ -287,13 +254,23 @@ void fused_table_rows(const TablePanel& tp, const Values& planes, int64_t row) {
   }
 }
 
-// Rows that share the lookups, where registers hold their sums: some of the usual widths, else one.
-template <int kBits, int kPlanes>
-constexpr int kTableRowsAtOnce = kBits == 3 || kBits == 4 ? kFusedRowsAtOnce / kPlanes : 1;
+// Rows that share the lookups, where registers hold their sums.
+constexpr int table_rows_at_once(int bits, int planes) {
+  if (bits == 3 || bits == 4) return kFusedRowsAtOnce / planes;
+  return kHasBytePermute && bits > 4 && planes == 2 ? 2 : 1;
+}
+// Rows up to which their own lookups cost less than an unpacking. That of words costs more than
+// that of bytes: 16 rows of 4 bits 2.96 ms by lookups and 3.46 as words, four of 8 bits 1.98 and 2.53.
+constexpr int fused_table_rows(int bits, int planes) {
+  const int at_once = table_rows_at_once(bits, planes);
+  if (!kHasCrossed || planes == 1) return 2 * at_once - 1;
+  if (bits == 3 || bits == 4) return 16;
+  return at_once == 1 ? 3 : bits <= 6 ? 8 : 4;
+}
 
 template <class Values, bool kIsWide, bool kIsFloat>
 void fused_table(const TablePanel& tp) {
-  constexpr int kMany = kTableRowsAtOnce<Values::kBits, Values::kPlanes>;
+  constexpr int kMany = table_rows_at_once(Values::kBits, Values::kPlanes);
   const Values planes(*tp.panel.weight);
   const int64_t num_rows = tp.panel.args->num_rows;
   for (int64_t row = 0; row < num_rows;) {
@@ -402,12 +379,42 @@ void plane_panel(const TablePanel& tp) {
   }
 }
 
+#ifdef QC_HAS_CROSSED
+template <int kBits>
+struct CrossedStore {
+  Planes<kBits, 2, false> planes;
+  uint8_t* out;
+
+  QC_INLINE void operator()(const BlockParts&, int, int64_t at, Bytes u) const {
+    const Bytes low = planes.template of<0>(u, u);
+    const Bytes high = bit_xor(planes.template of<1>(u, u), set_bytes(128));  // high_offset
+    store_bytes(out + at * kCrossedGroupBytes, even_words(low, high));
+    store_bytes(out + at * kCrossedGroupBytes + 64, odd_words(low, high));
+  }
+};
+
+template <int kBits>
+void unpack_crossed(const Panel& p, const Slice& slice, uint8_t* words) {
+  const CrossedStore<kBits> store{Planes<kBits, 2, false>(*p.weight), words};
+  int64_t at = 0;
+  for (int i = 0; i < slice.num_pieces; ++i) {
+    const Piece& piece = slice.pieces[i];
+    const uint8_t* block = p.stream + piece.block * p.block_bytes;
+    const BlockParts parts(p, block, p.code_bytes);  // tables have neither points nor specials
+    const uint8_t* codes =
+        block + piece.column / chunk_columns(kBits) * p.tiles * kTileChunkBytes<kBits>;
+    const int64_t num_chunks = ceil_div(piece.groups * kGroup, chunk_columns(kBits));
+    unpack_chunks<kBits, false>(p, parts, codes, num_chunks, nullptr, store, &at);
+  }
+}
+#endif
+
 template <int kBits, int kPlanes, bool kHasSpecial, bool kIsWide, bool kIsFloat>
 void table_panel(const TablePanel& tp) {
   const Panel& p = tp.panel;
   const matmul_s8_n16k4_args& a = *p.args;
   if constexpr (kHasManySums) {
-    const bool is_fused = a.is_contiguous && a.num_rows <= 2 * kTableRowsAtOnce<kBits, kPlanes> - 1;
+    const bool is_fused = a.is_contiguous && a.num_rows <= fused_table_rows(kBits, kPlanes);
     if (is_fused && p.tiles == kPanelTiles) {
       if constexpr (kHasLooseIndex && kHasSpecial) {
         if (p.weight->special_table) {
@@ -423,6 +430,13 @@ void table_panel(const TablePanel& tp) {
     }
   }
   const Planes<kBits, kPlanes, kHasSpecial> planes(*p.weight);
+#ifdef QC_HAS_CROSSED
+  if constexpr (kPlanes == 2) {
+    if (p.weight->largest_entry <= kCrossedMost) {
+      return crossed_panel<kIsFloat>(tp, unpack_crossed<kBits>);
+    }
+  }
+#endif
   unpack_panel<kBits, false>(
       p, PlaneStore<kBits, kPlanes, kHasSpecial>{p.weight, planes, a.scratch});
   if constexpr (kPlanes == 2) {

@@ -33,6 +33,28 @@ struct ByteStore {
   }
 };
 
+// Gives the groups of some chunks of every tile to `store`, from place `at` on, which moves.
+template <int kBits, bool kIsTable, class Store>
+QC_INLINE void unpack_chunks(const Panel& p, const BlockParts& parts, const uint8_t* codes,
+                             int64_t num_chunks, const Bytes* tables, const Store& store,
+                             int64_t* at) {
+  constexpr int kGroups = kGroupsOfChunk<kBits>;
+  Bytes zeros[kPanelTiles];
+  for (int t = 0; t < p.tiles; ++t) {
+    zeros[t] = zeros_of<kBits>(*p.weight, parts.zero_points + t * kTile);
+  }
+  for (int64_t c = 0; c < num_chunks; ++c) {
+    for (int t = 0; t < p.tiles; ++t, codes += kTileChunkBytes<kBits>) {
+      unroll<kGroups>(QC_UNROLLED(g) {
+        Bytes u = decode_group<kBits, g>(codes, zeros[t]);
+        if constexpr (kIsTable) u = lookup<code_bits(kBits)>(tables, u);
+        store(parts, t, *at + g * p.tiles + t, u);
+      });
+    }
+    *at += kGroups * p.tiles;
+  }
+}
+
 // Gives every group of every tile to `store`, with its place in [groups][tiles] of the panel.
 template <int kBits, bool kIsTable, class Store>
 void unpack_panel(const Panel& p, const Store& store) {
@@ -44,25 +66,11 @@ void unpack_panel(const Panel& p, const Store& store) {
     for (int i = 0; i < 16; ++i) tables[i] = repeat16(entries + 16 * i);
   }
   const uint8_t* block = p.stream;
-  constexpr int kGroups = kGroupsOfChunk<kBits>;
   int64_t at = 0;
   for (int64_t b = 0; b < w.num_blocks; ++b) {
-    const uint8_t* codes = block;
     const BlockParts parts(p, block, n16k4_block_code_bytes(w, b, p.tiles));
-    Bytes zeros[kPanelTiles];
-    for (int t = 0; t < p.tiles; ++t) {
-      zeros[t] = zeros_of<kBits>(w, parts.zero_points + t * kTile);
-    }
-    for (int64_t c = 0; c < w.padded_columns_of(b) / chunk_columns(kBits); ++c) {
-      for (int t = 0; t < p.tiles; ++t, codes += kTileChunkBytes<kBits>) {
-        unroll<kGroups>(QC_UNROLLED(g) {
-          Bytes u = decode_group<kBits, g>(codes, zeros[t]);
-          if constexpr (kIsTable) u = lookup<code_bits(kBits)>(tables, u);
-          store(parts, t, at + g * p.tiles + t, u);
-        });
-      }
-      at += kGroups * p.tiles;
-    }
+    const int64_t num_chunks = w.padded_columns_of(b) / chunk_columns(kBits);
+    unpack_chunks<kBits, kIsTable>(p, parts, block, num_chunks, tables, store, &at);
     block += n16k4_block_bytes(w, b, p.tiles);
   }
 }

@@ -167,6 +167,18 @@ QC_INLINE Ints min(Ints a, Ints b) { return _mm512_min_epi32(a, b); }
 QC_INLINE Ints and_ints(Ints a, Ints b) { return _mm512_and_si512(a, b); }
 QC_INLINE int32_t max_of(Ints v) { return _mm512_reduce_max_epi32(v); }
 QC_INLINE int32_t sum_of(Ints v) { return _mm512_reduce_add_epi32(v); }
+#define QC_HAS_CROSSED  // 16 sums and the words of 4 tiles fit the registers
+// The signed bytes of even and of odd places as words.
+QC_INLINE Ints even_words(Bytes v) { return _mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8); }
+QC_INLINE Ints odd_words(Bytes v) { return _mm512_srai_epi16(v, 8); }
+// Words of the bytes of even and of odd places of two planes.
+QC_INLINE Ints even_words(Bytes low, Bytes high) {
+  return bit_or(bit_and(low, set_ints(0x00ff00ff)), _mm512_slli_epi16(high, 8));
+}
+QC_INLINE Ints odd_words(Bytes low, Bytes high) {
+  return bit_or(_mm512_srli_epi16(low, 8), bit_and(high, set_ints(~0x00ff00ff)));
+}
+QC_INLINE Ints add_words(Ints a, Ints b) { return _mm512_add_epi16(a, b); }
 // acc + a * b where the upper half of every lane of b is 0 or a and b are below 2^15
 QC_INLINE Ints dot16(Ints acc, Ints a, Ints b) { return _mm512_dpwssd_epi32(acc, a, b); }
 template <bool kIsWide>

@@ -96,6 +96,7 @@ struct Weight {
   // Of tables beyond int8: value = 256 * (high byte - high_offset) + byte, both by a table.
   const uint8_t* high_table = nullptr;
   int32_t high_offset = 0;
+  int32_t largest_entry = 0;  // of their magnitudes
   // Float products and gathers: the value of every u (null for integers).
   const float* float_table = nullptr;
 

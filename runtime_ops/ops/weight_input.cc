@@ -205,6 +205,7 @@ void WeightInput::make_planes(const std::vector<int64_t>& table, int64_t low, in
   shape_.offset = static_cast<int32_t>(low < 0 && !is_wide ? -low : 0);
   shape_.max_byte = is_wide ? 255 : static_cast<int32_t>(high) + shape_.offset;
   shape_.high_offset = 128;
+  shape_.largest_entry = static_cast<int32_t>(std::max(-low, high));
   for (int64_t value : table) {
     byte_table_.push_back(static_cast<uint8_t>(value + shape_.offset));
     if (is_wide) high_table_.push_back(static_cast<uint8_t>((value + 32768) / 256));

@@ -265,6 +265,7 @@ inline __m512i shuffled(const __m512i& table, const __m512i& index) {
     return each<type>([&](int i) { return expression; });            \
   }
 QC_BINARY(add_epi8, uint8_t, x[i] + y[i])
+QC_BINARY(add_epi16, uint16_t, x[i] + y[i])
 QC_BINARY(add_epi32, uint32_t, x[i] + y[i])
 QC_BINARY(sub_epi32, uint32_t, x[i] - y[i])
 QC_BINARY(mullo_epi32, uint32_t, x[i] * y[i])
@@ -329,6 +330,7 @@ inline __m512 picked(const __m512i& index, const __m512& table) {
 
 #define _cvtu64_mask64(mask) (mask)
 #define _mm512_add_epi8 emulated_add_epi8
+#define _mm512_add_epi16 emulated_add_epi16
 #define _mm512_add_epi32 emulated_add_epi32
 #define _mm512_sub_epi32 emulated_sub_epi32
 #define _mm512_mullo_epi32 emulated_mullo_epi32
@@ -424,6 +426,8 @@ inline __m512 shuffled(const __m512& v, bool parts) {
   each<uint16_t>([x = Lanes<uint16_t>(v)](int i) { return x.lane[i] >> (n); })
 #define _mm512_slli_epi16(v, n) \
   each<uint16_t>([x = Lanes<uint16_t>(v)](int i) { return x.lane[i] << (n); })
+#define _mm512_srai_epi16(v, n) \
+  each<int16_t>([x = Lanes<int16_t>(v)](int i) { return x.lane[i] >> (n); })
 #define _mm512_srli_epi32(v, n) \
   each<uint32_t>([x = Lanes<uint32_t>(v)](int i) { return x.lane[i] >> (n); })
 #define _mm512_slli_epi32(v, n) \
