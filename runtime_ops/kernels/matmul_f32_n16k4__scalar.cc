@@ -21,7 +21,9 @@ void matmul_f32_n16k4__scalar(matmul_f32_n16k4_args& a) {
         float part = 0;
         for (int64_t k = 0; k < w.columns_of(block); ++k) {
           const uint32_t code = n16k4_code(w, stream, tiles, n, k, zero_point);
-          part += a.x_rows[m][block * w.block_size + k] * float_value(w, code, zero_point);
+          const float value = w.level_bytes ? level_of(w, stream, tiles, n, code)
+                                            : float_value(w, code, zero_point);
+          part += a.x_rows[m][block * w.block_size + k] * value;
         }
         sum += scale * part;
         stream += n16k4_block_bytes(w, block, tiles);

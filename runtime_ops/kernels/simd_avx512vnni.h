@@ -239,6 +239,24 @@ QC_INLINE Floats replace_where(Floats v, Ints index, int code, Floats other) {
 QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
   return _mm512_permutexvar_ps(index, table);
 }
+// Of four vectors, in every 128-bit lane: number i of vector j becomes number j of vector i.
+QC_INLINE void transpose_numbers(Bytes (&v)[4]) {
+  const Bytes a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
+  const Bytes c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
+  v[0] = _mm512_unpacklo_epi64(a, c);
+  v[1] = _mm512_unpackhi_epi64(a, c);
+  v[2] = _mm512_unpacklo_epi64(b, d);
+  v[3] = _mm512_unpackhi_epi64(b, d);
+}
+// Of four vectors: 128-bit lane i of vector j becomes lane j of vector i.
+QC_INLINE void transpose_quarters(Bytes (&v)[4]) {
+  const Bytes a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+  const Bytes c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+  v[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+  v[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+  v[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+  v[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
 
 // Lane i becomes lane i ^ kApart.
 template <int kApart>

@@ -107,6 +107,16 @@ inline __m512i unpacked(const __m512i& a, const __m512i& b, int first) {
     return i % 2 ? y[from] : x[from];
   });
 }
+// Two 128-bit parts of a, then two of b, each by two bits of the selector.
+template <int kSelector>
+inline __m512i picked_parts(const __m512i& a, const __m512i& b) {
+  Lanes<int32_t> x(a), y(b);
+  return each<int32_t>([&](int i) {
+    const int from = (kSelector >> 2 * (i / 4) & 3) * 4 + i % 4;
+    return i < 8 ? x[from] : y[from];
+  });
+}
+#define _mm512_shuffle_i32x4(a, b, selector) picked_parts<selector>(a, b)
 // Half of each 128-bit part from a, half from b, in lanes half as wide that saturate.
 template <class From, class To>
 inline __m512i packed(const __m512i& a, const __m512i& b) {
