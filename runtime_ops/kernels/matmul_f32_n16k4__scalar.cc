@@ -15,7 +15,7 @@ void matmul_f32_n16k4__scalar(matmul_f32_n16k4_args& a) {
       float sum = 0;
       for (int64_t block = 0; block < w.num_blocks; ++block) {
         const uint8_t* scales = stream + n16k4_block_code_bytes(w, block, tiles);
-        const float scale = read_scale(w, scales, n);
+        const float scale = w.level_bytes ? 1 : read_scale(w, scales, n);
         const int32_t zero_point =
             point_bytes(w) ? n16k4_points(w, stream, scales, tiles)[n] : 0;
         float part = 0;
