@@ -90,10 +90,7 @@ def matrix_codes(graph: ir.Graph, weight: Weight) -> tuple[ir.Value, int, int]:
 
 
 def block_scales(graph: ir.Graph, weight: Weight, n: int) -> list[ir.Value | None]:
-    """Scales and zero points as [N, num_blocks]; one scale of a whole tensor is repeated.
-
-    Levels of a codebook are [N, num_blocks, 2^bits].
-    """
+    """Scales and zero points [N, num_blocks], that of a tensor repeated; levels as they are."""
     if weight.spec.format.has_codebook:
         return [weight.scale, None]
     out: list[ir.Value | None] = []

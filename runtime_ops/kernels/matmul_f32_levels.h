@@ -9,26 +9,10 @@ namespace qcompile {
 namespace {
 
 constexpr int kPlaces = 16;
-// The levels of 16 outputs, each output's repeated up to 16 places: then what an index has above
-// the bits of a code changes nothing.
+// The levels of 16 outputs, each in 16 places.
 struct TileLevels {
   alignas(64) float of[kTile][kPlaces];
 };
-
-template <int kBits>
-QC_INLINE void spread_levels(const Weight& w, const uint8_t* stored, TileLevels& out) {
-  constexpr int kLevels = 1 << kBits;
-  alignas(64) float found[kTile * kLevels];
-  for (int i = 0; i < kLevels; ++i) {
-    const Floats some = load_stored_scales(w, stored + i * kTile * w.level_bytes);
-    store_floats(found + i * kTile, some, kTile);
-  }
-  for (int n = 0; n < kTile; ++n) {
-    for (int c = 0; c < kPlaces; c += kLevels) {
-      std::memcpy(out.of[n] + c, found + n * kLevels, sizeof(float) << kBits);
-    }
-  }
-}
 
 // The bytes of a tile's levels.
 template <int kBits>
@@ -38,52 +22,109 @@ QC_INLINE int64_t level_run(const Weight& w) {
 
 #ifdef QC_HAS_MANY_SUMS
 
-constexpr int kStep = 16;  // columns
-template <int kBits>
-constexpr int kChunksOfStep = kGroupsOfChunk<kBits> < 4 ? 4 / kGroupsOfChunk<kBits> : 1;
-template <int kBits>
-constexpr int kStepsOfChunk = kGroupsOfChunk<kBits> < 4 ? 1 : kGroupsOfChunk<kBits> / 4;
-
-// Group `kGroupIndex` from a chunk on. Of 4 bits the upper halves of bytes hold other codes.
-template <int kBits, int kGroupIndex>
-QC_INLINE Bytes loose_group(const uint8_t* codes, int64_t stride) {
-  constexpr int kGroups = kGroupsOfChunk<kBits>, kOwn = kGroupIndex % kGroups;
-  const uint8_t* tile = codes + kGroupIndex / kGroups * stride;
-  if constexpr (kBits == 4) return shift_right_ints<4 * kOwn>(load_bytes(tile));
-  return decode_group<kBits, kOwn>(tile, set_bytes(0));
+struct LaneNumbers {
+  alignas(64) int32_t of[kPlaces];
+};
+template <class F>
+constexpr LaneNumbers lane_numbers(F f) {
+  LaneNumbers numbers{};
+  for (int lane = 0; lane < kPlaces; ++lane) numbers.of[lane] = f(lane);
+  return numbers;
 }
 
-// The codes of 16 columns, those of one output side by side.
-struct StepCodes {
-  alignas(64) uint8_t bytes[kTile * kStep];
+constexpr int kStep = 16;  // columns whose codes index the levels of an output at once
+// Which of them a lane has: the order in which shifts of an output's own bytes find them.
+template <int kBits>
+constexpr int column_of(int lane) {
+  return kBits == 4 ? lane % 2 * 8 + lane / 2 : lane % 4 * 4 + lane / 4;
+}
+template <int kBits>
+constexpr LaneNumbers kColumns = lane_numbers([](int lane) { return column_of<kBits>(lane); });
+template <int kBits>
+constexpr LaneNumbers kRepeats = lane_numbers([](int lane) { return lane & ((1 << kBits) - 1); });
+// The bit where a lane's field of kWidth bits starts in the four bytes of an output, less kTo;
+// fields of one bit from slot kFirst on.
+template <int kWidth, int kFirst, int kTo>
+constexpr LaneNumbers kShifts = lane_numbers([](int lane) {
+  return (lane / 4 * 8 + kWidth * (lane % 4 + kFirst) - kTo) & 31;
+});
+// The same of 4 bits, where even lanes have one chunk and odd ones the next.
+constexpr LaneNumbers kPairShifts = lane_numbers([](int lane) {
+  return lane / 2 % 4 * 8 + lane / 8 * 4;
+});
 
-  QC_INLINE explicit StepCodes(Bytes (&groups)[4]) {
-    transpose_numbers(groups);
-    unroll<4>(QC_UNROLLED(i) { store_bytes(bytes + 64 * i, groups[i]); });
+// Each output's levels again and again: what an index has above the bits of a code changes nothing.
+// What is read beyond a tile's levels is codes, and is not kept.
+template <int kBits>
+QC_INLINE void spread_levels(const Weight& w, const uint8_t* stored, TileLevels& out) {
+  const Ints repeats = load_ints(kRepeats<kBits>.of);
+  for (int n = 0; n < kTile; ++n) {
+    const Floats found = load_stored_scales(w, stored + n * (w.level_bytes << kBits));
+    store_floats(out.of[n], lookup16_floats(found, repeats), kTile);
   }
+}
+
+// 16 columns of a tile, part kPart of a chunk.
+template <int kBits, int kPart>
+struct StepCodes {
+  const uint8_t* chunk;
+
+  // The codes of an output, in the lowest bits of lanes.
   template <int kOutput>
-  QC_INLINE Floats values(const TileLevels& levels) const {
-    const Ints index = widen(bytes + kOutput % 4 * 64 + kOutput / 4 * kStep);
-    return lookup16_floats(load_floats(levels.of[kOutput]), index);
+  QC_INLINE Ints index() const {
+    const uint8_t* own = chunk + 4 * kOutput;
+    if constexpr (kBits == 1) return shifted<1, 4 * kPart, 0>(own);
+    if constexpr (kBits == 2) return shifted<2, 0, 0>(own);
+    const Ints high = rotate_each(set_ints(load_int(own + 128)),
+                                  load_ints(kShifts<1, 4 * kPart, 2>.of));
+    return merge_ints(set_ints(3), shifted<2, 0, 0>(own + 64 * kPart), high);
+  }
+
+ private:
+  template <int kWidth, int kFirst, int kTo>
+  static QC_INLINE Ints shifted(const uint8_t* own) {
+    return shift_each(set_ints(load_int(own)), load_ints(kShifts<kWidth, kFirst, kTo>.of));
   }
 };
+// Of 4 bits, two chunks.
+template <>
+struct StepCodes<4, 0> {
+  const uint8_t* first;
+  const uint8_t* second;
+
+  template <int kOutput>
+  QC_INLINE Ints index() const {
+    const Ints both = set_pairs(load_int(first + 4 * kOutput), load_int(second + 4 * kOutput));
+    return shift_each(both, load_ints(kPairShifts.of));
+  }
+};
+
+// Columns of a panel that all tiles pass while they lie in the first cache. A tile has one line in
+// four, which the processor does not foresee: what the next run has of it is asked for.
+constexpr int64_t kRun = 256;
+template <int kBits>
+QC_INLINE void ask_for_next_run(const uint8_t* codes, int64_t stride) {
+  const uint8_t* next = codes + kRun / chunk_columns(kBits) * stride;
+  for (int i = 0; i < kTileChunkBytes<kBits>; i += 64) __builtin_prefetch(next + i);
+}
 
 // f(codes, columns) for each 16 columns of `chunks` chunks; of 4 bits the last may be 8 columns.
 template <int kBits, class F>
 QC_INLINE void each_step(const uint8_t* codes, int64_t stride, int64_t chunks, const F& f) {
-  constexpr int kChunks = kChunksOfStep<kBits>;
-  for (; chunks >= kChunks; chunks -= kChunks, codes += kChunks * stride) {
-    unroll<kStepsOfChunk<kBits>>(QC_UNROLLED(s) {
-      Bytes groups[4];
-      unroll<4>(QC_UNROLLED(i) { groups[i] = loose_group<kBits, 4 * s + i>(codes, stride); });
-      f(StepCodes(groups), kStep);
-    });
-  }
-  if constexpr (kChunks == 2) {
-    if (chunks == 0) return;
-    Bytes groups[4] = {loose_group<kBits, 0>(codes, stride), loose_group<kBits, 1>(codes, stride),
-                       set_bytes(0), set_bytes(0)};
-    f(StepCodes(groups), kStep / 2);
+  if constexpr (kBits == 4) {
+    for (; chunks >= 2; chunks -= 2, codes += 2 * stride) {
+      ask_for_next_run<4>(codes, stride);
+      ask_for_next_run<4>(codes + stride, stride);
+      f(StepCodes<4, 0>{codes, codes + stride}, kStep);
+    }
+    if (chunks) f(StepCodes<4, 0>{codes, codes}, kStep / 2);
+  } else {
+    for (; chunks > 0; --chunks, codes += stride) {
+      ask_for_next_run<kBits>(codes, stride);
+      unroll<chunk_columns(kBits) / kStep>(QC_UNROLLED(part) {
+        f(StepCodes<kBits, part>{codes}, kStep);
+      });
+    }
   }
 }
 
@@ -108,19 +149,18 @@ QC_INLINE Floats tile_run(const uint8_t* codes, int64_t stride, int64_t chunks,
                           const TileLevels& levels, const float* x) {
   Floats part[kTile];
   unroll<kTile>(QC_UNROLLED(n) { part[n] = set_floats(0); });
-  each_step<kBits>(codes, stride, chunks, [&](const StepCodes& step, int columns)
+  each_step<kBits>(codes, stride, chunks, [&](const auto& step, int columns)
                        __attribute__((always_inline)) {
-    const Floats xs = as_floats(load_ints(reinterpret_cast<const int32_t*>(x), columns));
+    const Ints found = load_ints(reinterpret_cast<const int32_t*>(x), columns);
+    const Floats xs = lookup16_floats(as_floats(found), load_ints(kColumns<kBits>.of));
     unroll<kTile>(QC_UNROLLED(n) {
-      part[n] = fmadd(step.template values<n>(levels), xs, part[n]);
+      const Floats table = load_floats(levels.of[n]);
+      part[n] = fmadd(lookup16_floats(table, step.template index<n>()), xs, part[n]);
     });
     x += columns;
   });
   return sums_of(part);
 }
-
-// Columns of a panel that all tiles pass while they lie in the first cache.
-constexpr int64_t kRun = 512;
 
 template <int kBits>
 void levels_row(const matmul_f32_n16k4_args& a, int64_t row) {
@@ -154,12 +194,13 @@ void levels_row(const matmul_f32_n16k4_args& a, int64_t row) {
 template <int kBits>
 QC_INLINE void unpack_run(const uint8_t* codes, int64_t stride, int64_t chunks,
                           const TileLevels& levels, float* out, int64_t step) {
-  each_step<kBits>(codes, stride, chunks, [&](const StepCodes& codes16, int columns)
+  each_step<kBits>(codes, stride, chunks, [&](const auto& codes16, int columns)
                        __attribute__((always_inline)) {
     Bytes v[4][4];
     unroll<4>(QC_UNROLLED(q) {
       unroll<4>(QC_UNROLLED(i) {
-        v[q][i] = as_ints(codes16.template values<4 * q + i>(levels));
+        const Floats table = load_floats(levels.of[4 * q + i]);
+        v[q][i] = as_ints(lookup16_floats(table, codes16.template index<4 * q + i>()));
       });
       transpose_numbers(v[q]);
     });
@@ -167,7 +208,8 @@ QC_INLINE void unpack_run(const uint8_t* codes, int64_t stride, int64_t chunks,
       Bytes quarters[4] = {v[0][i], v[1][i], v[2][i], v[3][i]};
       transpose_quarters(quarters);
       unroll<4>(QC_UNROLLED(q) {
-        if (4 * q < columns) store_bytes(out + (4 * q + i) * step, quarters[q]);
+        constexpr int kColumn = column_of<kBits>(4 * q + i);
+        if (kColumn < columns) store_bytes(out + kColumn * step, quarters[q]);
       });
     });
     out += columns * step;
@@ -175,6 +217,19 @@ QC_INLINE void unpack_run(const uint8_t* codes, int64_t stride, int64_t chunks,
 }
 
 #else
+
+template <int kBits>
+QC_INLINE void spread_levels(const Weight& w, const uint8_t* stored, TileLevels& out) {
+  constexpr int kLevels = 1 << kBits;
+  alignas(64) float found[kTile * kLevels];
+  for (int i = 0; i < kLevels; ++i) {
+    const Floats some = load_stored_scales(w, stored + i * kTile * w.level_bytes);
+    store_floats(found + i * kTile, some, kTile);
+  }
+  for (int n = 0; n < kTile; ++n) {
+    std::memcpy(out.of[n], found + n * kLevels, sizeof(float) << kBits);
+  }
+}
 
 template <int kBits>
 QC_INLINE void unpack_run(const uint8_t* codes, int64_t stride, int64_t chunks,

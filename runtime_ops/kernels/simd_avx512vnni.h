@@ -239,6 +239,17 @@ QC_INLINE Floats replace_where(Floats v, Ints index, int code, Floats other) {
 QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
   return _mm512_permutexvar_ps(index, table);
 }
+// Each lane by a shift of its own.
+QC_INLINE Ints shift_each(Ints v, Ints by) { return _mm512_srlv_epi32(v, by); }
+QC_INLINE Ints rotate_each(Ints v, Ints by) { return _mm512_rorv_epi32(v, by); }
+// The first number in even lanes, the second one in odd ones.
+QC_INLINE Ints set_pairs(int32_t first, int32_t second) {
+  return _mm512_mask_mov_epi32(set_ints(first), 0xaaaa, set_ints(second));
+}
+// Bits of a where the mask has ones, else of b.
+QC_INLINE Ints merge_ints(Ints mask, Ints a, Ints b) {
+  return _mm512_ternarylogic_epi32(a, mask, b, 0xe2);
+}
 // Of four vectors, in every 128-bit lane: number i of vector j becomes number j of vector i.
 QC_INLINE void transpose_numbers(Bytes (&v)[4]) {
   const Bytes a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
