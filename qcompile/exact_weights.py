@@ -23,14 +23,10 @@ from qcompile.targets.target import Target
 
 RULE = "its weight lies on this grid already: no error"
 OWN_CODEBOOKS = (
-    "every {} columns have at most 16 different values, and not those of one table times a scale; "
-    "{}, so it is rounded"
+    "it is rounded, though every {} columns have at most 16 different values, and not those of one "
+    "table times a scale: {}"
 )
-NO_INTEGERS = (
-    "blocks that have values of their own cannot be read by integer products (a preset with float "
-    "activations, a16, keeps them without any error)"
-)
-NO_CODEBOOK = "here a codebook of each block is not possible, or larger than the codes"
+TOO_SHORT = "their levels would take more bytes than their codes"
 INTEGERS = (
     "it lies on a codebook of {} levels, which integer products round to 16 bits; a preset with "
     "float activations (a16) keeps it without any error"
@@ -76,13 +72,11 @@ def _exact_spec(
     matrix = array.reshape(len(array), -1)
     floats = all(p.activation is None or p.activation.is_dynamic for p in planned)
     has_blocks = floats and not any(is_op(node, "Conv") for node in nodes)
-    has_codebooks = not _refusals(nodes, planned, QuantSpec(PALETTES["palette4"], "axis"), target)
-    found = grid_of(matrix, has_blocks=has_blocks, has_codebooks=has_codebooks)
+    refused = _refusals(nodes, planned, QuantSpec(PALETTES["palette4"], "axis"), target)
+    found = grid_of(matrix, has_blocks=has_blocks, has_codebooks=not refused)
     if found is None:
         block = own_codebooks(matrix)
-        is_float = all(p.activation is None for p in planned)
-        why = NO_CODEBOOK if is_float else NO_INTEGERS
-        return None if block is None else OWN_CODEBOOKS.format(block, why)
+        return None if block is None else OWN_CODEBOOKS.format(block, [*refused, TOO_SHORT][0])
     if found.format.bits > asked.bits:
         return None
     spec = spec_of(found)

@@ -56,8 +56,8 @@ def weight_error(original: NDArray, codes: NDArray, node: ir.Node, spec: QuantSp
     c, shape = codes.reshape(w.shape), w.shape
     if spec.format.has_codebook:
         levels, kind = constant(node.inputs[1]), (spec.format, spec.block_size, spec.scale_format)
-        found = coded_weight(*kind, c, levels, None).decode()
-        return 0.0 if np.array_equal(found, w) else np.inf
+        parts = ((w[r], coded_weight(*kind, c, levels, None, r)) for r in row_slices(*shape))
+        return 0.0 if all(np.array_equal(v, part.decode()) for v, part in parts) else np.inf
     scale = np.asarray(constant(node.inputs[1]), np.float64)
     point = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     points = np.zeros(()) if point is None else _centre(point, spec)

@@ -16,15 +16,19 @@ from qcompile.exact_weights import RULE
 from qcompile.formats.block import block_format
 from qcompile.graph import attribute, constant
 from qcompile.numerics.matmul import qmatmul_float
+from qcompile.observers.grid_of import spec_of
+from qcompile.observers.palette_of import palette_of
 from qcompile.pack import weight_of_packed
+from qcompile.passes.transform.round_weights import dequantize_node
 from qcompile.recipe import Recipe
+from qcompile.verify_weights import weight_error
 from tests.cli.run import run
 from tests.observers.test_palette_of import palettized
 from tests.pipeline.test_exact_weights import codebook, compiled
 
 F32 = np.float32
 N, K = 96, 320
-LOST = "blocks that have values of their own cannot be read by integer products"
+LOST = "its blocks have values of their own, which integer products cannot read; use w..a16"
 
 
 def saved(weight: np.ndarray, folder: Path, op: str = "MatMul") -> Path:
@@ -116,8 +120,34 @@ def test_integer_products_round_and_say_why(tmp_path: Path, preset: str) -> None
     found = qcompile.compile(path, recipe=recipe, calibration_data={"x": x}, force=True)
     (layer,) = found.content["nodes"]
     assert layer["decided_by"] != RULE and "palette" not in layer["weight"]
-    (note,) = (n for n in found.content["notes"] if "values" in n and n.startswith("w"))
-    assert LOST in note and "a16" in note
+    assert [n for n in found.content["notes"] if n.startswith("w_nk: it is rounded") and LOST in n]
+
+
+def test_what_is_not_kept_is_named(tmp_path: Path) -> None:
+    """On another target, and where a block is too short."""
+    path = saved(palettized((1024, K), 4, 0), tmp_path)
+    recipe = Recipe("w4a16", edge_bits=4)
+    notes = qcompile.compile(path, "ort", recipe=recipe, force=True).content["notes"]
+    assert [n for n in notes if n.endswith("no kernel for palette4: use --target cpu")]
+    path = saved(palettized((1024, K), 4, 64), tmp_path)  # levels of f32: 64 bytes for 32
+    notes = qcompile.compile(path, recipe=recipe, force=True).content["notes"]
+    assert [n for n in notes if n.endswith("their levels would take more bytes than their codes")]
+
+
+@pytest.mark.parametrize("block", [0, 64])
+def test_verification_sees_one_level(block: int) -> None:
+    weight = palettized((24, 150), 3, block, np.float16)
+    found = palette_of(weight, [block])
+    assert found is not None and found.levels is not None
+    spec, errors = spec_of(found), []
+    levels = found.levels.copy()
+    levels[7, 0, found.codes[7, 3]] = np.nextafter(levels[7, 0, found.codes[7, 3]], F32(9))
+    for held in (found.levels, levels):
+        tensors = [ir.tensor(found.codes.astype(np.int8)), ir.tensor(held)]
+        inputs = [ir.Value(name=str(i), const_value=t) for i, t in enumerate(tensors)]
+        node = dequantize_node(spec, inputs, "node", "w")
+        errors.append(weight_error(weight, found.codes.astype(np.int8), node, spec))
+    assert errors == [0.0, np.inf]
 
 
 def test_fewer_bits_win(tmp_path: Path) -> None:
