@@ -11,6 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import qcompile
+import qcompile.targets as targets
 from qcompile.errors import InputError
 from qcompile.exact_weights import RULE
 from qcompile.formats.block import block_format
@@ -21,6 +22,8 @@ from qcompile.observers.palette_of import palette_of
 from qcompile.pack import weight_of_packed
 from qcompile.passes.transform.round_weights import dequantize_node
 from qcompile.recipe import Recipe
+from qcompile.spec import QuantSpec
+from qcompile.targets.target import Request
 from qcompile.verify_weights import weight_error
 from tests.cli.run import run
 from tests.observers.test_palette_of import palettized
@@ -148,6 +151,13 @@ def test_verification_sees_one_level(block: int) -> None:
         node = dequantize_node(spec, inputs, "node", "w")
         errors.append(weight_error(weight, found.codes.astype(np.int8), node, spec))
     assert errors == [0.0, np.inf]
+
+
+def test_a_table_that_is_gathered_is_rounded() -> None:
+    spec = QuantSpec.parse("palette4/axis(axis=0)/sym/f16")
+    assert targets.get("cpu").refuse(Request("MatMul", spec, None, K)) is None
+    found = targets.get("cpu").refuse(Request("Gather", spec, None, K))
+    assert found == "palette4 is for MatMul, and Gather reads it, too"
 
 
 def test_fewer_bits_win(tmp_path: Path) -> None:
