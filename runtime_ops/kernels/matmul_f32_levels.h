@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Float rows times a panel whose blocks have levels of their own (n16k4c/1), N14.
-// With AVX-512 the 16 levels of an output are one register, which codes of 16 columns index.
+// The 16 levels of an output are one vector, which codes of 16 of its columns index.
 #pragma once
 
 #include "matmul_f32_panel.h"
@@ -19,8 +19,6 @@ template <int kBits>
 QC_INLINE int64_t level_run(const Weight& w) {
   return int64_t{kTile * w.level_bytes} << kBits;
 }
-
-#ifdef QC_HAS_MANY_SUMS
 
 struct LaneNumbers {
   alignas(64) int32_t of[kPlaces];
@@ -143,21 +141,33 @@ QC_INLINE Floats sums_of(const Floats (&part)[kTile]) {
              add(as_floats(quarters[2]), as_floats(quarters[3])));
 }
 
-// One tile of a run of chunks times a row.
-template <int kBits>
-QC_INLINE Floats tile_run(const uint8_t* codes, int64_t stride, int64_t chunks,
-                          const TileLevels& levels, const float* x) {
-  Floats part[kTile];
-  unroll<kTile>(QC_UNROLLED(n) { part[n] = set_floats(0); });
+// Outputs whose sums fit the registers together.
+constexpr int kSums = kHasManySums ? kTile : 4;
+
+// kSums outputs of a tile, from kFirst on, of a run of chunks times a row.
+template <int kBits, int kFirst>
+QC_INLINE void add_run(const uint8_t* codes, int64_t stride, int64_t chunks,
+                       const TileLevels& levels, const float* x, Floats (&part)[kTile]) {
+  Floats sums[kSums];
+  unroll<kSums>(QC_UNROLLED(n) { sums[n] = set_floats(0); });
   each_step<kBits>(codes, stride, chunks, [&](const auto& step, int columns)
                        __attribute__((always_inline)) {
     const Ints found = load_ints(reinterpret_cast<const int32_t*>(x), columns);
     const Floats xs = lookup16_floats(as_floats(found), load_ints(kColumns<kBits>.of));
-    unroll<kTile>(QC_UNROLLED(n) {
-      const Floats table = load_floats(levels.of[n]);
-      part[n] = fmadd(lookup16_floats(table, step.template index<n>()), xs, part[n]);
+    unroll<kSums>(QC_UNROLLED(n) {
+      const Floats table = load_floats(levels.of[kFirst + n]);
+      sums[n] = fmadd(lookup16_floats(table, step.template index<kFirst + n>()), xs, sums[n]);
     });
     x += columns;
+  });
+  unroll<kSums>(QC_UNROLLED(n) { part[kFirst + n] = sums[n]; });
+}
+template <int kBits>
+QC_INLINE Floats tile_run(const uint8_t* codes, int64_t stride, int64_t chunks,
+                          const TileLevels& levels, const float* x) {
+  Floats part[kTile];
+  unroll<kTile / kSums>(QC_UNROLLED(i) {
+    add_run<kBits, i * kSums>(codes, stride, chunks, levels, x, part);
   });
   return sums_of(part);
 }
@@ -216,40 +226,6 @@ QC_INLINE void unpack_run(const uint8_t* codes, int64_t stride, int64_t chunks,
   });
 }
 
-#else
-
-template <int kBits>
-QC_INLINE void spread_levels(const Weight& w, const uint8_t* stored, TileLevels& out) {
-  constexpr int kLevels = 1 << kBits;
-  alignas(64) float found[kTile * kLevels];
-  for (int i = 0; i < kLevels; ++i) {
-    const Floats some = load_stored_scales(w, stored + i * kTile * w.level_bytes);
-    store_floats(found + i * kTile, some, kTile);
-  }
-  for (int n = 0; n < kTile; ++n) {
-    std::memcpy(out.of[n], found + n * kLevels, sizeof(float) << kBits);
-  }
-}
-
-template <int kBits>
-QC_INLINE void unpack_run(const uint8_t* codes, int64_t stride, int64_t chunks,
-                          const TileLevels& levels, float* out, int64_t step) {
-  alignas(64) static const int32_t kFirst[kTile] = {0,   16,  32,  48,  64,  80,  96,  112,
-                                                    128, 144, 160, 176, 192, 208, 224, 240};
-  const Ints first = load_ints(kFirst);
-  for (; chunks > 0; --chunks, codes += stride) {
-    unroll<kGroupsOfChunk<kBits>>(QC_UNROLLED(g) {
-      const Bytes u = decode_group<kBits, g>(codes, set_bytes(0));
-      unroll<4>(QC_UNROLLED(i) {
-        store_floats(out, lookup_floats(levels.of[0], add(byte_of<i>(u), first)), kTile);
-        out += step;
-      });
-    });
-  }
-}
-
-#endif
-
 // As unpack_slice.
 template <int kBits>
 void unpack_levels(const matmul_f32_n16k4_args& a, int tiles, int64_t first, int64_t count) {
@@ -277,12 +253,10 @@ void unpack_levels(const matmul_f32_n16k4_args& a, int tiles, int64_t first, int
 
 template <int kBits>
 void levels_panel(const matmul_f32_n16k4_args& a) {
-#ifdef QC_HAS_MANY_SUMS
   if (a.num_rows <= 3) {
     for (int64_t row = 0; row < a.num_rows; ++row) levels_row<kBits>(a, row);
     return;
   }
-#endif
   sliced_panel<kBits>(a, [&](int tiles, int64_t first, int64_t count) {
     unpack_levels<kBits>(a, tiles, first, count);
   });
