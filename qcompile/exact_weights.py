@@ -10,6 +10,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from qcompile.bodies import compiled_graphs
+from qcompile.formats.palette import PALETTES
 from qcompile.graph import is_op
 from qcompile.node_specs import request_of
 from qcompile.observers.codebook_of import own_codebooks
@@ -22,9 +23,10 @@ from qcompile.targets.target import Target
 
 RULE = "its weight lies on this grid already: no error"
 OWN_CODEBOOKS = (
-    "every {} columns have at most 16 different values, and not those of one table times a scale; "
-    "kernels have one table a weight, so it is rounded"
+    "it is rounded, though every {} columns have at most 16 different values, and not those of one "
+    "table times a scale: {}"
 )
+TOO_SHORT = "their levels would take more bytes than their codes"
 INTEGERS = (
     "it lies on a codebook of {} levels, which integer products round to 16 bits; a preset with "
     "float activations (a16) keeps it without any error"
@@ -70,16 +72,22 @@ def _exact_spec(
     matrix = array.reshape(len(array), -1)
     floats = all(p.activation is None or p.activation.is_dynamic for p in planned)
     has_blocks = floats and not any(is_op(node, "Conv") for node in nodes)
-    found = grid_of(matrix, has_blocks=has_blocks)
+    refused = _refusals(nodes, planned, QuantSpec(PALETTES["palette4"], "axis"), target)
+    found = grid_of(matrix, has_blocks=has_blocks, has_codebooks=not refused)
     if found is None:
         block = own_codebooks(matrix)
-        return None if block is None else OWN_CODEBOOKS.format(block)
+        return None if block is None else OWN_CODEBOOKS.format(block, [*refused, TOO_SHORT][0])
     if found.format.bits > asked.bits:
         return None
     spec = spec_of(found)
-    for node, plan in zip(nodes, planned, strict=True):
-        if plan.activation is not None and found.format.entry_bits > 16:
-            return INTEGERS.format(len(set(found.format.table or ())))
-        if target.refuse(request_of(node, spec, plan.activation)) is not None:
-            return None
-    return spec
+    if any(p.activation is not None for p in planned) and found.format.entry_bits > 16:
+        return INTEGERS.format(len(set(found.format.table or ())))
+    return None if _refusals(nodes, planned, spec, target) else spec
+
+
+def _refusals(
+    nodes: list[ir.Node], planned: list[NodePlan], spec: QuantSpec, target: Target
+) -> list[str]:
+    """Why the target does not run the readers of a weight with that spec."""
+    requests = (request_of(n, spec, p.activation) for n, p in zip(nodes, planned, strict=True))
+    return [why for request in requests if (why := target.refuse(request)) is not None]

@@ -9,11 +9,12 @@ from rich.console import Console
 
 import qcompile.targets as targets
 from qcompile.format_sqnr import DISTRIBUTIONS, SQNR_DB, listed_spec
-from qcompile.formats import DECODED_ONLY, FORMATS, IROOTS, Format, scale_format
+from qcompile.formats import DECODED_ONLY, FORMATS, IROOTS, PALETTES, Format, scale_format
 from qcompile.formats.block import BLOCK_FORMATS, block_format
 from qcompile.formats.onnx_types import onnx_type
 from qcompile.layouts.layout import Shape
 from qcompile.layouts.n16k4 import N16K4
+from qcompile.layouts.n16k4c import N16K4C
 from qcompile.report import table
 from qcompile.softmax_listing import softmax_cells, softmax_listed
 from qcompile.spec import QuantSpec
@@ -28,9 +29,12 @@ KINDS = {  # what a product or a convolution takes: (op, activation)
 
 
 def listed() -> list[dict[str, Any]]:
-    """A row for every format with a name, block formats and those without kernels at the end."""
+    """A row for every format with a name; at the end block formats, those that are recognised and
+    those without kernels.
+    """
     decoded = [_decoded_row(name) for name in DECODED_ONLY]
-    return [*map(_row, (*FORMATS, *BLOCK_FORMATS)), _roots_row(), *decoded]
+    palettes = [_palette_row(name) for name in PALETTES]
+    return [*map(_row, (*FORMATS, *BLOCK_FORMATS)), _roots_row(), *palettes, *decoded]
 
 
 def print_listing(console: Console) -> None:
@@ -42,13 +46,13 @@ def print_listing(console: Console) -> None:
         right=(1, 2, 5, 6, 7),
     )
     for row in listed():
-        low, high = row["values"]
+        ends = row["values"]
         error = f", error {row['int16_error']:.0e}" if row["int16_error"] else ""
         rows.add_row(
             row["name"],
             str(row["bits"]),
             "" if row["bits_with_scales"] is None else f"{row['bits_with_scales']:.2f}",
-            f"{low:g} … {high:g}",
+            "of each block" if ends is None else f"{ends[0]:g} … {ends[1]:g}",
             f"{row['entries']}{error}",
             *("" if v is None else f"{v:.1f}" for v in row["sqnr_db"].values()),
             row["onnx"] or "",
@@ -110,6 +114,30 @@ def _roots_row() -> dict[str, Any]:
         "block_size": None,
         "kernels": {"cpu": kinds},
         "reason": f"cpu {_kinds(kinds)}, of complex products",
+    }
+
+
+def _palette_row(name: str) -> dict[str, Any]:
+    """Blocks with values of their own, which are recognised; with f16 levels of rows of 4096."""
+    element = PALETTES[name]
+    spec = QuantSpec(element, "axis", scale_format="f16")
+    shape = Shape(64, 4096, element, 0, "f16", False)
+    kinds = _kernels(spec)
+    return {
+        "name": name,
+        "bits": element.bits,
+        "bits_with_scales": 8 * N16K4C.num_bytes(shape) / (shape.N * shape.K),
+        "values": None,
+        "codes": [element.code_min, element.code_max],
+        "is_table": False,
+        "entries": "floats",
+        "int16_error": 0.0,
+        "sqnr_db": dict.fromkeys(DISTRIBUTIONS),
+        "onnx": None,
+        "scales": None,
+        "block_size": None,
+        "kernels": kinds,
+        "reason": f"cpu {_kinds(kinds['cpu'])}, where a weight has such blocks",
     }
 
 

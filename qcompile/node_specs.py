@@ -132,7 +132,7 @@ def activation_spec_of(node: ir.Node, preset: Preset, recipe: Recipe) -> QuantSp
 def static_spec(preset: Preset, recipe: Recipe) -> QuantSpec:
     """Static activations: unsigned, one scale a tensor, with a zero point."""
     chosen = formats.get(recipe.activation_format or f"uint{preset.activation_bits}")
-    if chosen.is_table or chosen.is_signed:
+    if chosen.is_table or chosen.is_signed or chosen.has_codebook:
         raise InputError(f"static activations are unsigned integers; {chosen} was asked: use uint8")
     return QuantSpec(chosen, "tensor", is_symmetric=False)
 

@@ -16,6 +16,7 @@ from qcompile.graph import DOMAIN, add_initializer, attribute, constant, input_o
 from qcompile.layouts import LAYOUTS, Shape, n16k4q, n16k4s
 from qcompile.layouts.kc import KC
 from qcompile.layouts.n16k4 import N16K4
+from qcompile.layouts.n16k4c import N16K4C
 from qcompile.layouts.n16k4p import N16K4P
 from qcompile.layouts.n16k4q import N16K4Q
 from qcompile.layouts.n16k4s import N16K4S
@@ -26,7 +27,7 @@ from qcompile.passes.lower.lowered import CODES, PLAIN, SCALE, ZERO_POINT
 from qcompile.targets.target import Target
 
 PACKED_OPS = ("QConv", "QMatMul", "QGather")
-PANELS = (N16K4.name, N16K4S.name, N16K4Q.name, N16K4P.name)  # layouts of products
+PANELS = (N16K4.name, N16K4S.name, N16K4Q.name, N16K4P.name, N16K4C.name)  # layouts of products
 
 
 def pack(lowered: ir.Model, target: Target) -> ir.Model:
@@ -57,7 +58,7 @@ def layout_of(node: ir.Node, shared: set[str]) -> str:
     """kc for depthwise, rows for tables that only Gather reads, n16k4 for the rest.
 
     Of these n16k4q for five levels, n16k4s where two of every four columns are 0, n16k4p where a
-    code has special values.
+    code has special values, n16k4c where blocks have codebooks.
     """
     codes = node.inputs[CODES]
     if node.op_type == "QConv":
@@ -72,6 +73,8 @@ def layout_of(node: ir.Node, shared: set[str]) -> str:
 
 def _panels_of(node: ir.Node) -> str:
     shape = _shape_of(node, int(attribute(node, "N")) // int(attribute(node, "group", 1)))
+    if shape.format.has_codebook:
+        return N16K4C.name
     if shape.format.specials:
         return N16K4P.name
     if n16k4q.saves(shape):
@@ -156,10 +159,12 @@ def format_of(node: ir.Node) -> Format:
         known = get(name)
     except InputError:
         known = None
-    if known is not None and known.table == entries:
+    has_codebook = bool(attribute(node, "has_codebook", 0))
+    if known is not None and (known.table, known.has_codebook) == (entries, has_codebook):
         return known
     bits, signed = int(attribute(node, "bits")), bool(attribute(node, "is_signed"))
     made = Format(name, bits, signed, entries, has_own_table=entries is not None)
+    made = replace(made, has_codebook=has_codebook)
     if not attribute(node, "has_special", 0):
         return made
     specials = tuple(attribute(node, "specials"))
@@ -184,6 +189,7 @@ def _joined(parts: list[CodedWeight]) -> CodedWeight:
         codes=np.concatenate([p.codes for p in parts]),
         scale=whole([p.scale for p in parts]),
         zero_point=whole([p.zero_point for p in parts]),
+        levels=whole([p.levels for p in parts]),
     )
 
 

@@ -76,7 +76,7 @@ class Coded:
     def element(self) -> tuple[str, NDArray, float]:
         """ONNX's type, the codes in it, and what 1 of it is worth in units of the scale."""
         format = self.spec.format
-        if format.special_code is not None:
+        if format.special_code is not None or format.has_codebook:
             raise InputError(f"--qdq-out: {format} has values that ONNX has no type for")
         name = ONNX_TYPES.get(format.name)
         if name is not None:

@@ -65,13 +65,18 @@ def _weight_differences(node: ir.Node, back: ir.Node) -> list[str]:
     assert codes is not None and scale is not None
     n = len(codes)
     codes = (codes.transpose(0, 2, 3, 1) if codes.ndim == 4 else codes).reshape(n, -1)
-    scales, points = _by_rows(scale, n), None if point is None else _by_rows(point, n)
+    has_codebook = bool(attribute(node, "has_codebook", 0))
+    scales = scale if has_codebook else _by_rows(scale, n)
+    points = None if point is None else _by_rows(point, n)
     found: dict[str, None] = {}
     for rows, weight in weight_parts(node):
         if not np.array_equal(_bytes(weight.codes), _bytes(codes[rows])):
             found["codes"] = None
         if weight.scale is not None and not np.array_equal(weight.scale, scales[rows]):
             found["scale"] = None
+        levels = weight.levels
+        if has_codebook and (levels is None or not np.array_equal(levels, scales[rows])):
+            found["levels"] = None
         if (points is None) != (weight.zero_point is None) or (
             points is not None
             and not np.array_equal(_bytes(weight.zero_point), _bytes(points[rows]))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from qcompile.graph import FLOAT, constant
 from qcompile.memory import row_slices
 from qcompile.numerics.quantize import unscaled
+from qcompile.numerics.weight import coded_weight
 from qcompile.passes.transform.stats import Stats
 from qcompile.plan import Plan
 from qcompile.spec import QuantSpec
@@ -47,9 +48,16 @@ def check_weights(
 
 
 def weight_error(original: NDArray, codes: NDArray, node: ir.Node, spec: QuantSpec) -> float:
-    """The largest |w − ŵ| ÷ half the distance to the next value, over weights that are in range."""
+    """The largest |w − ŵ| ÷ half the distance to the next value, over weights that are in range.
+
+    Of a codebook, which says every weight, infinity where one differs.
+    """
     w = original.reshape(codes.shape[0], -1)  # LSTM: [D, N, K] has codes [D · N, K]
     c, shape = codes.reshape(w.shape), w.shape
+    if spec.format.has_codebook:
+        levels, kind = constant(node.inputs[1]), (spec.format, spec.block_size, spec.scale_format)
+        parts = ((w[r], coded_weight(*kind, c, levels, None, r)) for r in row_slices(*shape))
+        return 0.0 if all(np.array_equal(v, part.decode()) for v, part in parts) else np.inf
     scale = np.asarray(constant(node.inputs[1]), np.float64)
     point = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     points = np.zeros(()) if point is None else _centre(point, spec)

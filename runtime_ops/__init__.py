@@ -14,7 +14,7 @@ from qcompile.errors import UnsupportedError
 
 DOMAIN = "com.qcompile"
 ABI = 1
-LAYOUT_VERSIONS = ("n16k4/1", "n16k4s/1", "n16k4q/1", "n16k4p/1", "kc/1", "rows/1")
+LAYOUT_VERSIONS = ("n16k4/1", "n16k4s/1", "n16k4q/1", "n16k4p/1", "n16k4c/1", "kc/1", "rows/1")
 MINIMUM_ORT = (1, 17)
 LIBRARY = "libqcompile_ops.so"
 ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni", "avx512vbmi2", "dotprod", "i8mm")

@@ -7,6 +7,11 @@ from qcompile.targets.target import Request, Target
 
 # N10: |x| ≤ 128 and u ≤ 255 keep an int32 sum of this many products exact.
 LONGEST_SUM = 65_536
+PRODUCTS = ("MatMul", "Gemm")
+CODEBOOK = (
+    "is for float activations: its blocks have values of their own, which integer products cannot "
+    "read; use w..a16"
+)
 BY_CHANNEL = (
     "one activation scale a channel folds into the weight scales of a depthwise Conv, and of no "
     "other product"
@@ -16,7 +21,11 @@ BY_CHANNEL = (
 def refuse(request: Request) -> str | None:
     """None, or why no kernel runs the request."""
     weight, activation = request.weight, request.activation
-    if weight.format.turns is not None and request.op_type not in ("MatMul", "Gemm"):
+    if weight.format.has_codebook and activation is not None:
+        return f"{weight.format} {CODEBOOK}"
+    if weight.format.has_codebook and request.op_type not in PRODUCTS:
+        return f"{weight.format} is for MatMul, and {request.op_type} reads it, too"
+    if weight.format.turns is not None and request.op_type not in PRODUCTS:
         return (
             f"{weight.format} is for MatMul, whose input is turned, and not for {request.op_type}"
         )

@@ -12,7 +12,8 @@ NBITS = (2, 4, 8)
 def refuse(request: Request) -> str | None:
     """None, or why ONNX Runtime has no kernel for the request."""
     weight, activation = request.weight, request.activation
-    if weight.format.is_table or weight.format.levels is not None:
+    format = weight.format
+    if format.is_table or format.levels is not None or format.has_codebook:
         return f"ONNX Runtime has no kernel for {weight.format}: use --target cpu"
     if request.op_type == "Gather":
         return _refuse_nbits(request)

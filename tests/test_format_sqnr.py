@@ -6,7 +6,7 @@ import pytest
 
 from qcompile.format_listing import listed
 from qcompile.format_sqnr import DISTRIBUTIONS, SQNR_DB, measured
-from qcompile.formats import DECODED_ONLY, FORMATS, IROOTS, get
+from qcompile.formats import DECODED_ONLY, FORMATS, IROOTS, PALETTES, get
 from qcompile.formats.block import BLOCK_FORMATS, block_format
 from qcompile.formats.onnx_types import FORMAT_OF_TYPE
 
@@ -16,7 +16,7 @@ LARGEST_DEVIATION = {"gauss": 0.1, "laplace": 0.15, "t3": 0.7}
 
 def test_every_listed_format_has_a_row() -> None:
     assert tuple(SQNR_DB) == NAMES
-    assert [row["name"] for row in listed()] == [*NAMES, *DECODED_ONLY]
+    assert [row["name"] for row in listed()] == [*NAMES, *PALETTES, *DECODED_ONLY]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,6 +49,7 @@ def test_bits_with_scales() -> None:
         assert found[name] == form.element.bits + kept, name
     assert found["int4"] == 4 + 16 / 32 and found["uint4"] == 4 + 24 / 32  # f16, a zero point
     assert found["bitmod3"] == 3 + 24 / 128 and found["ternary"] == pytest.approx(1.7)
+    assert found["palette4"] == 4 + 16 * 16 / 2**12  # 16 levels of f16 in a row of 4096
     assert found[IROOTS] == pytest.approx(2 + 2 * 16 / 2**12, abs=0.02)
 
 

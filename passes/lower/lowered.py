@@ -60,6 +60,8 @@ def weight_attributes(weight: Weight, n: int, k: int, *, has_scale: bool) -> dic
         attributes["scale_format"] = stored.stored_as
         if stored.unit != 1:
             attributes["tensor_scale"] = float(stored.unit)
+    if spec.format.has_codebook:
+        attributes["has_codebook"] = 1
     if spec.format.special_code is not None:
         attributes["has_special"] = 1
         attributes["special_code"] = spec.format.special_code
@@ -88,7 +90,9 @@ def matrix_codes(graph: ir.Graph, weight: Weight) -> tuple[ir.Value, int, int]:
 
 
 def block_scales(graph: ir.Graph, weight: Weight, n: int) -> list[ir.Value | None]:
-    """Scales and zero points as [N, num_blocks]; one scale of a whole tensor is repeated."""
+    """Scales and zero points [N, num_blocks], that of a tensor repeated; levels as they are."""
+    if weight.spec.format.has_codebook:
+        return [weight.scale, None]
     out: list[ir.Value | None] = []
     for value in (weight.scale, weight.zero_point):
         if value is None:

@@ -54,7 +54,7 @@ class Dynamic:
 class Weight:
     """A weight's codes in its own shape, scales and zero points as initializers, and its spec.
 
-    zero_point holds special values where the format has them.
+    zero_point holds special values where the format has them, scale levels where it has a codebook.
     """
 
     codes: ir.Value

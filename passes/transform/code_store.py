@@ -127,8 +127,9 @@ class CodeStore:
         return self._outside(replace(weight, codes=self._stored_in().put(weight.codes).read()))
 
     def _outside(self, weight: CodedWeight) -> CodedWeight:
-        """Scales and zero points mapped from the file, too."""
+        """Scales, zero points and levels mapped from the file, too."""
         file = self._stored_in()
         point = None if weight.zero_point is None else file.put(weight.zero_point).read()
         scale = None if weight.scale is None else file.put(weight.scale).read()
-        return replace(weight, scale=scale, zero_point=point)
+        levels = None if weight.levels is None else file.put(weight.levels).read()
+        return replace(weight, scale=scale, zero_point=point, levels=levels)

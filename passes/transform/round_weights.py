@@ -86,7 +86,8 @@ def container(spec: QuantSpec) -> ir.DataType:
 
 def is_plain(spec: QuantSpec) -> bool:
     """Whether ONNX's own DequantizeLinear says it."""
-    return spec.granularity in ("tensor", "axis") and not spec.format.is_table
+    has_values = spec.format.is_table or spec.format.has_codebook
+    return spec.granularity in ("tensor", "axis") and not has_values
 
 
 def dequantize_node(
@@ -110,6 +111,8 @@ def quantize_attributes(spec: QuantSpec) -> dict:
     }
     if spec.format.levels is not None:
         attributes["levels"] = spec.format.levels
+    if spec.format.has_codebook:
+        attributes["has_codebook"] = 1
     if spec.format.special_code is not None:
         attributes["special_code"] = spec.format.special_code
     if spec.format.table is not None:
@@ -120,7 +123,10 @@ def quantize_attributes(spec: QuantSpec) -> dict:
 def lazy_parts(
     store: CodeStore, name: str, dims: tuple[int, ...], spec: QuantSpec
 ) -> tuple[ir.LazyTensor, ir.LazyTensor, ir.LazyTensor | None]:
-    """Codes in the weight's own shape, scales and zero points, as tensors computed when read."""
+    """Codes in the weight's own shape, scales and zero points, as tensors computed when read.
+
+    Of a codebook the levels stand for the scales.
+    """
     dtype = container(spec)
     columns = int(np.prod(dims[1:]))
     blocks = -(-columns // spec.block_size) if spec.granularity == "block" else 1
@@ -138,6 +144,9 @@ def lazy_parts(
         return values[:1] if spec.granularity == "tensor" else values
 
     codes = lazily(dtype, dims, lambda: store.codes(name, dtype.numpy()))
+    if spec.format.has_codebook:
+        each = (dims[0], blocks, spec.format.num_codes)
+        return codes, lazily(ir.DataType.FLOAT, each, lambda: first(store.get(name).levels)), None
     scale = lazily(ir.DataType.FLOAT, per, lambda: first(store.get(name).scale))
     if spec.is_symmetric and not spec.format.specials:
         return codes, scale, None

@@ -15,6 +15,7 @@ from qcompile.formats.binary import BINARY
 from qcompile.formats.bitmod import BITMOD
 from qcompile.formats.format import INT16, Format
 from qcompile.formats.integer import INTEGERS
+from qcompile.formats.palette import PALETTES
 from qcompile.formats.rotated import ROTATED
 from qcompile.formats.scales import SCALE_FORMATS, scale_format
 from qcompile.formats.ternary import TERNARY
@@ -70,6 +71,8 @@ def get(name: str) -> Format:
     name = ALIASES.get(name, name)
     if name in _FIXED:
         return _FIXED[name]
+    if name in PALETTES:  # not in FORMATS: they are recognised, and cannot be asked for
+        return PALETTES[name]
     if own := _OWN_TABLE.fullmatch(name):
         return codebook.own_table(own[1], own[2].replace(" ", ""))
     if name.endswith(INT16):
@@ -108,6 +111,7 @@ __all__ = [
     "FORMATS",
     "INT16",
     "IROOTS",
+    "PALETTES",
     "SCALE_FORMATS",
     "Format",
     "get",

@@ -57,7 +57,14 @@ def block_format(text: str) -> BlockFormat:
     size = rest[1] if len(rest) == 2 else None
     if size is not None and (not size.isdecimal() or int(size) < 4 or int(size) % 4):
         raise InputError(f'weight format "{text}": blocks of {size}; a multiple of 4 is needed')
-    return BlockFormat(get(name), rest[0] if rest else None, int(size) if size else None)
+    element = get(name)
+    if element.has_codebook:
+        raise InputError(
+            f'weight format "{text}": its values are those of each block of a weight, so it is '
+            f"recognised and cannot be asked for; kmeans{max(element.bits, 2)} fits levels to a "
+            "weight"
+        )
+    return BlockFormat(element, rest[0] if rest else None, int(size) if size else None)
 
 
 def stored_scales(element: Format, scale: str) -> str:

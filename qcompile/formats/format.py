@@ -33,6 +33,8 @@ class Format:
     `special_code` is a code that means one of `specials` in each block of a weight, which its zero
     point says (BitMoD); the table's entry of it repeats 0.
     `turns`: the codes are those of turned rows.
+    `has_codebook`: a code is a place among the levels of its block, which the weight holds (N44);
+    what is said here of values does not hold then.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Format:
     special_code: int | None = None
     specials: tuple[int, ...] = ()
     turns: Turns | None = None
+    has_codebook: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:

@@ -39,7 +39,9 @@ class Shape:
 
     @property
     def block_overhead(self) -> int:
-        """Bytes of one output's block besides codes: its scale, zero point or special value."""
+        """Bytes of one output's block besides codes: scale, zero point, special value, levels."""
+        if self.format.has_codebook:
+            return scale_bytes(self.scale_format) << self.format.bits
         return scale_bytes(self.scale_format) + int(self.has_point)
 
     @property
@@ -51,6 +53,8 @@ class Shape:
     def of(cls, weight: CodedWeight) -> "Shape":
         """The shape of a weight."""
         stored, unit = "none", 1.0
+        if weight.levels is not None:
+            stored = weight.scale_format
         if weight.scale is not None:
             form = scale_format(weight.scale_format)
             stored, unit = form.stored_as, float(form.unit)
@@ -119,6 +123,8 @@ def decode_parts(
 
 def scales_of(weight: CodedWeight) -> NDArray[np.uint8] | None:
     """Scales as stored, uint8 [N, num_blocks, bytes]; None where there are none."""
+    if weight.levels is not None:
+        raise ValueError(f"{weight.format} has levels of its own, which n16k4c/1 alone holds")
     if weight.scale is None:
         return None
     form = scale_format(weight.scale_format)

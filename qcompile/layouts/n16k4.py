@@ -106,7 +106,7 @@ def num_bytes(coding: Coding, shape: Shape) -> int:
     """Bytes of the whole buffer."""
     full, rest = divmod(-(-shape.N // TILE), PANEL_TILES)
     counts = ((full, PANEL_TILES), (int(rest > 0), rest))
-    sizes = [(run.stop - run.start, columns) for run, columns in _runs(coding, shape)]
+    sizes = [(run.stop - run.start, columns) for run, columns in runs(coding, shape)]
     return sum(
         n * count * _block_bytes(coding, shape, tiles, columns)
         for n, tiles in counts
@@ -115,7 +115,7 @@ def num_bytes(coding: Coding, shape: Shape) -> int:
     )
 
 
-def _runs(coding: Coding, shape: Shape) -> list[tuple[slice, int]]:
+def runs(coding: Coding, shape: Shape) -> list[tuple[slice, int]]:
     """(blocks, padded columns of each) of the full blocks, and of a short last one."""
     full = shape.K // shape.block
     padded = coding.padded(shape.block, shape.format)
@@ -128,6 +128,8 @@ def _runs(coding: Coding, shape: Shape) -> list[tuple[slice, int]]:
 
 def _check(coding: Coding, shape: Shape) -> None:
     chunk = coding.chunk_columns(shape.format)
+    if shape.format.has_codebook:
+        raise ValueError(f"{coding.name}: {shape.format} has levels of its own, for n16k4c/1")
     if bool(shape.format.specials) != coding.has_special:
         raise ValueError(f"{coding.name}: {shape.format} has {len(shape.format.specials)} specials")
     if shape.num_blocks > 1 and shape.block % chunk:
@@ -217,7 +219,7 @@ def pack(weight: CodedWeight, coding: Coding | None = None) -> NDArray[np.uint8]
     out = []
     for first, tiles in panels(shape.N):
         rows = slice(first, first + tiles * TILE)
-        for run, columns in _runs(coding, shape):
+        for run, columns in runs(coding, shape):
             count, height = run.stop - run.start, tiles * TILE
             part = u[rows, run.start * shape.block : run.stop * shape.block]
             points = None
@@ -251,7 +253,7 @@ def unpack(coding: Coding, data: NDArray[np.uint8], shape: Shape) -> CodedWeight
     for first, tiles in panels(shape.N):
         height = min(shape.N - first, tiles * TILE)
         rows = slice(first, first + height)
-        for run, columns in _runs(coding, shape):
+        for run, columns in runs(coding, shape):
             count, size = run.stop - run.start, coding.size(shape, tiles, columns)
             end = at + count * _block_bytes(coding, shape, tiles, columns)
             fields, at = data[at:end].reshape(count, -1), end

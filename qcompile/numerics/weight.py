@@ -18,7 +18,9 @@ class CodedWeight:
     [N, num_blocks] or None; block_size 0 = one block of K. scale_format: how scales are stored,
     with the unit that they are in (formats/scales.py). Of a format with special values
     zero_point is what its special code means in each block. kept bool [N, K]: while codes are
-    found, which of them sparsity keeps; the others decode to 0.
+    found, which of them sparsity keeps; the others decode to 0. levels float32 [N, num_blocks,
+    2^bits]: what the codes of each block mean where the format has a codebook (N44), in the place
+    of scales and zero points; scale_format, f16 or f32, is how they are stored.
     """
 
     codes: NDArray[np.int16]
@@ -28,6 +30,7 @@ class CodedWeight:
     block_size: int = 0
     scale_format: str = "f32"
     kept: NDArray[np.bool_] | None = None
+    levels: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n, _ = self.codes.shape
@@ -38,12 +41,25 @@ class CodedWeight:
         for name, part in parts.items():
             if part is not None and part.shape != (n, self.num_blocks):
                 raise ValueError(f"{name} is {part.shape}; needs {(n, self.num_blocks)}")
+        if self.format.has_codebook or self.levels is not None:
+            self._check_levels()
+            return
         if self.format.specials and self.zero_point is None:
             raise ValueError(f"format {self.format} needs special values")
         if self.format.is_table and not self.format.specials and self.zero_point is not None:
             raise ValueError(f"table format {self.format} has no zero point (N1)")
         if (self.scale is None) != (self.scale_format == "none"):
             raise ValueError(f'scale_format "{self.scale_format}" does not fit the scales given')
+
+    def _check_levels(self) -> None:
+        wanted = (len(self.codes), self.num_blocks, self.format.num_codes)
+        if not self.format.has_codebook or self.levels is None or self.levels.shape != wanted:
+            held = None if self.levels is None else self.levels.shape
+            raise ValueError(f"format {self.format} with levels {held}; a codebook has {wanted}")
+        if self.scale is not None or self.zero_point is not None:
+            raise ValueError(f"format {self.format} has levels, and no scale or zero point (N44)")
+        if self.scale_format not in ("f16", "f32"):
+            raise ValueError(f'levels are f16 or f32; scale_format "{self.scale_format}" was given')
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,7 +81,8 @@ class CodedWeight:
         scale = None if self.scale is None else self.scale[chosen]
         point = None if self.zero_point is None else self.zero_point[chosen]
         kept = None if self.kept is None else self.kept[chosen]
-        parts = {"scale": scale, "zero_point": point, "kept": kept}
+        levels = None if self.levels is None else self.levels[chosen]
+        parts = {"scale": scale, "zero_point": point, "kept": kept, "levels": levels}
         return replace(self, codes=self.codes[chosen], **parts)  # type: ignore[arg-type]
 
     def masked(self, codes: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -82,6 +99,8 @@ class CodedWeight:
 
     def values(self) -> NDArray[np.signedinteger]:
         """`code − zero_point`, or the table's value: int32 [N, K], unscaled; int64 beyond int16."""
+        if self.levels is not None:
+            raise ValueError(f"{self.format} has levels, which are no integers (N44)")
         found = self.format.values[self.codes - self.format.code_min]
         kind = np.int32 if self.format.entry_bits <= 16 else np.int64
         values: NDArray[np.signedinteger] = found.astype(kind)
@@ -95,7 +114,11 @@ class CodedWeight:
         return np.repeat(per_block, self.block, axis=1)[:, : self.codes.shape[1]]
 
     def decode(self) -> NDArray[np.float32]:
-        """The real weight, float32 [N, K] (N1); needs scales."""
+        """The real weight, float32 [N, K] (N1, N44); needs scales or levels."""
+        if self.levels is not None:
+            rows = np.arange(len(self.codes))[:, None]
+            block = np.arange(self.codes.shape[1]) // self.block
+            return self.levels[rows, block, self.codes]
         if self.scale is None:
             raise ValueError("this weight carries its scales in a multiplier")
         return self.values().astype(np.float32) * self.per_column(self.scale)
@@ -112,8 +135,14 @@ def coded_weight(
 ) -> CodedWeight:
     """Rows of a lowered weight. Codes of uint8 (and zero points) may come in an int8 container.
 
-    Where the format has a special code, zero_point holds the special values.
+    Where the format has a special code, zero_point holds the special values; where it has a
+    codebook, scale holds the levels.
     """
+    if format.has_codebook:
+        assert scale is not None
+        held = np.asarray(scale[rows], np.float32)
+        kind = format, block_size, scale_format
+        return CodedWeight(_widen(codes[rows], format), None, None, *kind, levels=held)
     point = None
     if zero_point is not None:
         part = zero_point[rows]

@@ -3,9 +3,10 @@
 
 Training at low bits leaves such weights in float files: ternary ones, ±α of binarised networks
 (the sign of a sine in BiPer, too), 15 levels, integers or a float format times a scale of each
-output or block, one codebook of at most 16 levels times such scales (codebook_of.py), or few values
-of any kind. A weight is on a grid only if every one of its values is *the* float32 product of a
-code's value and a scale: ordinary weights never are (a property test).
+output or block, one codebook of at most 16 levels times such scales (codebook_of.py), a codebook
+for each of them (palette_of.py), or few values of any kind. A weight is on a grid only if every one
+of its values is *the* float32 product of a code's value and a scale, or is in its block's codebook:
+ordinary weights never are (a property test).
 
 Scales are searched: the largest magnitude of a row is its scale times a whole number of at most
 127, and that number is taken for which all others are whole as well.
@@ -19,6 +20,7 @@ from qcompile.formats import FORMATS, Format
 from qcompile.numerics.quantize import store_scale
 from qcompile.numerics.weight import CodedWeight
 from qcompile.observers.codebook_of import MOST_LEVELS, codebook_of, in_blocks, integers_of
+from qcompile.observers.palette_of import palette_of
 from qcompile.spec import QuantSpec
 
 BLOCK_SIZES = (256, 128, 64, 32)  # the fewest scales first
@@ -30,11 +32,14 @@ _NEARLY_WHOLE = 1e-4
 _SLICE = 1 << 20
 
 
-def grid_of(weight: NDArray[np.float32], *, has_blocks: bool) -> CodedWeight | None:
+def grid_of(
+    weight: NDArray[np.float32], *, has_blocks: bool, has_codebooks: bool = False
+) -> CodedWeight | None:
     """The weight [N, K] in codes that decode to it bit for bit, or None.
 
     One scale an output, else one a block where `has_blocks`, else a table of all its values where
-    they are at most 16, else a codebook with such scales, else a table of at most 256 values.
+    they are at most 16, else a codebook with such scales, else, where `has_codebooks`, a codebook
+    each, else a table of at most 256 values.
     """
     k = weight.shape[1]
     if k < _SHORTEST or not weight.any():
@@ -48,12 +53,18 @@ def grid_of(weight: NDArray[np.float32], *, has_blocks: bool) -> CodedWeight | N
     if table is not None and table.format.num_codes <= MOST_LEVELS:
         return table
     coded = (codebook_of(weight, size) for size in sizes)
-    return next((found for found in coded if found is not None), table)
+    found = next((found for found in coded if found is not None), None)
+    if found is None and has_codebooks:
+        found = palette_of(weight, sizes)
+    return table if found is None else found
 
 
 def exact_codes(weight: NDArray[np.float32], spec: QuantSpec) -> CodedWeight:
     """The codes of a weight [N, K] that was found to lie on the grid of the spec."""
-    found = grid_of(weight, has_blocks=spec.granularity == "block")
+    if spec.format.has_codebook:
+        found = palette_of(weight, [spec.block_size])
+    else:
+        found = grid_of(weight, has_blocks=spec.granularity == "block")
     if found is None or spec_of(found) != spec:
         raise ValueError(f"the weight left the grid that was planned for it, {spec}")
     return found
@@ -62,7 +73,7 @@ def exact_codes(weight: NDArray[np.float32], spec: QuantSpec) -> CodedWeight:
 def spec_of(weight: CodedWeight) -> QuantSpec:
     """The spec of a weight on a grid."""
     if not weight.block_size:
-        return QuantSpec(weight.format, "axis")
+        return QuantSpec(weight.format, "axis", scale_format=weight.scale_format)
     return QuantSpec(weight.format, "block", 1, weight.block_size, scale_format=weight.scale_format)
 
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Float rows times a packed panel, N14, of every dense kind of codes. QC_ISA_NAME as in
 // elementwise.h.
-#include "matmul_f32_panel.h"
+#include "matmul_f32_levels.h"
 
 namespace qcompile {
 
 void QC_ISA_NAME(matmul_f32_n16k4)(matmul_f32_n16k4_args& a) {
+  if (a.weight->level_bytes) return levels_product(a);
   const TabledWeight tabled(*a.weight);
   switch (a.weight->bits) {
     case 1: return float_product<1>(a, tabled);

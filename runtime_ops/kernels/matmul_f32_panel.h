@@ -146,6 +146,16 @@ QC_INLINE void panel_block(const Weight& w, const BlockView& view, const float* 
 }
 #endif
 
+QC_INLINE void store_tile(const matmul_f32_n16k4_args& a, int64_t row, int tile, Floats total) {
+  const int64_t left = a.weight->N - a.panel * kPanel - tile * kTile;
+  if (a.bias) {
+    const auto* bias = reinterpret_cast<const int32_t*>(a.bias) + tile * kTile;
+    total = add(total, as_floats(load_ints(bias, left)));
+  }
+  store_floats(a.y + row * a.y_stride + tile * kTile,
+               min(set_floats(a.clip_max), max(set_floats(a.clip_min), total)), left);
+}
+
 template <int kBits, Code kCode, int kRows>
 void float_rows(const matmul_f32_n16k4_args& a, int64_t row) {
   const Weight& w = *a.weight;
@@ -175,16 +185,8 @@ void float_rows(const matmul_f32_n16k4_args& a, int64_t row) {
     }
     block += n16k4_block_bytes(w, b, tiles);
   }
-  const int64_t outputs = w.N - a.panel * kPanel;
   for (int t = 0; t < tiles; ++t) {
-    alignas(64) float bias[kTile] = {};
-    const int64_t left = outputs - t * kTile;
-    for (int n = 0; a.bias && n < kTile && n < left; ++n) bias[n] = a.bias[t * kTile + n];
-    for (int r = 0; r < kRows && row + r < a.num_rows; ++r) {
-      const Floats v = add(total[t][r], load_floats(bias));
-      store_floats(a.y + (row + r) * a.y_stride + t * kTile,
-                   min(set_floats(a.clip_max), max(set_floats(a.clip_min), v)), left);
-    }
+    for (int r = 0; r < kRows && row + r < a.num_rows; ++r) store_tile(a, row + r, t, total[t][r]);
   }
 }
 
@@ -293,8 +295,9 @@ void slice_tiles(const matmul_f32_n16k4_args& a, const Slice& slice, int tile) {
   }
 }
 
-template <int kBits, Code kCode>
-void sliced_panel(const matmul_f32_n16k4_args& a) {
+// `unpack` writes the floats of `count` columns from `first` on to the scratch memory.
+template <int kBits, class Unpack>
+void sliced_panel(const matmul_f32_n16k4_args& a, const Unpack& unpack) {
   constexpr int64_t kChunk = chunk_columns(kBits), kMost = kFloatSlice / kChunk * kChunk;
   const int64_t K = a.weight->K;
   Slice slice{n16k4_tiles(*a.weight, a.panel), 0, 0, false};
@@ -302,7 +305,7 @@ void sliced_panel(const matmul_f32_n16k4_args& a) {
     const int64_t left = K - slice.first;
     slice.count = left < kMost ? left : kMost;
     slice.is_last = left <= kMost;
-    unpack_slice<kBits, kCode>(a, slice.tiles, slice.first, slice.count);
+    unpack(slice.tiles, slice.first, slice.count);
     for (int tile = 0; tile < slice.tiles;) {
       const int rest = slice.tiles - tile, taken = rest < kFloatTiles ? rest : kFloatTiles;
       if (taken == 1) slice_tiles<1>(a, slice, tile);
@@ -318,7 +321,11 @@ void sliced_panel(const matmul_f32_n16k4_args& a) {
 
 template <int kBits, Code kCode>
 void float_panel(const matmul_f32_n16k4_args& a) {
-  if (a.num_rows > 8) return sliced_panel<kBits, kCode>(a);
+  if (a.num_rows > 8) {
+    return sliced_panel<kBits>(a, [&](int tiles, int64_t first, int64_t count) {
+      unpack_slice<kBits, kCode>(a, tiles, first, count);
+    });
+  }
   for (int64_t row = 0; row < a.num_rows;) {
     const int64_t left = a.num_rows - row;
     if (left == 1) {

@@ -356,6 +356,52 @@ QC_INLINE __m256 lookup16_floats256(Floats table, __m256i index) {
 QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
   return {lookup16_floats256(table, index.a), lookup16_floats256(table, index.b)};
 }
+// Each lane by a shift of its own.
+QC_INLINE Ints shift_each(Ints v, Ints by) {
+  return {_mm256_srlv_epi32(v.a, by.a), _mm256_srlv_epi32(v.b, by.b)};
+}
+QC_INLINE Ints rotate_each(Ints v, Ints by) {  // to the right; a shift by 32 gives 0
+  const __m256i all = _mm256_set1_epi32(32);
+  return {_mm256_or_si256(_mm256_srlv_epi32(v.a, by.a),
+                          _mm256_sllv_epi32(v.a, _mm256_sub_epi32(all, by.a))),
+          _mm256_or_si256(_mm256_srlv_epi32(v.b, by.b),
+                          _mm256_sllv_epi32(v.b, _mm256_sub_epi32(all, by.b)))};
+}
+// The first number in even lanes, the second one in odd ones.
+QC_INLINE Ints set_pairs(int32_t first, int32_t second) {
+  const __m256i one = _mm256_blend_epi32(_mm256_set1_epi32(first), _mm256_set1_epi32(second), 0xaa);
+  return {one, one};
+}
+// Bits of a where the mask has ones, else of b.
+QC_INLINE Ints merge_ints(Ints mask, Ints a, Ints b) {
+  return {_mm256_or_si256(_mm256_and_si256(mask.a, a.a), _mm256_andnot_si256(mask.a, b.a)),
+          _mm256_or_si256(_mm256_and_si256(mask.b, a.b), _mm256_andnot_si256(mask.b, b.b))};
+}
+QC_INLINE void transpose256(__m256i& v0, __m256i& v1, __m256i& v2, __m256i& v3) {
+  const __m256i a = _mm256_unpacklo_epi32(v0, v1), b = _mm256_unpackhi_epi32(v0, v1);
+  const __m256i c = _mm256_unpacklo_epi32(v2, v3), d = _mm256_unpackhi_epi32(v2, v3);
+  v0 = _mm256_unpacklo_epi64(a, c);
+  v1 = _mm256_unpackhi_epi64(a, c);
+  v2 = _mm256_unpacklo_epi64(b, d);
+  v3 = _mm256_unpackhi_epi64(b, d);
+}
+// Of four vectors, in every 128-bit lane: number i of vector j becomes number j of vector i.
+QC_INLINE void transpose_numbers(Bytes (&v)[4]) {
+  transpose256(v[0].a, v[1].a, v[2].a, v[3].a);
+  transpose256(v[0].b, v[1].b, v[2].b, v[3].b);
+}
+// Of four vectors: 128-bit lane i of vector j becomes lane j of vector i.
+QC_INLINE void transpose_quarters(Bytes (&v)[4]) {
+  const Bytes w[4] = {v[0], v[1], v[2], v[3]};
+  v[0] = {_mm256_permute2x128_si256(w[0].a, w[1].a, 0x20),
+          _mm256_permute2x128_si256(w[2].a, w[3].a, 0x20)};
+  v[1] = {_mm256_permute2x128_si256(w[0].a, w[1].a, 0x31),
+          _mm256_permute2x128_si256(w[2].a, w[3].a, 0x31)};
+  v[2] = {_mm256_permute2x128_si256(w[0].b, w[1].b, 0x20),
+          _mm256_permute2x128_si256(w[2].b, w[3].b, 0x20)};
+  v[3] = {_mm256_permute2x128_si256(w[0].b, w[1].b, 0x31),
+          _mm256_permute2x128_si256(w[2].b, w[3].b, 0x31)};
+}
 QC_INLINE Floats replace_where(Floats v, Ints index, int code, Floats other) {
   const __m256i wanted = _mm256_set1_epi32(code);
   return {_mm256_blendv_ps(v.a, other.a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(index.a, wanted))),

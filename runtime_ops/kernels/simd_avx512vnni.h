@@ -251,6 +251,35 @@ QC_INLINE Floats replace_where(Floats v, Ints index, int code, Floats other) {
 QC_INLINE Floats lookup16_floats(Floats table, Ints index) {  // the lowest 4 bits of every lane
   return _mm512_permutexvar_ps(index, table);
 }
+// Each lane by a shift of its own.
+QC_INLINE Ints shift_each(Ints v, Ints by) { return _mm512_srlv_epi32(v, by); }
+QC_INLINE Ints rotate_each(Ints v, Ints by) { return _mm512_rorv_epi32(v, by); }
+// The first number in even lanes, the second one in odd ones.
+QC_INLINE Ints set_pairs(int32_t first, int32_t second) {
+  return _mm512_mask_mov_epi32(set_ints(first), 0xaaaa, set_ints(second));
+}
+// Bits of a where the mask has ones, else of b.
+QC_INLINE Ints merge_ints(Ints mask, Ints a, Ints b) {
+  return _mm512_ternarylogic_epi32(a, mask, b, 0xe2);
+}
+// Of four vectors, in every 128-bit lane: number i of vector j becomes number j of vector i.
+QC_INLINE void transpose_numbers(Bytes (&v)[4]) {
+  const Bytes a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
+  const Bytes c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
+  v[0] = _mm512_unpacklo_epi64(a, c);
+  v[1] = _mm512_unpackhi_epi64(a, c);
+  v[2] = _mm512_unpacklo_epi64(b, d);
+  v[3] = _mm512_unpackhi_epi64(b, d);
+}
+// Of four vectors: 128-bit lane i of vector j becomes lane j of vector i.
+QC_INLINE void transpose_quarters(Bytes (&v)[4]) {
+  const Bytes a = _mm512_shuffle_i32x4(v[0], v[1], 0x44), b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+  const Bytes c = _mm512_shuffle_i32x4(v[2], v[3], 0x44), d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+  v[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+  v[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+  v[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+  v[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
 
 // Lane i becomes lane i ^ kApart.
 template <int kApart>

@@ -87,6 +87,9 @@ struct Weight {
   // special value number i from 16 i on; and for each stored byte, of 256, 16 times its number.
   const uint8_t* special_table = nullptr;
   const uint8_t* special_places = nullptr;
+  // Bytes of one level where every output and block has 2^bits of its own (n16k4c), stored as
+  // scale_format says; else 0.
+  int level_bytes = 0;
   // Integer products: value = byte - offset, byte = table ? byte_table[u] : u. With zero points the
   // stored one takes the place of offset.
   int32_t offset = 0;
@@ -125,17 +128,17 @@ inline int64_t n16k4_block_code_bytes(const Weight& w, int64_t block, int tiles)
 }
 inline int64_t n16k4_block_bytes(const Weight& w, int64_t block, int tiles) {
   return n16k4_block_code_bytes(w, block, tiles) +
-         tiles * kTile * (w.scale_bytes + point_bytes(w));
+         tiles * kTile * (w.scale_bytes + point_bytes(w) + (w.level_bytes << w.bits));
 }
 inline int64_t n16k4_panel_bytes(const Weight& w, int tiles) {
   // All blocks but the last are full.
   return (w.num_blocks - 1) * n16k4_block_bytes(w, 0, tiles) +
          n16k4_block_bytes(w, w.num_blocks - 1, tiles);
 }
-// Special values stand before the codes of their block: a product cannot begin a block without
-// them, and what lies before has come from memory. Zero points are behind the scales.
+// Special values and levels stand before the codes of their block: a product cannot begin a block
+// without them, and what lies before has come from memory. Zero points are behind the scales.
 inline int64_t n16k4_lead_bytes(const Weight& w, int tiles) {
-  return w.has_special ? tiles * kTile : 0;
+  return tiles * kTile * (w.has_special ? 1 : w.level_bytes << w.bits);
 }
 // The codes of a panel's first block. Those of each block are n16k4_block_bytes on.
 inline const uint8_t* n16k4_panel(const Weight& w, int64_t panel) {

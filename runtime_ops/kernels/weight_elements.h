@@ -147,5 +147,19 @@ inline float float_value(const Weight& w, uint32_t code, int32_t point) {
   return static_cast<float>(integer_value(w, code, point));
 }
 
+// The level of a code of output `n` of a panel; `codes` points at the codes of the block.
+inline float level_of(const Weight& w, const uint8_t* codes, int tiles, int64_t n, uint32_t code) {
+  const uint8_t* levels = codes - n16k4_lead_bytes(w, tiles);
+  const uint8_t* at = levels + ((n << w.bits) + code) * w.level_bytes;
+  if (w.scale_format == ScaleFormat::kF16) {
+    uint16_t half;
+    std::memcpy(&half, at, 2);
+    return f16_to_f32(half);
+  }
+  float value;
+  std::memcpy(&value, at, 4);
+  return value;
+}
+
 }  // namespace
 }  // namespace qcompile

@@ -47,7 +47,13 @@ Activation::Activation(const Node& node, const WeightInput& weight, bool float_i
                     (float_is_possible ? "f32, dynamic or static" : "dynamic or static"),
                 "docs/ops.md", "Correct it.");
   }
-  if ((weight.shape().scale_bytes == 0) != is_static()) {
+  const bool has_codebook = weight.shape().level_bytes > 0;
+  if (has_codebook && kind_ != ActivationKind::kFloat) {
+    node.refuse("activation = \"" + kind + "\" with levels of every block",
+                "docs/layouts.md: those of n16k4c/1 are floats, which integer products cannot read",
+                "Use activation f32, or another format.");
+  }
+  if (!has_codebook && (weight.shape().scale_bytes == 0) != is_static()) {
     node.refuse("activation = \"" + kind + "\" with scale_format " +
                     (is_static() ? "f16 or f32" : "none"),
                 "docs/ops.md: none for static activations, scales for the others",

@@ -14,8 +14,8 @@ class QGather final : public OpKernel {
  public:
   explicit QGather(const Node& node)
       : node_(node), weight_(node), scale_format_(node.text("scale_format")) {
-    if (weight_.layout() == LayoutKind::kKC) {
-      node.refuse("layout " + node.text("layout"), "docs/ops.md: n16k4/1 or rows/1",
+    if (weight_.layout() == LayoutKind::kKC || weight_.shape().level_bytes) {
+      node.refuse("layout " + node.text("layout"), "docs/ops.md: any but kc/1 and n16k4c/1",
                   "Pack the model again with this version of qcompile.");
     }
     const Tensor buffer = node.constant(1);

@@ -193,10 +193,22 @@ class Quantize final : public OpKernel {
 
 class Dequantize final : public OpKernel {
  public:
-  explicit Dequantize(const Node& node) : coding_(node) {}
+  explicit Dequantize(const Node& node)
+      : node_(node), coding_(node), has_codebook_(node.integer_between("has_codebook", 0, 1, 0)) {
+    const std::string granularity = node.text("granularity");
+    const bool is_row = granularity == "axis" && node.integer("axis", 0) == 0;
+    const bool is_block = granularity == "block" && node.integer("axis", 0) == 1;
+    if (has_codebook_ && (!(is_row || is_block) || coding_.is_signed() || coding_.has_table())) {
+      node.refuse("has_codebook with granularity " + granularity,
+                  "docs/ops.md: levels of rows or of their blocks, without sign and table",
+                  "Correct the graph.");
+    }
+    if (is_block) block_size_ = node.integer("block_size");
+  }
 
   void compute(const Context& context) const override {
     const Tensor codes = context.input(0), scale = context.input(1), zero_point = context.input(2);
+    if (has_codebook_) return look_up(codes, scale, context.output(0, codes.dims));
     const Grid grid = coding_.grid(codes.dims);
     coding_.check_scales(grid, scale, zero_point);
     const Tensor y = context.output(0, codes.dims);
@@ -205,7 +217,28 @@ class Dequantize final : public OpKernel {
   }
 
  private:
+  // N44: levels [rows, blocks, 2^bits] of codes [rows, ...].
+  void look_up(const Tensor& codes, const Tensor& levels, const Tensor& y) const {
+    const int64_t rows = codes.dims.empty() ? 1 : codes.dims[0];
+    const int64_t columns = rows ? codes.count / rows : 0;
+    const int64_t block = block_size_ ? block_size_ : std::max<int64_t>(columns, 1);
+    const int64_t blocks = ceil_div(columns, block), size = int64_t{1} << coding_.bits();
+    if (levels.type != ort::kFloat || levels.count != rows * blocks * size) {
+      node_.refuse("levels have " + std::to_string(levels.count) + " elements; codes " +
+                       to_string(codes.dims) + " need " + std::to_string(rows * blocks * size),
+                   "docs/ops.md: [rows, blocks, 2^bits] floats", "Correct the graph.");
+    }
+    for (int64_t i = 0; i < codes.count; ++i) {
+      const int64_t at = i / columns * blocks + i % columns / block;
+      const int64_t code = codes.as<uint8_t>()[i] & (size - 1);
+      static_cast<float*>(y.data)[i] = levels.as<float>()[at * size + code];
+    }
+  }
+
+  const Node node_;
   const Coding coding_;
+  const bool has_codebook_;
+  int64_t block_size_ = 0;  // 0: rows are blocks
 };
 
 void infer_quantize(const ShapeContext& context) {

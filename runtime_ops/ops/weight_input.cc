@@ -18,6 +18,7 @@ constexpr int kNumScaleFormats = 6;
 const char* const kSparseName = "n16k4s/1";
 const char* const kQuintsName = "n16k4q/1";
 const char* const kSpecialName = "n16k4p/1";
+const char* const kCodebookName = "n16k4c/1";
 const std::vector<int64_t> kQuintTable{-2, -1, 0, 1, 2, 2, 2, 2};
 
 }  // namespace
@@ -29,7 +30,7 @@ WeightInput::WeightInput(const Node& node, int64_t groups) : node_(node), groups
   }
   layout_name_ = node_.text("layout");
   if (layout_name_ == "n16k4/1" || layout_name_ == kSparseName || layout_name_ == kQuintsName ||
-      layout_name_ == kSpecialName) {
+      layout_name_ == kSpecialName || layout_name_ == kCodebookName) {
     layout_ = LayoutKind::kN16K4;
   } else if (layout_name_ == "kc/1") {
     layout_ = LayoutKind::kKC;
@@ -37,7 +38,7 @@ WeightInput::WeightInput(const Node& node, int64_t groups) : node_(node), groups
     layout_ = LayoutKind::kRows;
   } else {
     node_.refuse("layout = \"" + layout_name_ + "\"; this library has n16k4/1, n16k4s/1, "
-                     "n16k4q/1, n16k4p/1, kc/1 and rows/1",
+                     "n16k4q/1, n16k4p/1, n16k4c/1, kc/1 and rows/1",
                  "docs/layouts.md", kAgain);
   }
   format_ = node_.text("format");
@@ -81,6 +82,32 @@ void WeightInput::read_shape() {
   w.offset = is_signed ? (w.max_byte + 1) / 2 : 0;
   w.zero_code = w.offset;
   absmax_ = w.has_zero_point ? w.max_byte : std::max(w.offset, w.max_byte - w.offset);
+  read_codebook();
+}
+
+// Levels are stored as scales are, and in the place of all of them.
+void WeightInput::read_codebook() {
+  Weight& w = shape_;
+  const bool has_codebook = node_.integer_between("has_codebook", 0, 1, 0);
+  if (has_codebook != (layout_name_ == kCodebookName)) {
+    node_.refuse("has_codebook = " + std::to_string(has_codebook) + " in layout " + layout_name_,
+                 "docs/layouts.md: n16k4c/1 holds levels of every block, and nothing else", kAgain);
+  }
+  if (!has_codebook) return;
+  const size_t entries = node_.integers("table").size();
+  const bool is_float = w.scale_format == ScaleFormat::kF16 || w.scale_format == ScaleFormat::kF32;
+  const bool is_plain = !w.offset && !w.has_zero_point && !entries && w.tensor_scale == 1;
+  if (!is_float || !is_plain || w.bits > 4) {
+    node_.refuse("has_codebook with bits = " + std::to_string(bits_) + ", is_signed = " +
+                     std::to_string(w.offset != 0) + ", has_zero_point = " +
+                     std::to_string(w.has_zero_point) + ", a table of " + std::to_string(entries) +
+                     ", scale_format = " + node_.text("scale_format") + ", tensor_scale = " +
+                     std::to_string(w.tensor_scale),
+                 "docs/ops.md: 1 to 4 bits without sign, zero point and table, levels of f16 or f32",
+                 kAgain);
+  }
+  w.level_bytes = w.scale_bytes;
+  w.scale_bytes = 0;
 }
 
 void WeightInput::read_scales() {

@@ -33,6 +33,7 @@ class WeightInput {
  private:
   void read_shape();
   void read_scales();
+  void read_codebook();
   int packing() const;
   void read_table();
   std::vector<int64_t> stored_table() const;

@@ -11,7 +11,9 @@ def refuse(request: Request) -> str | None:
     weight, activation = request.weight, request.activation
     if request.op_type not in ("Conv", "MatMul", "Gemm"):
         return f"no {request.op_type} has one there: {THERE} for Conv, MatMul and Gemm"
-    if weight.format.is_table or weight.format.levels is not None or weight.granularity == "block":
+    format = weight.format
+    is_integer = not format.is_table and format.levels is None and not format.has_codebook
+    if not is_integer or weight.granularity == "block":
         return f"{THERE} for integers with one scale an output; {weight} was asked"
     if activation is not None and activation.granularity == "axis":
         return f"{THERE} for one activation scale a tensor: leave out activation_granularity"

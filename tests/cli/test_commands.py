@@ -11,7 +11,7 @@ from onnx import helper
 
 import qcompile
 from qcompile import cli, targets
-from qcompile.formats import DECODED_ONLY, FORMATS, IROOTS
+from qcompile.formats import DECODED_ONLY, FORMATS, IROOTS, PALETTES
 from qcompile.formats.block import BLOCK_FORMATS
 from qcompile.numerics.softmax_formats import NAMES as SOFTMAX
 from qcompile.runtime_ops import ISAS
@@ -173,14 +173,19 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in found.splitlines()] == ["target", *targets.TARGETS]
     found = run(capsys, "formats").out
     rows = [line.split()[0] for line in found.splitlines()[1:] if line[0] != " "]
-    assert rows[: rows.index("kernels:")] == [*FORMATS, *BLOCK_FORMATS, IROOTS, *DECODED_ONLY]
+    assert rows[: rows.index("kernels:")] == [
+        *(*FORMATS, *BLOCK_FORMATS, IROOTS, *PALETTES, *DECODED_ONLY)
+    ]
     assert rows[rows.index("softmax") :] == ["softmax", *SOFTMAX, "softmax:"]
     found = run(capsys, "passes").out
     stages = [line.split()[0] for line in found.splitlines()[1:]]
     assert list(dict.fromkeys(stages)) == ["normalise", "transform", "lower"]
     for command, count in (
         ("targets", len(targets.TARGETS)),
-        ("formats", len(FORMATS) + len(BLOCK_FORMATS) + len(DECODED_ONLY) + 1 + len(SOFTMAX)),
+        (
+            "formats",
+            len(FORMATS) + len(BLOCK_FORMATS) + len({*PALETTES, *DECODED_ONLY}) + 1 + len(SOFTMAX),
+        ),
         ("passes", len(stages)),
     ):
         listed = json.loads(run(capsys, command, "--json").out)

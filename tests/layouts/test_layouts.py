@@ -260,5 +260,13 @@ def test_kc_refuses_blocks() -> None:
 
 
 def test_names_are_the_keys() -> None:
-    assert list(LAYOUTS) == ["n16k4/1", "n16k4s/1", "n16k4q/1", "n16k4p/1", "kc/1", "rows/1"]
+    assert list(LAYOUTS) == [
+        "n16k4/1",
+        "n16k4s/1",
+        "n16k4q/1",
+        "n16k4p/1",
+        "n16k4c/1",
+        "kc/1",
+        "rows/1",
+    ]
     assert [layout.name for layout in LAYOUTS.values()] == list(LAYOUTS)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qcompile.formats import FORMATS, Format, get
 from qcompile.formats.bitmod import BITMOD
+from qcompile.formats.palette import PALETTES
 from qcompile.layouts.n16k4 import chunk_columns
 from qcompile.numerics.conv import Window
 from qcompile.numerics.dyadic import as_operand
@@ -94,8 +95,22 @@ def denser(rng: Generator, w: CodedWeight) -> tuple[CodedWeight, str]:
     return w, "n16k4/1"
 
 
+def palettized(rng: Generator) -> CodedWeight:
+    """A weight whose blocks have levels of their own, for float activations."""
+    format, k = pick(rng, list(PALETTES.values())), pick(rng, SIZES)
+    block_size = chunk_columns(format) * int(rng.integers(0, 3))
+    return one.random_weight(
+        rng, pick(rng, SIZES), k, format, block_size, pick(rng, ("f16", "f32"))
+    )
+
+
 def matmul(rng: Generator) -> Case:
     """QMatMul."""
+    if rng.random() < 0.1:
+        w, layout = palettized(rng), "n16k4/1"
+        x = rng.standard_normal((int(rng.integers(0, 12)), w.shape[1])).astype(np.float32)
+        given = one.weight_attributes(w) | {"activation": "f32"}
+        return Case("QMatMul", [x, one.pack(w)], given)
     w, layout = denser(rng, weight(rng, pick(rng, SIZES), pick(rng, SIZES)))
     case = product(rng, w, (*pick(rng, ((), (2,), (1, 9), (0,), (17,))), w.shape[1]))
     case.op, case.inputs[1] = "QMatMul", one.pack(w, layout)

@@ -107,6 +107,15 @@ inline __m512i unpacked(const __m512i& a, const __m512i& b, int first) {
     return i % 2 ? y[from] : x[from];
   });
 }
+// Two 128-bit parts of a, then two of b, each by two bits of the selector.
+template <int kSelector>
+inline __m512i picked_parts(const __m512i& a, const __m512i& b) {
+  Lanes<int32_t> x(a), y(b);
+  return each<int32_t>([&](int i) {
+    return (i < 8 ? x : y)[(kSelector >> 2 * (i / 4) & 3) * 4 + i % 4];
+  });
+}
+#define _mm512_shuffle_i32x4(a, b, selector) picked_parts<selector>(a, b)
 // Half of each 128-bit part from a, half from b, in lanes half as wide that saturate.
 template <class From, class To>
 inline __m512i packed(const __m512i& a, const __m512i& b) {
@@ -432,6 +441,12 @@ inline __m512 shuffled(const __m512& v, bool parts) {
   each<uint32_t>([x = Lanes<uint32_t>(v)](int i) { return x.lane[i] >> (n); })
 #define _mm512_slli_epi32(v, n) \
   each<uint32_t>([x = Lanes<uint32_t>(v)](int i) { return x.lane[i] << (n); })
+#define _mm512_srlv_epi32(v, by) /* by less than 32 */                                \
+  each<uint32_t>([x = Lanes<uint32_t>(v), n = Lanes<uint32_t>(by)](int i) {           \
+    return x.lane[i] >> n.lane[i]; })
+#define _mm512_rorv_epi32(v, by)                                                      \
+  each<uint32_t>([x = Lanes<uint32_t>(v), n = Lanes<uint32_t>(by)](int i) {           \
+    return x.lane[i] >> (n.lane[i] & 31u) | x.lane[i] << (-n.lane[i] & 31u); })
 #define _mm512_srai_epi32(v, n) \
   each<int32_t>([x = Lanes<int32_t>(v)](int i) { return x.lane[i] >> (n); })
 #define _mm512_cmpgt_epi8_mask(a, b) \

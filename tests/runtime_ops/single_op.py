@@ -94,11 +94,18 @@ def random_weight(
     extreme: bool = False,
     tensor_scale: float = 1.0,
 ) -> CodedWeight:
-    """Any codes (the two ends alone where `extreme`), scales of many sizes, some negative."""
+    """Any codes (the two ends alone where `extreme`), scales of many sizes, some negative.
+
+    Of a codebook any levels, stored as scale_format says.
+    """
     blocks = -(-k // (block_size or k))
     codes = rng.integers(format.code_min, format.code_max + 1, (n, k)).astype(np.int16)
     if extreme:
         codes = rng.choice(np.array([format.code_min, format.code_max], np.int16), (n, k))
+    if format.has_codebook:
+        levels = rng.standard_normal((n, blocks, format.num_codes)).astype(np.float32)
+        levels = levels.astype(np.float16).astype(np.float32) if scale_format == "f16" else levels
+        return CodedWeight(codes, None, None, format, block_size, scale_format, levels=levels)
     scale = None
     if scale_format != "none":
         scale = random_scales(rng, (n, blocks), scale_format) * np.float32(tensor_scale)
@@ -143,7 +150,9 @@ def sparse(rng: np.random.Generator, weight: CodedWeight) -> CodedWeight:
 
 
 def held(layout: str, format: Format) -> str:
-    """The layout, or that of special values in the place of n16k4."""
+    """The layout, or that of special values or codebooks in the place of n16k4."""
+    if layout == "n16k4/1" and format.has_codebook:
+        return "n16k4c/1"
     return "n16k4p/1" if layout == "n16k4/1" and format.specials else layout
 
 
@@ -165,6 +174,8 @@ def weight_attributes(weight: CodedWeight, layout: str = "n16k4/1") -> dict[str,
     }
     if shape.tensor_scale != 1:
         attributes["tensor_scale"] = shape.tensor_scale
+    if weight.format.has_codebook:
+        attributes["has_codebook"] = 1
     if weight.format.specials:
         attributes |= {"has_special": 1, "special_code": weight.format.special_code}
         attributes["specials"] = list(weight.format.specials)

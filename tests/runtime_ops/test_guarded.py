@@ -23,7 +23,7 @@ SANITIZED = ROOT / "build/sanitize/runtime_ops" / runtime_ops.LIBRARY
 TESTS = [
     str(HERE / f"test_{name}.py")
     for name in (
-        *("products", "denser_codes", "elementwise", "rows", "gather"),
+        *("products", "denser_codes", "codebooks", "elementwise", "rows", "gather"),
         *("attention", "dynamic_attention", "softmax_formats", "hadamard"),
     )
 ]

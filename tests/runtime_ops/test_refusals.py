@@ -38,7 +38,7 @@ def matmul_case(**changes):
         ({"abi": 2}, f"abi = 2; this library has abi 1 (docs/ops.md). {AGAIN}"),
         (
             {"layout": "n16k4/9"},
-            f'layout = "n16k4/9"; this library has n16k4/1, n16k4s/1, n16k4q/1, n16k4p/1, kc/1 and rows/1 (docs/layouts.md). {AGAIN}',
+            f'layout = "n16k4/9"; this library has n16k4/1, n16k4s/1, n16k4q/1, n16k4p/1, n16k4c/1, kc/1 and rows/1 (docs/layouts.md). {AGAIN}',
         ),
         ({"bits": 9}, "bits = 9 is not in 1 ... 8 (docs/ops.md). Correct bits."),
         (
