@@ -75,7 +75,7 @@ struct StepCodes {
     if constexpr (kBits == 2) return shifted<2, 0, 0>(own);
     const Ints high = rotate_each(set_ints(load_int(own + 128)),
                                   load_ints(kShifts<1, 4 * kPart, 2>.of));
-    return merge_ints(set_ints(3), shifted<2, 0, 0>(own + 64 * kPart), high);
+    return merge_bits(set_ints(3), shifted<2, 0, 0>(own + 64 * kPart), high);
   }
 
  private:

@@ -373,7 +373,7 @@ QC_INLINE Ints set_pairs(int32_t first, int32_t second) {
   return {one, one};
 }
 // Bits of a where the mask has ones, else of b.
-QC_INLINE Ints merge_ints(Ints mask, Ints a, Ints b) {
+QC_INLINE Ints merge_bits(Ints mask, Ints a, Ints b) {
   return {_mm256_or_si256(_mm256_and_si256(mask.a, a.a), _mm256_andnot_si256(mask.a, b.a)),
           _mm256_or_si256(_mm256_and_si256(mask.b, a.b), _mm256_andnot_si256(mask.b, b.b))};
 }

@@ -105,10 +105,6 @@ QC_INLINE Bytes lookup256(const Bytes (&t)[4], Bytes index) {
                               lookup128(t[2], t[3], index));
 }
 #define QC_HAS_LOOSE_INDEX  // lookup64 reads the lowest 6 bits of an index alone
-// Bits of a where the mask has ones, else of b.
-QC_INLINE Bytes merge_bits(Bytes mask, Bytes a, Bytes b) {
-  return _mm512_ternarylogic_epi32(a, mask, b, 0xe2);  // a is the one that it may overwrite
-}
 // Bytes 16 kTile ... 16 kTile + 15, each four times.
 template <int kTile>
 QC_INLINE Bytes spread_tile(Bytes v) {
@@ -143,6 +139,10 @@ QC_INLINE Bytes expand(Half kept, const uint8_t* mask, Bytes zeros) {
 #endif
 }
 QC_INLINE Bytes as_bytes(__m512i v) { return v; }
+// Bits of a where the mask has ones, else of b.
+QC_INLINE Bytes merge_bits(Bytes mask, Bytes a, Bytes b) {
+  return _mm512_ternarylogic_epi32(a, mask, b, 0xe2);  // a is the one that it may overwrite
+}
 
 QC_INLINE Ints set_ints(int32_t v) { return _mm512_set1_epi32(v); }
 QC_INLINE Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
@@ -257,10 +257,6 @@ QC_INLINE Ints rotate_each(Ints v, Ints by) { return _mm512_rorv_epi32(v, by); }
 // The first number in even lanes, the second one in odd ones.
 QC_INLINE Ints set_pairs(int32_t first, int32_t second) {
   return _mm512_mask_mov_epi32(set_ints(first), 0xaaaa, set_ints(second));
-}
-// Bits of a where the mask has ones, else of b.
-QC_INLINE Ints merge_ints(Ints mask, Ints a, Ints b) {
-  return _mm512_ternarylogic_epi32(a, mask, b, 0xe2);
 }
 // Of four vectors, in every 128-bit lane: number i of vector j becomes number j of vector i.
 QC_INLINE void transpose_numbers(Bytes (&v)[4]) {
