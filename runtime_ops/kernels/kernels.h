@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "n16k4_scratch.h"
 #include "softmax_levels.h"
 #include "weight.h"
 
@@ -80,25 +81,6 @@ struct matmul_s8_n16k4_args {
   int64_t y_stride;      // elements from row to row
 };
 using matmul_s8_n16k4s_args = matmul_s8_n16k4_args;  // of sparse codes
-// A panel as bytes.
-inline int64_t n16k4_unpacked_bytes(const Weight& w) {
-  return ((w.num_blocks - 1) * w.padded_columns_of(0) + w.padded_columns_of(w.num_blocks - 1)) *
-         kPanel;
-}
-constexpr int kMaxWordRows = 8;
-// matmul_s8_crossed.h: columns of a slice, rows whose sums are held meanwhile, and the entries of a
-// table that leave room for a byte beside them in 16 bits.
-constexpr int64_t kCrossedColumns = 512, kCrossedChunk = 192;
-constexpr int32_t kCrossedMost = 32767 - 128;
-constexpr int64_t kCrossedScratchBytes =
-    kPanel * (2 * kCrossedColumns + 4 * (kCrossedColumns / kGroup + 3 * kCrossedChunk));
-// That, or a panel and some rows as words.
-inline int64_t n16k4_scratch_bytes(const Weight& w) {
-  const int64_t bytes = n16k4_unpacked_bytes(w);
-  if (w.high_table) return 2 * bytes > kCrossedScratchBytes ? 2 * bytes : kCrossedScratchBytes;
-  return is_wide(w) ? 2 * (bytes + kMaxWordRows * (w.K + kGroup)) : bytes;
-}
-
 // The same for weights whose codes are looked up in more than 16 bytes: tables beyond int8, in two
 // planes of bytes, tables of 5 ... 8 bits (with AVX512-VBMI2 of 3, too), codes with special values.
 using matmul_s8_table_args = matmul_s8_n16k4_args;

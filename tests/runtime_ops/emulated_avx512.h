@@ -431,24 +431,20 @@ inline __m512 shuffled(const __m512& v, bool parts) {
     return reinterpret_cast<const uint16_t*>(&x)[i];                                  \
   })
 #define _mm512_cvtepi8_epi32(v) widened<int8_t>(v)
-#define _mm512_srli_epi16(v, n) \
-  each<uint16_t>([x = Lanes<uint16_t>(v)](int i) { return x.lane[i] >> (n); })
-#define _mm512_slli_epi16(v, n) \
-  each<uint16_t>([x = Lanes<uint16_t>(v)](int i) { return x.lane[i] << (n); })
-#define _mm512_srai_epi16(v, n) \
-  each<int16_t>([x = Lanes<int16_t>(v)](int i) { return x.lane[i] >> (n); })
-#define _mm512_srli_epi32(v, n) \
-  each<uint32_t>([x = Lanes<uint32_t>(v)](int i) { return x.lane[i] >> (n); })
-#define _mm512_slli_epi32(v, n) \
-  each<uint32_t>([x = Lanes<uint32_t>(v)](int i) { return x.lane[i] << (n); })
+#define QC_SHIFTED(type, v, op, n) \
+  each<type>([x = Lanes<type>(v)](int i) { return x.lane[i] op (n); })
+#define _mm512_srli_epi16(v, n) QC_SHIFTED(uint16_t, v, >>, n)
+#define _mm512_slli_epi16(v, n) QC_SHIFTED(uint16_t, v, <<, n)
+#define _mm512_srai_epi16(v, n) QC_SHIFTED(int16_t, v, >>, n)
+#define _mm512_srli_epi32(v, n) QC_SHIFTED(uint32_t, v, >>, n)
+#define _mm512_slli_epi32(v, n) QC_SHIFTED(uint32_t, v, <<, n)
 #define _mm512_srlv_epi32(v, by) /* by less than 32 */                                \
   each<uint32_t>([x = Lanes<uint32_t>(v), n = Lanes<uint32_t>(by)](int i) {           \
     return x.lane[i] >> n.lane[i]; })
 #define _mm512_rorv_epi32(v, by)                                                      \
   each<uint32_t>([x = Lanes<uint32_t>(v), n = Lanes<uint32_t>(by)](int i) {           \
     return x.lane[i] >> (n.lane[i] & 31u) | x.lane[i] << (-n.lane[i] & 31u); })
-#define _mm512_srai_epi32(v, n) \
-  each<int32_t>([x = Lanes<int32_t>(v)](int i) { return x.lane[i] >> (n); })
+#define _mm512_srai_epi32(v, n) QC_SHIFTED(int32_t, v, >>, n)
 #define _mm512_cmpgt_epi8_mask(a, b) \
   mask_of<int8_t>(a, b, [](int8_t x, int8_t y) { return x > y; })
 #define _mm512_cmpeq_epi8_mask(a, b) \
