@@ -4,8 +4,8 @@
 //   x0 w0 + x1 w1 = (x0 + w1)(x1 + w0) - x0 x1 - w0 w1
 // The last two products are a row's and an output's own. vpdpwssd takes 32 of the first ones, and
 // the two additions before each have pipes that products leave idle. Sums wrap at 2^32 on their way.
-// All rows take a slice of columns before the next one is unpacked: its words, and the pieces of
-// rows that become words beside it, stay in the first cache.
+// All rows take a slice of columns before the next one is unpacked: its words stay in the second
+// cache, and the four rows that become words beside it in the first.
 #pragma once
 
 #include "matmul_s8_table_panel.h"

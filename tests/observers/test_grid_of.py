@@ -81,23 +81,32 @@ def test_a_short_last_block() -> None:
     assert np.array_equal(found.decode(), weight)
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    st.integers(1, 12),
-    st.integers(4, 300),
-    st.sampled_from(["normal", "uniform", "student", "sparse", "half", "bfloat16"]),
-    st.integers(0, 2**32 - 1),
-)
-def test_ordinary_weights_are_on_no_grid(n: int, k: int, kind: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    weight = {
+KINDS = ("normal", "uniform", "student", "sparse", "half", "bfloat16")
+
+
+def ordinary(n: int, k: int, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Weights [n, k] that nobody put on a grid."""
+    made = {
         "normal": lambda: rng.standard_normal((n, k)),
         "uniform": lambda: rng.uniform(-1, 1, (n, k)),
         "student": lambda: rng.standard_t(3, (n, k)),
         "sparse": lambda: rng.standard_normal((n, k)) * (rng.uniform(size=(n, k)) < 0.7),
         "half": lambda: rng.standard_normal((n, k)).astype(np.float16),
         "bfloat16": lambda: rng.standard_normal((n, k)).astype(ml_dtypes.bfloat16),
-    }[kind]().astype(F32)
+    }
+    return made[kind]().astype(F32)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 12),
+    st.integers(4, 300),
+    st.sampled_from(KINDS),
+    st.integers(0, 2**32 - 1),
+)
+def test_ordinary_weights_are_on_no_grid(n: int, k: int, kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = ordinary(n, k, kind, rng)
     weight[:, :3] = rng.standard_normal((n, 3))  # no row has two values alone
     assert grid_of(weight, has_blocks=True) is None
     assert own_codebooks(weight) is None

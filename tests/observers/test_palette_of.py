@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights whose blocks have values of their own are coded without any error, ordinary ones not."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from qcompile.layouts.n16k4c import N16K4C
 from qcompile.observers.grid_of import BLOCK_SIZES, exact_codes, grid_of, spec_of
 from qcompile.observers.palette_of import palette_of
 from qcompile.spec import QuantSpec
+from tests.observers.test_grid_of import KINDS, ordinary
 
 F32 = np.float32
 
@@ -97,19 +97,11 @@ def test_other_grids_win() -> None:
 @given(
     st.integers(1, 12),
     st.integers(4, 700),
-    st.sampled_from(["normal", "uniform", "student", "sparse", "half", "bfloat16"]),
+    st.sampled_from(KINDS),
     st.integers(0, 2**32 - 1),
 )
 def test_ordinary_weights_have_none(n: int, k: int, kind: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    weight = {
-        "normal": lambda: rng.standard_normal((n, k)),
-        "uniform": lambda: rng.uniform(-1, 1, (n, k)),
-        "student": lambda: rng.standard_t(3, (n, k)),
-        "sparse": lambda: rng.standard_normal((n, k)) * (rng.uniform(size=(n, k)) < 0.7),
-        "half": lambda: rng.standard_normal((n, k)).astype(np.float16),
-        "bfloat16": lambda: rng.standard_normal((n, k)).astype(ml_dtypes.bfloat16),
-    }[kind]().astype(F32)
+    weight = ordinary(n, k, kind, np.random.default_rng(seed))
     assert palette_of(weight, sizes(k)) is None
 
 
